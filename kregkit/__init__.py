@@ -1,0 +1,31 @@
+"""A training kit for Keras: better optima, averages, ensembles and noise, all through `model.fit`.
+
+Training a network is choosing `W` in `y = f(x; W, z)`, where `z` is noise that exists only while training.
+
+- choose `W`: `kregkit.optimizers`, `kregkit.schedules`
+- add `z`: `kregkit.layers`, `kregkit.data`
+- average out `z` and `W`: `kregkit.inference`
+- do it inside `model.fit`: `kregkit.callbacks`
+- see it: `kregkit.plots`
+"""
+
+import importlib
+
+# These three hold classes that Keras finds by their registered names, so that
+# `keras.models.load_model` opens a file with nothing imported but kregkit.
+from kregkit import layers, optimizers, schedules
+from kregkit._version import __version__
+
+_LAZY_ROOMS = ("callbacks", "data", "inference", "plots")
+
+__all__ = ["__version__", "layers", "optimizers", "schedules", *_LAZY_ROOMS]
+
+
+def __getattr__(name):
+    if name in _LAZY_ROOMS:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(__all__)

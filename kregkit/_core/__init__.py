@@ -1,0 +1,1 @@
+"""The floor that every room stands on: argument checks, weights, files, optimizers. Keras and NumPy only."""

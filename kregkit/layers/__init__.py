@@ -1,0 +1,3 @@
+"""Stochastic layers: noise that exists only while training."""
+
+__all__ = []

@@ -1,0 +1,3 @@
+"""Update rules and solvers that Keras lacks."""
+
+__all__ = []

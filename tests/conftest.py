@@ -1,0 +1,30 @@
+"""What every test file starts from: few threads, two logical devices, fixed seeds, no network."""
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import keras
+import pytest
+import tensorflow as tf
+
+# Test files run in parallel processes, so each takes one core.
+tf.config.threading.set_intra_op_parallelism_threads(1)
+tf.config.threading.set_inter_op_parallelism_threads(1)
+# MirroredStrategy on a machine without accelerators.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed():
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _policy_restored():
+    yield
+    keras.config.set_dtype_policy("float32")
