@@ -1,6 +1,7 @@
 """Step decay."""
 
 import fractions
+import itertools
 import math
 
 import keras
@@ -43,7 +44,7 @@ class StepDecay(keras.optimizers.schedules.LearningRateSchedule):
         self.every = None if every is None else check_number("every", every, 0, low_open=True)
         if at is not None:
             at = [check_number("at", step, 0) for step in at]
-            if not at or any(later <= earlier for earlier, later in zip(at, at[1:])):
+            if not at or any(later <= earlier for earlier, later in itertools.pairwise(at)):
                 raise ValueError(f"`at` must be a non-empty, increasing list. Received: at={at}")
         self.at = at
         self.name = name
