@@ -224,6 +224,13 @@ class TrainStep:
         vars(fit_callbacks).update({name: guarded(name) for name in _LIST_HOOKS})
 
     def _run(self, data):
+        # Where the data ends unannounced, TensorFlow begins one more step, and whatever in it needs no data (the
+        # clock, the rate, Keras's own `iterations`) would run before the end is noticed.
+        tensors = [part for part in tf.nest.flatten(data, expand_composites=True) if tf.is_tensor(part)]
+        with tf.control_dependencies(tensors):
+            return self._step(data)
+
+    def _step(self, data):
         step = tf.identity(self.step)
         for hook in self.hooks:
             hook.before_step(step)

@@ -154,7 +154,7 @@ def test_length_may_be_told(where):
         arguments["steps_per_epoch"] = STEPS
     model, record = probes.slope_model(keras.optimizers.SGD(BASE)), probes.record_rate()
     model.fit(data, epochs=EPOCHS, verbose=0, callbacks=[CosineDecay(), record], **arguments)
-    np.testing.assert_allclose(record.rows[:, 0], [BASE * half_cosine(s / 21) for s in range(21)], rtol=3e-6)
+    np.testing.assert_allclose(record.rows[:, 0], [BASE * half_cosine(s / 21) for s in range(21)], rtol=1e-5)
 
 
 def unknown_length():

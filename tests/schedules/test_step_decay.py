@@ -38,7 +38,7 @@ def test_decays_at_the_first_step_at_or_after_each_multiple(every, exact):
 def test_late_steps_and_long_intervals_don_t_overflow(dtype):
     late = keras.ops.convert_to_tensor(2_000_000_001, dtype=dtype)
     assert float(StepDecay(1.0, 0.5, every=1e9)(late)) == 0.25
-    assert float(StepDecay(1.0, 0.5, every=666_666_665.5)(late)) == 0.25
+    assert float(StepDecay(1.0, 0.5, every=666_666_669.5)(late)) == 0.25
     assert float(StepDecay(1.0, 0.5, every=1e15)(late)) == 1.0
     assert float(StepDecay(1.0, 0.5, at=[2_000_000_001, 3e9, 1e15])(late)) == 0.5
     assert float(StepDecay(1.0, 0.5, at=[2_000_000_100])(late)) == 1.0
@@ -64,7 +64,7 @@ def test_times_as_floats_don_t_decay_a_step_early():
     # Epoch 300 less one of 5000 steps.
     before = np.float32((300 * 5000 - 1) / 5000)
     assert float(StepDecay(1.0, 0.5, every=300)(before)) == 1.0
-    assert float(StepDecay(1.0, 0.5, every=1)(before)) == 0.5**299
+    assert float(StepDecay(1.0, 0.9, every=1)(before)) == pytest.approx(0.9**299, rel=1e-4)
     assert float(StepDecay(1.0, 0.5, at=[300])(before)) == 1.0
     assert float(StepDecay(1.0, 0.5, at=[300])(np.float32(300))) == 0.5
 
