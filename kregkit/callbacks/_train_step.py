@@ -106,11 +106,14 @@ class TrainStep:
         fit_callbacks = _running_callback_list()
         self.callbacks = [] if fit_callbacks is None else fit_callbacks.callbacks
         self._finalizer = None
+        # Weak, since the list's end tells of the fit's.
+        self._fit_callbacks = (lambda: None) if fit_callbacks is None else weakref.ref(fit_callbacks)
         if fit_callbacks is not None:
             self._finalizer = weakref.finalize(fit_callbacks, self.close)
             # An interpreter that ends has nothing to put back.
             self._finalizer.atexit = False
-            self._guard_hooks(fit_callbacks)
+            # On the very list, so that it goes with it.
+            vars(fit_callbacks).update({name: self._guard_hook(fit_callbacks, name) for name in _LIST_HOOKS})
         self._build_optimizer()
         self._plain_step = model.train_step
         self._plain_function = model.train_function
@@ -152,6 +155,9 @@ class TrainStep:
         for name in self._replaced:
             attributes.pop(name, None)
         attributes.update(self._own_attributes)
+        fit_callbacks = self._fit_callbacks()
+        for name in () if fit_callbacks is None else _LIST_HOOKS:
+            vars(fit_callbacks).pop(name, None)
         # `compile` may have dropped the function since; then there is nothing to put back.
         if self.model.train_function is self._guarded:
             self.model.train_function = self._plain_function
@@ -208,20 +214,14 @@ class TrainStep:
 
         return guarded
 
-    def _guard_hooks(self, fit_callbacks):
-        # Weak, since the list's end tells of the fit's; on the instance, so that it goes with the list.
-        reference = weakref.ref(fit_callbacks)
+    def _guard_hook(self, fit_callbacks, name):
+        plain, reference = getattr(type(fit_callbacks), name), self._fit_callbacks
 
-        def guarded(name):
-            plain = getattr(type(fit_callbacks), name)
+        def hook(*args, **kwargs):
+            with self._closing_on_error():
+                return plain(reference(), *args, **kwargs)
 
-            def hook(*args, **kwargs):
-                with self._closing_on_error():
-                    return plain(reference(), *args, **kwargs)
-
-            return hook
-
-        vars(fit_callbacks).update({name: guarded(name) for name in _LIST_HOOKS})
+        return hook
 
     def _run(self, data):
         # Where the data ends unannounced, TensorFlow begins one more step, and whatever in it needs no data (the

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import numbers
+import warnings
 
 import keras
 from keras import ops
@@ -96,6 +97,7 @@ class PolyakAveraging(TracedCallback):
         self._left = None  # the fingerprint of what the last fit left in the model
         self._pending = None  # the state to go on from
         self._ended = True
+        self._chosen = False  # whether this fit's validation has told the best
 
     # Outside the step: what users call.
 
@@ -221,7 +223,7 @@ class PolyakAveraging(TracedCallback):
             self._create([copy_values(self._traced)] * len(self.decays), 0)
         elif self._raw is not None:
             assign_values(self._traced, self._raw)
-        self._raw, self._ended = None, False
+        self._raw, self._ended, self._chosen = None, False, False
 
     def _create(self, averages, updates):
         with self.model.distribute_strategy.scope():
@@ -256,6 +258,7 @@ class PolyakAveraging(TracedCallback):
     def on_epoch_end(self, epoch, logs=None):
         if len(self.decays) > 1 and logs is not None and self.monitor in logs:
             self._choose(logs)
+            self._chosen = True
         self._put_in(self.best)
 
     def _choose(self, logs):
@@ -276,6 +279,12 @@ class PolyakAveraging(TracedCallback):
         logs.update(scores[self.best])
 
     def on_train_end(self, logs=None):
+        if len(self.decays) > 1 and not self._chosen:
+            warnings.warn(
+                f"PolyakAveraging chooses among {self.decays} by {self.monitor!r}, which was never in the logs: the "
+                f"model holds that of {self.best}",
+                stacklevel=2,
+            )
         self._ended = True
         self._put_in(self.best)
         super().on_train_end(logs)
