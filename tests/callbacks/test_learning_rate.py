@@ -47,7 +47,10 @@ FACTORS = {
         lambda s: 0.1 ** ((s >= 7) + (s >= 17.5)),
     ),
     "step decay, steps": (lambda: StepDecay(0.5, every=3, unit="step"), lambda s: 0.5 ** (s // 3)),
-    "step decay at, steps": (lambda: StepDecay(0.5, at=[1, 4, 20], unit="step"), lambda s: 0.5 ** sum(s >= t for t in (1, 4, 20))),
+    "step decay at, steps": (
+        lambda: StepDecay(0.5, at=[1, 4, 20], unit="step"),
+        lambda s: 0.5 ** sum(s >= t for t in (1, 4, 20)),
+    ),
     "exponential": (lambda: ExponentialDecay(0.7), lambda s: math.exp(-0.7 * s / STEPS)),
     "exponential, steps": (lambda: ExponentialDecay(0.01, unit="step"), lambda s: math.exp(-0.01 * s)),
     "exponential, none": (lambda: ExponentialDecay(0), lambda s: 1.0),
@@ -295,7 +298,11 @@ def test_the_same_curve_serves_compile_and_callback():
 @pytest.mark.parametrize(
     ("others", "optimizer", "text"),
     [
-        ([], lambda: keras.optimizers.SGD(KERAS.CosineDecay(0.1, 10)), r"schedule or function.*LearningRate\(schedule\)"),
+        (
+            [],
+            lambda: keras.optimizers.SGD(KERAS.CosineDecay(0.1, 10)),
+            r"schedule or function.*LearningRate\(schedule\)",
+        ),
         ([], lambda: keras.optimizers.SGD(lambda: 0.1), "schedule or function"),
         (
             [],

@@ -73,7 +73,9 @@ def test_counts_as_keras_does(seed):
 
 def test_multiplies_with_the_others():
     values = [1.0] * 4
-    rates = run(values, [Warmup(8, unit="epoch"), PlateauDecay("val_score", 0.5, patience=1), StepDecay(0.1, 2)], steps=1)
+    rates = run(
+        values, [Warmup(8, unit="epoch"), PlateauDecay("val_score", 0.5, patience=1), StepDecay(0.1, 2)], steps=1
+    )
     expected = np.array([1, 2, 3, 4]) / 8 * [1, 1, 0.5, 0.25] * [1, 1, 0.1, 0.1]
     np.testing.assert_allclose(rates, expected, rtol=1e-6)
 

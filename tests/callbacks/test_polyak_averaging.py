@@ -210,7 +210,9 @@ def test_who_judges_sees_the_average_and_who_stands_before_sees_the_raw_weights(
         assert scorer.evaluate(x, y, verbose=0) == pytest.approx(logged, rel=1e-5)
         assert history.history["val_loss"][place] == logged
     best = int(np.argmin(history.history["val_loss"]))
-    np.testing.assert_allclose(flat(keras.models.load_model(tmp_path / "best.keras").get_weights()), seen["after"][best][0])
+    np.testing.assert_allclose(
+        flat(keras.models.load_model(tmp_path / "best.keras").get_weights()), seen["after"][best][0]
+    )
     if best != 2:
         np.testing.assert_array_equal(flat(model.get_weights()), seen["after"][best][0])
 

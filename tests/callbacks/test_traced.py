@@ -259,10 +259,14 @@ def test_other_models_may_be_fitted_within():
 
     class Nested(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
-            inner.fit(probes.ones(2), probes.ones(2), batch_size=1, verbose=0, callbacks=[StepDecay(0.5, 1, unit="step")])
+            inner.fit(
+                probes.ones(2), probes.ones(2), batch_size=1, verbose=0, callbacks=[StepDecay(0.5, 1, unit="step")]
+            )
 
     outer = probes.slope_model(keras.optimizers.SGD(0.5))
-    outer.fit(probes.ones(2), probes.ones(2), batch_size=1, epochs=2, verbose=0, callbacks=[Nested(), StepDecay(0.5, 1)])
+    outer.fit(
+        probes.ones(2), probes.ones(2), batch_size=1, epochs=2, verbose=0, callbacks=[Nested(), StepDecay(0.5, 1)]
+    )
     assert float(outer.get_weights()[0][0, 0]) == -(1.0 + 0.5)
     assert float(inner.get_weights()[0][0, 0]) == -1.5
 

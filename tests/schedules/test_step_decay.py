@@ -46,9 +46,7 @@ def test_late_steps_and_long_intervals_don_t_overflow(dtype):
 
 def test_given_steps_may_be_fractions_of_rounding():
     schedule = StepDecay(0.8, 0.5, at=[0, 0.1 * 30, 4.2, 7])
-    np.testing.assert_allclose(
-        rates(schedule, range(9)), [0.4, 0.4, 0.4, 0.2, 0.2, 0.1, 0.1, 0.05, 0.05], rtol=1e-6
-    )
+    np.testing.assert_allclose(rates(schedule, range(9)), [0.4, 0.4, 0.4, 0.2, 0.2, 0.1, 0.1, 0.05, 0.05], rtol=1e-6)
 
 
 @pytest.mark.parametrize(("every", "at"), [(0.1, None), (None, [0.1, 0.2, 0.3, 1.7])])
