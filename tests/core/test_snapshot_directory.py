@@ -80,13 +80,13 @@ def test_architecture_comes_back_compiled(tmp_path):
 
 def test_architecture_of_unknown_classes_says_what_to_do(tmp_path):
     directory = SnapshotDirectory(tmp_path)
-    with pytest.raises(ValueError, match="does not exist: the model had no config. Pass the architecture as `model=`"):
+    with pytest.raises(ValueError, match=r"does not exist: the model had no config. Pass the architecture as `model=`"):
         directory.load_architecture()
     assert directory.save_architecture(keras.Sequential([keras.Input((2,)), Unknown()]))
     config = json.loads(directory.architecture_path.read_text())
     text = json.dumps(config).replace(__name__, "no.such.module")
     directory.architecture_path.write_text(text)
-    with pytest.raises(ValueError, match="can't be rebuilt: .*`custom_objects=`"):
+    with pytest.raises(ValueError, match=r"(?s)can't be rebuilt: .*`custom_objects=`"):
         directory.load_architecture()
     assert isinstance(directory.load_architecture({"Unknown": Unknown}).layers[-1], Unknown)
 

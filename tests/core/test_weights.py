@@ -49,7 +49,7 @@ def test_swapped_puts_every_bit_back_also_after_an_error():
     ],
 )
 def test_nothing_is_assigned_unless_all_fits(values, text):
-    held = [keras.Variable(np.ones(2)), keras.Variable(np.ones(3))]
+    held = [keras.Variable(np.ones(2, "float32")), keras.Variable(np.ones(3, "float32"))]
     with pytest.raises(ValueError, match=text):
         assign_values(held, values)
     assert same_bits(copy_values(held), [np.ones(2, "float32"), np.ones(3, "float32")])
