@@ -304,15 +304,15 @@ def test_what_can_t_work_is_an_error_before_the_first_step(tmp_path):
     unknown = data.filter(lambda x, y: True)
     model = probes.small_model()
     start = flat(model)
-    with pytest.raises(ValueError, match="SnapshotEnsemble needs the number of steps per epoch.*`steps_per_epoch`"):
+    with pytest.raises(ValueError, match=r"SnapshotEnsemble needs the number of steps per epoch.*`steps_per_epoch`"):
         model.fit(unknown, epochs=2, verbose=0, callbacks=[SnapshotEnsemble(tmp_path, 2)])
     with pytest.raises(ValueError, match="must be enough for 5 cycles"):
         model.fit(data, verbose=0, callbacks=[SnapshotEnsemble(tmp_path, 5)])
-    with pytest.raises(ValueError, match="begins at epoch 0. Received: initial_epoch=1"):
+    with pytest.raises(ValueError, match=r"begins at epoch 0. Received: initial_epoch=1"):
         model.fit(data, verbose=0, epochs=3, initial_epoch=1, callbacks=[SnapshotEnsemble(tmp_path, 2)])
     fast = probes.small_model(steps_per_execution=4)
     with pytest.raises(ValueError, match=r"longer than `steps_per_execution`. Received: cycles=6"):
-        fast.fit(data.unbatch().batch(1), epochs=3, verbose=0, callbacks=[SnapshotEnsemble(tmp_path, 6)])
+        fast.fit(*probes.regression(6), batch_size=1, epochs=3, verbose=0, callbacks=[SnapshotEnsemble(tmp_path, 6)])
     np.testing.assert_array_equal(flat(model), start)
     assert list(tmp_path.iterdir()) == []
     model.fit(unknown.repeat(), epochs=2, steps_per_epoch=3, verbose=0, callbacks=[SnapshotEnsemble(tmp_path, 2)])

@@ -16,8 +16,9 @@ from kregkit.callbacks import PolyakAveraging, StepDecay, TracedCallback
 class Raise(keras.callbacks.Callback):
     """Raises `error` in one hook."""
 
-    def __init__(self, hook, error=RuntimeError("from a callback")):
+    def __init__(self, hook, error=None):
         super().__init__()
+        error = error or RuntimeError("from a callback")
 
         def fail(*args, **kwargs):
             raise error

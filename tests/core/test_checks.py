@@ -66,5 +66,5 @@ def test_choices():
     assert check_choice("unit", "step", ("epoch", "step")) == "step"
     assert check_choice("axis", None, (None, "channel")) is None
     for value in ("day", np.ones(3), 1, None):
-        with pytest.raises(ValueError, match="one of 'epoch', 'step'. Received: unit="):
+        with pytest.raises(ValueError, match=r"one of 'epoch', 'step'. Received: unit="):
             check_choice("unit", value, ("epoch", "step"))
