@@ -1,0 +1,21 @@
+"""What every picture starts from."""
+
+from kregkit._core.optional import import_optional
+
+
+def new_axes(axes=None, size=(6.4, 4.2)):
+    """Returns `axes`, or new ones on a figure of `size` inches that lays itself out."""
+    if axes is not None:
+        return axes
+    pyplot = import_optional("matplotlib.pyplot", "kregkit.plots")
+    return pyplot.figure(figsize=size, layout="constrained").add_subplot()
+
+
+def finish(axes, legend=True):
+    """Gives axes the look that all of kregkit's share: a faint grid behind the data, no frame above and right."""
+    axes.grid(alpha=0.25)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if legend and axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False)
+    return axes
