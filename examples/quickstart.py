@@ -25,9 +25,9 @@ from kregkit.data import digits
 from kregkit.inference import Ensemble
 
 TRAIN, TEST = "train[:60%]", "train[60%:]+test"
-EPOCHS, BATCH_SIZE, SEEDS = 60, 32, 3
+EPOCHS, BATCH_SIZE, SEEDS = 48, 32, 3
 LEARNING_RATE, CYCLE_LEARNING_RATE = 0.1, 0.2
-CYCLES, DECAY = 5, 0.99
+CYCLES, DECAY = 4, 0.99
 OUTPUT = pathlib.Path(__file__).parent / "output" / "quickstart"
 
 

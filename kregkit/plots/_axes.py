@@ -16,6 +16,9 @@ def finish(axes, legend=True):
     axes.grid(alpha=0.25)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    if legend and axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False)
+    labels = axes.get_legend_handles_labels()[1]
+    if legend and labels:
+        # Above the data, where it hides nothing.
+        columns = len(labels) if sum(map(len, labels)) < 60 else 2
+        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
     return axes

@@ -16,16 +16,19 @@ def _record(history):
 def _draw(axes, record, name, convert, label, color):
     if name not in record:
         raise ValueError(f"The history holds no {name!r}. Received: history={sorted(record)}")
-    label = f"{label}, " if label else ""
     validation = record.get(f"val_{name}")
     x = np.arange(1, len(record[name]) + 1)
-    thin = {"linewidth": 1.0, "linestyle": "--", "alpha": 0.8} if validation is not None else {"linewidth": 1.6}
-    (line,) = axes.plot(x, convert(np.asarray(record[name], float)), label=f"{label}training", color=color, **thin)
+    look, names = {"linewidth": 1.6}, [label, None]
+    if validation is not None:
+        look = {"linewidth": 1.0, "linestyle": "--", "alpha": 0.8}
+        # Of several runs only the solid lines are named.
+        names = ["training", "validation"] if label is None else [None, label]
+    (line,) = axes.plot(x, convert(np.asarray(record[name], float)), label=names[0], color=color, **look)
     if validation is not None:
         # With validation_freq > 1 there are fewer values; each belongs to an equally spaced epoch.
         x = np.linspace(len(x) / len(validation), len(x), len(validation))
         values = convert(np.asarray(validation, float))
-        axes.plot(x, values, label=f"{label}validation", color=line.get_color(), linewidth=1.6)
+        axes.plot(x, values, label=names[1], color=line.get_color(), linewidth=1.6)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(import_optional("matplotlib.ticker", "kregkit.plots").MaxNLocator(integer=True))
     return axes
@@ -38,7 +41,7 @@ def loss_curves(history, axes=None, *, name="loss", label=None, color=None, log=
         history: What `fit` returned, or its dictionary of lists.
         axes: Matplotlib Axes to draw on; several runs may share them. Defaults to new ones.
         name: String, the logged quantity. Defaults to `"loss"`.
-        label: String, the run's name in the legend.
+        label: String, the run's name in the legend; without it, training and validation are named.
         color: The run's colour. Defaults to the next one.
         log: Boolean, whether the loss axis is logarithmic. Defaults to `True`.
 
@@ -56,13 +59,13 @@ def loss_curves(history, axes=None, *, name="loss", label=None, color=None, log=
     """
     record = _record(history)
     axes = _draw(new_axes(axes), record, name, lambda values: values, label, color)
-    axes.set_ylabel(name.replace("_", " "))
+    axes.set_ylabel(name.replace("_", " ") + (", dashed: training" if f"val_{name}" in record else ""))
     if log:
         axes.set_yscale("log")
     return finish(axes)
 
 
-def error_curves(history, axes=None, *, name="accuracy", label=None, color=None):
+def error_curves(history, axes=None, *, name="accuracy", label=None, color=None, log=True):
     """Draws the error, `1 - accuracy` in percent, of a run, training dashed and validation solid, against epochs.
 
     Args:
@@ -71,6 +74,7 @@ def error_curves(history, axes=None, *, name="accuracy", label=None, color=None)
         name: String, the logged accuracy. Defaults to `"accuracy"`.
         label: String, the run's name in the legend.
         color: The run's colour. Defaults to the next one.
+        log: Boolean, whether the error axis is logarithmic; errors of zero are then left out. Defaults to `True`.
 
     Returns:
         The Axes.
@@ -85,10 +89,17 @@ def error_curves(history, axes=None, *, name="accuracy", label=None, color=None)
     [50.0, 25.0]
     """
     record = _record(history)
-    axes = _draw(new_axes(axes), record, name, lambda values: 100 * (1 - values), label, color)
-    axes.set_ylabel("error (%)")
-    axes.set_ylim(bottom=0)
+    axes = _draw(new_axes(axes), record, name, lambda values: _percent_wrong(values, log), label, color)
+    axes.set_ylabel("error (%), dashed: training" if f"val_{name}" in record else "error (%)")
+    if log:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
     return finish(axes)
+
+
+def _percent_wrong(accuracy, log):
+    error = 100 * (1 - accuracy)
+    return np.where(error > 0, error, np.nan) if log else error
 
 
 def errors(values, axes=None, *, intervals=None, baseline=None):

@@ -56,7 +56,8 @@ def learning_rate(rates, axes=None, *, steps=None, steps_per_epoch=None, label=N
     if log:
         axes.set_yscale("log")
     elif axes.get_yscale() == "linear":
-        axes.set_ylim(bottom=0)
+        highest = max(max(line.get_ydata()) for line in axes.get_lines())
+        axes.set_ylim(0, 1.05 * highest if highest > 0 else 1)
     if unit == "epoch":
         axes.xaxis.set_major_locator(import_optional("matplotlib.ticker", "kregkit.plots").MaxNLocator(integer=True))
     return finish(axes)
