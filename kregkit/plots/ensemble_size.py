@@ -8,7 +8,6 @@ import numpy as np
 from kregkit._core.checks import check_integer
 from kregkit._core.optional import import_optional
 from kregkit.plots._axes import finish, new_axes
-from kregkit.plots._axes import finish, new_axes
 
 
 def classification_error(labels, probabilities):
