@@ -13,6 +13,7 @@ import weakref
 import keras
 import tensorflow as tf
 
+_WRAPPED = ("train_step", "make_train_function")
 # How Keras's loop learns that the data has ended: not a failure of the step.
 _END_OF_DATA = (StopIteration, tf.errors.OutOfRangeError)
 
@@ -78,7 +79,8 @@ class TrainStep:
 
     @staticmethod
     def _installed_in(model):
-        return getattr(vars(model).get("train_step"), "__self__", None)
+        owner = getattr(vars(model).get("train_step"), "__self__", None)
+        return owner if isinstance(owner, TrainStep) else None
 
     def __init__(self, model, params):
         self.model = model
@@ -95,10 +97,12 @@ class TrainStep:
         self._finalizer = None
         if fit_callbacks is not None:
             self._finalizer = weakref.finalize(fit_callbacks, self.close)
+        # Usually none: methods of the class. But people do assign a `train_step` to a model.
+        self._shadowed = {name: vars(model)[name] for name in _WRAPPED if name in vars(model)}
         self._plain_step = model.train_step
         self._plain_function = model.train_function
         self._plain_make = model.make_train_function
-        vars(model).update(train_step=self._run, make_train_function=self._make)
+        vars(model).update(zip(_WRAPPED, (self._run, self._make)))
         self._make(force=True)
 
     def share(self, kind):
@@ -128,8 +132,9 @@ class TrainStep:
         if self._finalizer is not None:
             self._finalizer.detach()
         attributes = vars(self.model)
-        for name in ("train_step", "make_train_function"):
+        for name in _WRAPPED:
             attributes.pop(name, None)
+        attributes.update(self._shadowed)
         # `compile` may have dropped the function since; then there is nothing to put back.
         if self.model.train_function is self._guarded:
             self.model.train_function = self._plain_function
