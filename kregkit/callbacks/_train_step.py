@@ -7,7 +7,6 @@ callback list dies, which is what an exception anywhere else in `fit` leads to; 
 train function is next asked for, which is how every `fit` begins.
 """
 
-import contextlib
 import functools
 import sys
 import weakref
@@ -171,7 +170,7 @@ class TrainStep:
             return self.model.make_train_function()
         self._plain_make(force=True)
         self._traced = self.model.train_function
-        self.model.train_function = self._guarded = self._guard(self._traced)
+        self.model.train_function = self._guarded = self._closing_on_error(self._traced)
 
     def _build_optimizer(self):
         """Makes the optimizer's variables, which Keras would make when it traces the step: hooks may need them."""
@@ -182,74 +181,65 @@ class TrainStep:
             with model.distribute_strategy.scope():
                 model.optimizer.build(model.trainable_variables)
 
-    @contextlib.contextmanager
-    def _closing_on_error(self):
-        # An exception's traceback keeps the fit's frames alive, and with them its callback list, for as long as
-        # someone looks at it; what happens meanwhile must find the model as the fit leaves it.
-        try:
-            yield
-        except _END_OF_DATA:
-            raise
-        except BaseException:
-            self.close()
-            raise
+    def _closing_on_error(self, function):
+        """Returns `function`, with everything undone when it raises.
 
-    def _guard(self, traced):
-        def train_function(iterator):
-            with self._closing_on_error():
-                return traced(iterator)
+        An exception's traceback keeps the fit's frames alive, and with them its callback list, for as long as someone
+        looks at it; what happens meanwhile must find the model as the fit leaves it.
+        """
 
-        return train_function
+        @functools.wraps(function)
+        def guarded(*args, **kwargs):
+            try:
+                return function(*args, **kwargs)
+            except _END_OF_DATA:
+                raise
+            except BaseException:
+                self.close()
+                raise
+
+        return guarded
 
     def _guard_evaluate(self):
         evaluate = self.model.evaluate
+        validate = self._closing_on_error(evaluate)
 
         @functools.wraps(evaluate)
         def guarded(*args, **kwargs):
             # Only the fit's own validation; who evaluates in a callback may well catch an error.
-            if not kwargs.get("_use_cached_eval_dataset"):
-                return evaluate(*args, **kwargs)
-            with self._closing_on_error():
-                return evaluate(*args, **kwargs)
+            return (validate if kwargs.get("_use_cached_eval_dataset") else evaluate)(*args, **kwargs)
 
         return guarded
 
     def _guard_hook(self, fit_callbacks, name):
         plain, reference = getattr(type(fit_callbacks), name), self._fit_callbacks
-
-        def hook(*args, **kwargs):
-            with self._closing_on_error():
-                return plain(reference(), *args, **kwargs)
-
-        return hook
+        return self._closing_on_error(lambda *args, **kwargs: plain(reference(), *args, **kwargs))
 
     def _run(self, data):
-        # Where the data ends unannounced, TensorFlow begins one more step, and whatever in it needs no data (the
-        # clock, the rate, Keras's own `iterations`) would run before the end is noticed.
+        averaging = [hook for hook in self.hooks if type(hook).after_update is not Hook.after_update]
+        # Where the data ends unannounced, TensorFlow begins one more step, and whatever in it needs no data runs before
+        # the end is noticed (Keras's own `iterations` among it). What hooks do waits for the data.
         tensors = [part for part in tf.nest.flatten(data, expand_composites=True) if tf.is_tensor(part)]
         with tf.control_dependencies(tensors):
-            return self._step(data)
-
-    def _step(self, data):
-        step = tf.identity(self.step)
-        for hook in self.hooks:
-            hook.before_step(step)
-        averaging = [hook for hook in self.hooks if type(hook).after_update is not Hook.after_update]
-        before = self._updates() if averaging else None
+            step = tf.identity(self.step)
+            before = self._updates() if averaging else None
+            for hook in self.hooks:
+                hook.before_step(step)
         logs = self._plain_step(data)
-        if averaging:
-
-            def update():
-                for hook in averaging:
-                    hook.after_update(step)
-
-            # Loss scaling and gradient accumulation train batches without updating the weights.
-            tf.cond(self._updates() > before, lambda: (update(), True)[1], lambda: False)
-        logs = dict(logs)
-        for hook in self.hooks:
-            hook.after_step(step, logs)
-        self.step.assign_add(1)
+        with tf.control_dependencies([step]):
+            if averaging:
+                # Loss scaling and gradient accumulation train batches without updating the weights.
+                tf.cond(self._updates() > before, lambda: self._average(averaging, step), lambda: False)
+            logs = dict(logs)
+            for hook in self.hooks:
+                hook.after_step(step, logs)
+            self.step.assign_add(1)
         return logs
+
+    def _average(self, hooks, step):
+        for hook in hooks:
+            hook.after_update(step)
+        return True
 
     def _updates(self):
         # Wrappers count batches; what counts updates is the optimizers that make them.
