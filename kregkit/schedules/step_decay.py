@@ -67,8 +67,8 @@ class StepDecay(keras.optimizers.schedules.LearningRateSchedule):
             return ops.sum(ops.cast(step >= ops.convert_to_tensor(steps, dtype=step.dtype), "int32"))
         every = fractions.Fraction(min(self.every, _LARGEST)).limit_denominator(10**6)
         if every.denominator != 1:
-            step = ops.cast(step, "int64")
-        return ops.floor_divide(step * every.denominator, every.numerator)
+            step = ops.cast(step, "int64") * every.denominator
+        return ops.floor_divide(step, every.numerator)
 
     def _count_fractional(self, step):
         # Two units in the last place: what the two divisions before may have lost.
