@@ -235,6 +235,7 @@ def _solve(
     objective, start, method, initial_iteration, max_iterations, tolerance, options, report, verbose, bounds=None
 ):
     """Runs SciPy's solver; `report(iteration, vector, logs)` sees each iterate and returns True to stop."""
+    import threadpoolctl
     from scipy import optimize
 
     evaluations = 0
@@ -273,17 +274,19 @@ def _solve(
         if stop:
             raise StopIteration
 
-    result = optimize.minimize(
-        value_and_gradient,
-        start,
-        method=method,
-        jac=True,
-        hessp=hessian_product if method in _NEWTON_METHODS else None,
-        bounds=bounds,
-        tol=tolerance,
-        callback=step,
-        options={"maxiter": max_iterations - initial_iteration, **(options or {})},
-    )
+    # SciPy's own work is a few vectors long; its BLAS threads, waiting for more, take the cores from TensorFlow's.
+    with threadpoolctl.threadpool_limits(1, "blas"):
+        result = optimize.minimize(
+            value_and_gradient,
+            start,
+            method=method,
+            jac=True,
+            hessp=hessian_product if method in _NEWTON_METHODS else None,
+            bounds=bounds,
+            tol=tolerance,
+            callback=step,
+            options={"maxiter": max_iterations - initial_iteration, **(options or {})},
+        )
     if verbose and iteration < max_iterations:
         keras.utils.io_utils.print_msg(f"\n{result.message}")
     return result

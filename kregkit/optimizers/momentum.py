@@ -60,10 +60,9 @@ class Momentum(keras.optimizers.Optimizer):
     def update_step(self, gradient, variable, learning_rate):
         learning_rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)
-        momentum = ops.cast(self.momentum, variable.dtype)
         velocity = self.velocities[self._get_variable_index(variable)]
-        self.assign(velocity, ops.add(ops.multiply(velocity, momentum), gradient))
-        step = ops.add(ops.multiply(velocity, momentum), gradient) if self.nesterov else velocity
+        self.assign(velocity, ops.add(ops.multiply(velocity, self.momentum), gradient))
+        step = ops.add(ops.multiply(velocity, self.momentum), gradient) if self.nesterov else velocity
         self.assign_sub(variable, ops.multiply(step, learning_rate))
 
     def get_config(self):

@@ -140,8 +140,8 @@ class SOAP(keras.optimizers.Optimizer):
         momentum = slots.momentum + active * (1 - self.beta_1) * (rotated - slots.momentum)
         velocity = slots.velocity + active * (1 - self.beta_2) * (ops.square(rotated) - slots.velocity)
 
-        mean = momentum / (1 - ops.power(ops.cast(self.beta_1, dtype), steps))
-        root = ops.sqrt(velocity / (1 - ops.power(ops.cast(self.beta_2, dtype), steps)))
+        mean = momentum / (1 - ops.power(self.beta_1, steps))
+        root = ops.sqrt(velocity / (1 - ops.power(self.beta_2, steps)))
         if slots.sides:
             floor = 16 * float(np.finfo(dtype).eps) * ops.sqrt(ops.sum(ops.square(root)))
             root = root + floor
