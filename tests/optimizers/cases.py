@@ -11,6 +11,9 @@ MULTIPLIERS = {"kernel": 0.5, ".*/bias": 2.0}
 def layerwise():
     return LayerwiseLearningRate(keras.optimizers.AdamW(0.02, weight_decay=0.01), MULTIPLIERS)
 
+# A kernel's first eigenbasis is that of one gradient, here of four examples: rounding turns it, and Adam's division
+# magnifies that. The steps of these rows add up to 0.12, so a wrong or missing one would show.
+ROUNDED = dict.fromkeys(["eager", "jit", "steps_per_execution", "gradient_accumulation", "mirrored"], 1e-2)
 
 CASES = [
     Case(
@@ -32,8 +35,14 @@ CASES = [
             ({"precondition_frequency": 0}, "precondition_frequency"),
             ({"max_precondition_dim": 2.5}, "max_precondition_dim"),
         ],
+        tolerance=ROUNDED,
     ),
-    Case(SOAP, lambda: SOAP(0.01, precondition_frequency=2, max_precondition_dim=6), name="one_sided"),
+    Case(
+        SOAP,
+        lambda: SOAP(0.01, precondition_frequency=2, max_precondition_dim=6),
+        tolerance=ROUNDED,
+        name="one_sided",
+    ),
     Case(
         LayerwiseLearningRate,
         layerwise,
@@ -51,6 +60,7 @@ CASES = [
     Case(
         LayerwiseLearningRate,
         lambda: LayerwiseLearningRate(SOAP(0.01, precondition_frequency=3), {"bias": 0}),
+        tolerance=ROUNDED,
         name="soap",
     ),
 ]

@@ -186,14 +186,14 @@ def soap(x, a, b1=0.95, b2=0.95, epsilon=1e-8, every=3, rounding=0.0):
             m = b1 * m + (1 - b1) * g
             v = b2 * v + (1 - b2) * (q[0].T @ g @ q[1]) ** 2
             root = np.sqrt(v / (1 - b2**t))
-            floor = 16 * rounding * np.linalg.norm(root)
+            floor = 256 * rounding * np.linalg.norm(root)
             step = (q[0].T @ m @ q[1]) / (1 - b1**t) / (root + epsilon + floor)
             x = x - a * q[0] @ step @ q[1].T
         second = [b2 * old + (1 - b2) * new for old, new in zip(second, (g @ g.T, g.T @ g))]
         if q is None:
             q = []
             for matrix in second:
-                slope = 1e-3 * np.trace(matrix) * np.diag(np.linspace(1, 0, len(matrix)))
+                slope = 1e-4 * np.trace(matrix) * np.diag(np.linspace(1, 0, len(matrix)))
                 q.append(np.linalg.eigh(matrix + slope)[1][:, ::-1])
         elif t % every == 0:
             for axis, matrix in enumerate(second):
