@@ -126,11 +126,33 @@ class Objective:
                 ])  # fmt: skip
             return [self._flatten(_dense(outer.gradient(slope, self.variables)))]
 
-        return self._accumulate(term, [tf.zeros((self.size,), tf.float64)])[0]
+        with _twice_differentiable_moments():
+            return self._accumulate(term, [tf.zeros((self.size,), tf.float64)])[0]
 
 
 def _dense(tensors):
     return [tf.convert_to_tensor(tensor) if isinstance(tensor, tf.IndexedSlices) else tensor for tensor in tensors]
+
+
+@contextlib.contextmanager
+def _twice_differentiable_moments():
+    """Gives `tf.nn.moments`, and so every normalisation layer, its true second derivative while a graph is traced.
+
+    TensorFlow stops the gradient of the mean inside of the variance: right for the first derivative, where that term
+    is zero, and wrong for the second.
+    """
+
+    def moments(x, axes, shift=None, keepdims=False, name=None):
+        mean = tf.reduce_mean(x, axes, keepdims=True)
+        variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axes, keepdims=keepdims)
+        return (mean if keepdims else tf.squeeze(mean, axes)), variance
+
+    original = tf.nn.moments
+    tf.nn.moments = moments
+    try:
+        yield
+    finally:
+        tf.nn.moments = original
 
 
 def function_objective(function, x0, jit_compile=False):

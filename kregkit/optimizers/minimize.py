@@ -270,7 +270,7 @@ def _solve(
         logs = {"loss": value, "gradient_norm": norm, "evaluations": evaluations}
         stop = report(iteration, intermediate_result.x, logs)
         iteration += 1
-        bar.update(iteration, list(logs.items()), finalize=stop)
+        bar.update(iteration, list(logs.items()), finalize=stop or iteration == max_iterations)
         if stop:
             raise StopIteration
 

@@ -11,6 +11,7 @@ MULTIPLIERS = {"kernel": 0.5, ".*/bias": 2.0}
 def layerwise():
     return LayerwiseLearningRate(keras.optimizers.AdamW(0.02, weight_decay=0.01), MULTIPLIERS)
 
+
 # A kernel's first eigenbasis is that of one gradient, here of four examples: rounding turns it, and Adam's division
 # magnifies that. The steps of these rows add up to 0.12, so a wrong or missing one would show.
 ROUNDED = dict.fromkeys(["eager", "jit", "steps_per_execution", "gradient_accumulation", "mirrored"], 1e-2)
