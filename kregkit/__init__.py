@@ -18,7 +18,7 @@ from kregkit._version import __version__
 
 _LAZY_ROOMS = ("callbacks", "data", "inference", "plots")
 
-__all__ = ["__version__", "layers", "optimizers", "schedules", *_LAZY_ROOMS]
+__all__ = ["__version__", "callbacks", "data", "inference", "layers", "optimizers", "plots", "schedules"]
 
 
 def __getattr__(name):

@@ -155,9 +155,7 @@ def train(mode, make_model, make_optimizer, callbacks=(), input_shape=(8,), epoc
     if mode == "gradient_accumulation":
         model.optimizer.gradient_accumulation_steps = 2
         batch_size //= 2
-    history = model.fit(
-        x, y, batch_size=batch_size, epochs=epochs, shuffle=False, verbose=0, callbacks=list(callbacks)
-    )
+    history = model.fit(x, y, batch_size=batch_size, epochs=epochs, shuffle=False, verbose=0, callbacks=list(callbacks))
     return model, history
 
 

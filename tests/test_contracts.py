@@ -1,5 +1,6 @@
 """Every public component, in every execution mode, with exact configs and clear errors."""
 
+import contextlib
 import inspect
 
 import contracts
@@ -200,10 +201,9 @@ def test_nothing_stays_behind_after_fit(case, tmp_path):
         model = contracts.dense_model()
         model.compile(keras.optimizers.SGD(0.01), "mse")
         before = set(vars(model)) | {"history", "_eval_epoch_iterator"}
-        try:
-            model.fit(x, y, batch_size=4, epochs=2, verbose=0, callbacks=[case.make(tmp_path / str(index)), *others])
-        except KeyboardInterrupt:
-            pass
+        callbacks = [case.make(tmp_path / str(index)), *others]
+        with contextlib.suppress(KeyboardInterrupt):
+            model.fit(x, y, batch_size=4, epochs=2, verbose=0, callbacks=callbacks)
         assert set(vars(model)) <= before
         assert float(model.optimizer.learning_rate) == pytest.approx(0.01)
         weights = model.get_weights()

@@ -1,8 +1,8 @@
 """The directory in which a snapshot run keeps its members: written by a callback, read by an ensemble.
 
-    manifest.json        format, settings, whether the run is finished, one entry per member
-    architecture.json    the model as `keras.saving.serialize_keras_object` gives it, compile arguments included
-    cycle-01.weights.h5  one file per member, as `model.save_weights` writes it
+manifest.json        format, settings, whether the run is finished, one entry per member
+architecture.json    the model as `keras.saving.serialize_keras_object` gives it, compile arguments included
+cycle-01.weights.h5  one file per member, as `model.save_weights` writes it
 """
 
 import json

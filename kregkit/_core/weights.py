@@ -3,26 +3,51 @@
 import contextlib
 
 import keras
+import numpy as np
+
+
+def training_state(model):
+    """Returns all variables that training changes from step to step and that decide how it goes on.
+
+    These are the model's weights, the seeds of its random layers (which Keras's own files leave out) and the
+    optimizer's variables; metrics, which every epoch resets, are not among them.
+    """
+    metrics = {id(variable) for variable in model.metrics_variables}
+    own = [variable for variable in model.variables if id(variable) not in metrics]
+    return own if model.optimizer is None else [*own, *model.optimizer.variables]
 
 
 def copy_values(variables):
     """Returns the variables' values as NumPy arrays that no later training changes."""
-    # np.array copies; convert_to_numpy may return a view of the variable's memory.
-    return [keras.ops.convert_to_numpy(variable).copy() for variable in variables]
+    # The tensor first: NumPy warns of TensorFlow variables. And a copy, since the array may be a view of the variable.
+    return [np.array(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(variable))) for variable in variables]
 
 
 def assign_values(variables, values):
-    """Assigns `values` one to one; checks every shape before it changes anything."""
+    """Assigns `values` one to one; checks every shape before it changes anything.
+
+    Raises:
+        ValueError: The number of values or a shape differs; nothing has been assigned.
+    """
     variables, values = list(variables), list(values)
     if len(variables) != len(values):
         raise ValueError(f"Expected {len(variables)} arrays, one per variable. Received: {len(values)} arrays")
     for variable, value in zip(variables, values):
         if tuple(variable.shape) != tuple(value.shape):
+            name = getattr(variable, "path", variable.name)
             raise ValueError(
-                f"Variable {variable.path!r} has shape {tuple(variable.shape)}. Received: shape={tuple(value.shape)}"
+                f"Variable {name!r} has shape {tuple(variable.shape)}. Received: shape={tuple(value.shape)}"
             )
     for variable, value in zip(variables, values):
         variable.assign(value)
+
+
+def same_bits(values, others):
+    """Returns whether two lists of arrays agree bit for bit; NaN equals the same NaN, `0.0` is not `-0.0`."""
+    return len(values) == len(others) and all(
+        one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+        for one, other in zip(values, others)
+    )
 
 
 @contextlib.contextmanager

@@ -1,0 +1,31 @@
+"""Callbacks whose work is traced into the train step: learning rates, snapshots, averages."""
+
+from kregkit.callbacks.learning_rate import (
+    CosineDecay,
+    ExponentialDecay,
+    InverseTimeDecay,
+    LearningRate,
+    OneCycle,
+    StepDecay,
+    Triangular,
+    Warmup,
+)
+from kregkit.callbacks.plateau_decay import PlateauDecay
+from kregkit.callbacks.polyak_averaging import PolyakAveraging
+from kregkit.callbacks.snapshots import SnapshotEnsemble
+from kregkit.callbacks.traced import TracedCallback
+
+__all__ = [
+    "CosineDecay",
+    "ExponentialDecay",
+    "InverseTimeDecay",
+    "LearningRate",
+    "OneCycle",
+    "PlateauDecay",
+    "PolyakAveraging",
+    "SnapshotEnsemble",
+    "StepDecay",
+    "TracedCallback",
+    "Triangular",
+    "Warmup",
+]

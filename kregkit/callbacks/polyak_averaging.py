@@ -1,0 +1,271 @@
+"""Polyak averaging: test with an average of the weights that training passed through."""
+
+import contextlib
+import hashlib
+import numbers
+
+import keras
+from keras import ops
+
+from kregkit._core.checks import check_integer, check_number
+from kregkit._core.metrics import direction, is_better
+from kregkit._core.optimizers import leaf_optimizers
+from kregkit._core.weights import assign_values, copy_values, swapped
+from kregkit.callbacks._train_step import local_variable
+from kregkit.callbacks.traced import TracedCallback
+
+
+class PolyakAveraging(TracedCallback):
+    """Keeps averages of the weights inside the train step, and puts one in wherever the model is judged.
+
+    After each weight update, `w' = d w' + (1 - d) w`, starting from the weights that `fit` starts with; or, with
+    `decay="uniform"`, the plain mean of the weights after every update from `start_step` on (Polyak and Ruppert). It
+    needs nothing from `compile`: neither `use_ema`, which averages every micro-batch under gradient accumulation,
+    loses the raw weights and leaves BatchNormalization statistics as they are, nor `SwapEMAWeights`, which rounds.
+
+    Validation runs on the average. Callbacks placed after this one see it in the model when the epoch ends, so that
+    `ModelCheckpoint` saves and `EarlyStopping` restores what was scored. Training goes on from the raw weights, whose
+    bits swapping doesn't touch. After `fit` the model holds the average; the raw weights are kept, and another `fit`
+    with this callback goes on from them (unless the model's weights have been changed meanwhile: then from those,
+    with a new average). If `fit` ends in an error, the model holds the raw weights.
+
+    All floating-point weights are averaged, BatchNormalization statistics among them. After a change of the weights
+    the statistics that training averaged may not fit; `kregkit.inference.recompute_batch_normalization` computes them
+    from data.
+
+    Args:
+        decay: Float in [0, 1); `"uniform"`; or a list of these, averages kept side by side. Of several, each epoch's
+            validation tells the best, whose scores go into `logs` and which goes into the model at the end; the
+            others cost one evaluation each. Defaults to `0.999`.
+        start_step: Integer >= 0, the batches before averaging starts; until then the average is the weights.
+            Defaults to `0`.
+        warmup: Boolean, whether the `t`-th averaged update uses `min(decay, (1 + t) / (10 + t))`, `t` from 0, so that
+            early weights are forgotten sooner. Defaults to `False`.
+        monitor: String, what tells the best of several averages. Defaults to `"val_loss"`.
+        mode: `"min"`, `"max"` or `"auto"` (by the name).
+
+    Attributes:
+        best: The `decay` that goes into the model: the best so far, at first the first.
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> average = PolyakAveraging(decay=0.9)
+    >>> x = np.ones((8, 2), "float32")
+    >>> history = model.fit(x, x[:, :1], epochs=2, verbose=0, callbacks=[average])
+    >>> with average.raw():
+    ...     raw_loss = model.evaluate(x, x[:, :1], verbose=0)
+    >>> raw_loss < model.evaluate(x, x[:, :1], verbose=0)  # so early the average lags behind
+    True
+
+    References: [Polyak and Juditsky, 1992](https://doi.org/10.1137/0330046), with the EMA of
+    [Tarvainen and Valpola, 2017](https://arxiv.org/abs/1703.01780)
+    """
+
+    def __init__(self, decay=0.999, start_step=0, warmup=False, monitor="val_loss", mode="auto"):
+        super().__init__()
+        self.decay = decay
+        self.decays = list(decay) if isinstance(decay, (list, tuple)) else [decay]
+        if not self.decays or len(set(map(str, self.decays))) != len(self.decays):
+            raise ValueError(f"`decay` must be one or several different decays. Received: decay={decay!r}")
+        for one in self.decays:
+            if one != "uniform":
+                if not isinstance(one, numbers.Real):
+                    raise ValueError(
+                        f"`decay` must be a number in [0, 1), 'uniform', or a list. Received: decay={decay!r}"
+                    )
+                check_number("decay", one, 0, 1, high_open=True)
+        self.start_step = check_integer("start_step", start_step, 0)
+        self.warmup = bool(warmup)
+        self.monitor = monitor
+        self.mode = direction(monitor, mode)
+        self.best = self.decays[0]
+        self._averages = None  # per decay, one variable per weight
+        self._raw = None  # the raw weights, while an average is in the model
+        self._left = None  # the fingerprint of what the last fit left in the model
+        self._pending = None  # the state to go on from
+        self._ended = True
+
+    # Outside the step: what users call.
+
+    @contextlib.contextmanager
+    def applied(self, decay=None):
+        """Holds an average in the model for a block, then puts back exactly what was there.
+
+        Args:
+            decay: Which of several averages. Defaults to the best.
+
+        Example: `with average.applied(): model.save("averaged.keras")`.
+        """
+        self._check_started()
+        if decay is not None and decay not in self.decays:
+            raise ValueError(f"`decay` must be one of {self.decays}. Received: decay={decay!r}")
+        with swapped(self._weights(), self._average(self.best if decay is None else decay)):
+            yield
+
+    @contextlib.contextmanager
+    def raw(self):
+        """Holds the raw weights in the model for a block, then puts back exactly what was there."""
+        self._check_started()
+        weights = self._weights()
+        with swapped(weights, copy_values(weights) if self._raw is None else self._raw):
+            yield
+
+    def get_state(self):
+        """Returns the averages, the number of averaged updates and the raw weights, as arrays and JSON values."""
+        self._check_started()
+        return {
+            "best": self.best,
+            "updates": int(ops.convert_to_numpy(self._updates)),
+            "averages": [copy_values(averages) for averages in self._averages],
+            "raw": copy_values(self._weights()) if self._raw is None else list(self._raw),
+        }
+
+    def set_state(self, state):
+        """Goes on from `state` in the next fit: its averages and its raw weights."""
+        if len(state["averages"]) != len(self.decays):
+            raise ValueError(
+                f"The state must hold {len(self.decays)} averages, one per decay. "
+                f"Received: averages={len(state['averages'])}"
+            )
+        self._pending = state
+
+    def _check_started(self):
+        if self._averages is None:
+            raise ValueError("There is no average before the first `fit` with this callback. Received: average=None")
+
+    def _weights(self):
+        return [weight for weight in self.model.weights if keras.backend.is_float_dtype(weight.dtype)]
+
+    def _average(self, decay):
+        """Returns an average as arrays of the weights' own types."""
+        values = copy_values(self._averages[self.decays.index(decay)])
+        return [value.astype(weight.dtype, copy=False) for value, weight in zip(values, self._weights())]
+
+    # Inside the step.
+
+    def after_update(self, step):
+        if self.start_step == 0:
+            self._move()
+        else:
+            ops.cond(step >= self.start_step, self._move, self._follow)
+
+    def _move(self):
+        count = self._updates + 1
+        self._updates.assign(count)
+        for decay, averages in zip(self.decays, self._averages):
+            share = self._share(decay, ops.cast(count, "float32"))
+            for average, weight in zip(averages, self._traced):
+                difference = ops.cast(weight, average.dtype) - average
+                average.assign_add(ops.cast(share, average.dtype) * difference)
+
+    def _follow(self):
+        for averages in self._averages:
+            for average, weight in zip(averages, self._traced):
+                average.assign(ops.cast(weight, average.dtype))
+
+    def _share(self, decay, count):
+        """Returns the part of the new value in averaged update number `count`, from 1."""
+        if decay == "uniform":
+            return 1 / count
+        if self.warmup:
+            return ops.maximum(1.0 - decay, 9 / (9 + count))
+        return ops.convert_to_tensor(1.0 - decay, "float32")
+
+    # Around the step.
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        if self.model.optimizer is None:
+            raise ValueError("Weights are averaged at each of the optimizer's updates. Received: optimizer=None")
+        for leaf in leaf_optimizers(self.model.optimizer):
+            if leaf.use_ema:
+                raise ValueError(
+                    f"The optimizer {leaf.name!r} puts its own average into the model at the end of `fit`: compile "
+                    f"without it. Received: use_ema={leaf.use_ema}"
+                )
+        self._traced = self._weights()
+        state, goes_on = self._pending, self._averages is not None and self._left == self._fingerprint()
+        self._pending = None
+        if state is not None:
+            self.best = state["best"]
+            self._create(state["averages"], state["updates"])
+            assign_values(self._traced, state["raw"])
+        elif not goes_on:
+            self._create([copy_values(self._traced)] * len(self.decays), 0)
+        elif self._raw is not None:
+            assign_values(self._traced, self._raw)
+        self._raw, self._ended = None, False
+
+    def _create(self, averages, updates):
+        with self.model.distribute_strategy.scope():
+            self._updates = local_variable(updates, "int64", "polyak_updates")
+            self._averages = [
+                [
+                    local_variable(value, "float64" if weight.dtype == "float64" else "float32", "polyak_average")
+                    for value, weight in zip(values, self._traced)
+                ]
+                for values in averages
+            ]
+
+    def _fingerprint(self):
+        digest = hashlib.sha256()
+        for value in copy_values(self._weights()):
+            digest.update(value.tobytes())
+        return digest.digest()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        self._take_out()
+
+    def on_test_begin(self, logs=None):
+        if self.train_step is not None:
+            self._put_in(self.best)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if len(self.decays) > 1 and logs is not None and self.monitor in logs:
+            self._choose(logs)
+        self._put_in(self.best)
+
+    def _choose(self, logs):
+        """Scores the other averages as this one was scored, and hands the best one's scores on."""
+        scores = {self.best: {name: value for name, value in logs.items() if name.startswith("val_")}}
+        for decay in self.decays:
+            if decay not in scores:
+                self._put_in(decay)
+                # As fit does, on the iterator that it keeps for its own evaluation.
+                results = self.model.evaluate(verbose=0, return_dict=True, _use_cached_eval_dataset=True)
+                scores[decay] = {f"val_{name}": value for name, value in results.items()}
+        best = None
+        for decay in self.decays:
+            value = float(scores[decay][self.monitor])
+            logs[f"{self.monitor}_{decay}"] = value
+            if is_better(value, best, self.mode):
+                self.best, best = decay, value
+        logs.update(scores[self.best])
+
+    def on_train_end(self, logs=None):
+        self._ended = True
+        self._put_in(self.best)
+        super().on_train_end(logs)
+        self._left = self._fingerprint()
+
+    def release(self):
+        if not self._ended:
+            self._take_out()
+            self._left = self._fingerprint()
+
+    def _put_in(self, decay):
+        if self._raw is None:
+            self._raw = copy_values(self._traced)
+        assign_values(self._traced, self._average(decay))
+
+    def _take_out(self):
+        if self._raw is not None:
+            assign_values(self._traced, self._raw)
+            self._raw = None

@@ -1,0 +1,234 @@
+"""Snapshot ensembles: one training run, several trained members."""
+
+import contextlib
+import itertools
+import math
+
+import numpy as np
+from keras import ops
+
+from kregkit import schedules
+from kregkit._core.checks import check_integer, check_number
+from kregkit._core.files import replacing
+from kregkit._core.optimizers import leaf_optimizers
+from kregkit._core.snapshot_directory import SnapshotDirectory
+from kregkit._core.weights import assign_values, copy_values, swapped, training_state
+from kregkit.callbacks._rates import RateCallback
+from kregkit.callbacks._train_step import local_variable
+from kregkit.callbacks.learning_rate import Warmup
+
+
+class SnapshotEnsemble(RateCallback):
+    """Trains in cosine cycles and keeps the weights at each cycle's end, as members of an ensemble.
+
+    The rate is `kregkit.schedules.CosineCycles` over the whole fit, step by step, in place of the compiled rate; only
+    `Warmup` may share it. Cycles are counted in batches, so that skipped updates lose no member. Each member is a
+    `cycle-NN.weights.h5`, as `model.save_weights` writes it, with the raw weights, also beside `PolyakAveraging`;
+    `manifest.json` lists them with cycle, epoch, step, learning rate, logs and checksum.
+    `kregkit.inference.Ensemble.from_directory(directory)` predicts with them.
+
+    A run that was killed goes on when the same program is started again: from its last complete cycle, with that
+    member's weights, the optimizer's slots and the seeds of random layers; only the order of a shuffled data set is
+    not restored. If a cycle ends within an epoch, that epoch is begun again, and the run is longer by its part.
+
+    Args:
+        directory: String or path, where members go; it is made when the first one is written.
+        cycles: Integer >= 1, how many members. Defaults to `5`.
+        max_learning_rate: Float > 0, the rate at each cycle's start. Defaults to the compiled rate.
+        min_learning_rate: Float >= 0, the rate that each cycle approaches. Defaults to `0.0`.
+        restart_multiplier: Float >= 1, how much longer each cycle is than the one before. Defaults to `1.0`.
+        overwrite: Boolean, whether a finished or a different run in the directory is replaced. Defaults to `False`.
+
+    Raises:
+        ValueError: An argument is out of range. In `fit`, before the first step: the data doesn't tell its length
+            (pass `steps_per_epoch`); there are too few steps; the directory holds a finished or a different run; the
+            member to go on from is missing or corrupt; the fit doesn't start at epoch 0; another rate callback.
+
+    Example:
+
+    >>> callback = SnapshotEnsemble("snapshots", cycles=4, max_learning_rate=0.1)
+
+    Reference: [Huang et al., 2017](https://arxiv.org/abs/1704.00109)
+    """
+
+    replaces_base = True
+
+    def __init__(
+        self,
+        directory,
+        cycles=5,
+        max_learning_rate=None,
+        min_learning_rate=0.0,
+        restart_multiplier=1.0,
+        overwrite=False,
+    ):
+        super().__init__("epoch")
+        self.directory = SnapshotDirectory(directory)
+        self.cycles = check_integer("cycles", cycles, 1)
+        if max_learning_rate is not None:
+            max_learning_rate = check_number("max_learning_rate", max_learning_rate, 0, low_open=True)
+        self.max_learning_rate = max_learning_rate
+        self.min_learning_rate = check_number(
+            "min_learning_rate", min_learning_rate, 0, math.inf if max_learning_rate is None else max_learning_rate
+        )
+        self.restart_multiplier = check_number("restart_multiplier", restart_multiplier, 1)
+        self.overwrite = bool(overwrite)
+        self._given = None
+
+    def combines_with(self, other):
+        return isinstance(other, Warmup)
+
+    def make_schedule(self, unit_steps, total_steps):
+        # From 1 to 0; what lies between is between the two rates.
+        return schedules.CosineCycles(1.0, total_steps, self.cycles, 0.0, self.restart_multiplier)
+
+    def rate_at(self, step, base):
+        high = base if self.max_learning_rate is None else self.max_learning_rate
+        return self.min_learning_rate + (high - self.min_learning_rate) * self.factor_at(step)
+
+    def get_state(self):
+        """Returns how many members are complete; they themselves are in the directory."""
+        return {"members": len(self._members)}
+
+    def set_state(self, state):
+        """Tells the next fit that weights and place are restored by others, and how many members there were."""
+        self._given = int(state["members"])
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        self.ends = self._schedule.ends
+        self._settings = {
+            "cycles": self.cycles,
+            "max_learning_rate": self.max_learning_rate,
+            "min_learning_rate": self.min_learning_rate,
+            "restart_multiplier": self.restart_multiplier,
+            "epochs": self.train_step.epochs,
+            "steps_per_epoch": self.train_step.steps_per_epoch,
+            "weights": [[list(weight.shape), weight.dtype] for weight in self.model.weights],
+        }
+        self._tracked = training_state(self.model)
+        rate = leaf_optimizers(self.model.optimizer)[0].learning_rate
+        self._rate_index = next(index for index, variable in enumerate(self._tracked) if variable is rate)
+        self._members, self._start_epoch = [], 0
+        if self.directory.exists():
+            self._take_up()
+        if self._given is not None:
+            self._members, self._start_epoch = self._members[: self._given], None
+        elif self._members:
+            self._go_on()
+        self._given = None
+        self._choose_source()
+
+    def _take_up(self):
+        manifest = self.directory.read()
+        # What a killed run was writing.
+        for path in self.directory.path.glob(".cycle-*"):
+            path.unlink()
+        if not manifest["finished"] and manifest["settings"] == self._settings:
+            self._members = manifest["members"]
+        elif not self.overwrite and self._given is None:
+            kind = "a finished" if manifest["finished"] else "a different"
+            raise ValueError(
+                f"The directory holds {kind} run; use another one, or overwrite=True. "
+                f"Received: directory={str(self.directory.path)!r}"
+            )
+        else:
+            self.directory.write(self._settings, [], finished=False)
+            for path in self.directory.path.glob("cycle-*"):
+                path.unlink()
+
+    def _go_on(self):
+        last = self._members[-1]
+        self.model.load_weights(self.directory.member_path(last))
+        path = self.directory.path / last["state"]
+        if path.is_file():
+            with np.load(path) as arrays:
+                assign_values(self._tracked, [arrays[name] for name in arrays.files])
+        self._start_epoch, offset = divmod(last["step"], self.train_step.steps_per_epoch)
+        self.train_step.offset = offset
+        # As BackupAndRestore does; `fit` reads it next. `on_epoch_begin` clears it for the fits to come.
+        self.model._initial_epoch = self._start_epoch
+
+    def _choose_source(self):
+        """Where a cycle ends inside an execution of several steps, the step itself keeps a copy of that moment."""
+        steps, execution = self.train_step.steps_per_epoch, self.model.steps_per_execution
+        places = [(end - self.train_step.offset - 1) % steps + 1 for end in self.ends]
+        self._kept = None
+        if all(place % execution == 0 or place == steps for place in places):
+            return
+        if any(later - earlier < execution for earlier, later in itertools.pairwise(self.ends)):
+            raise ValueError(
+                f"Cycles must be longer than `steps_per_execution`. Received: cycles={self.cycles} over "
+                f"{self.ends[-1]} steps with steps_per_execution={execution}"
+            )
+        with self.model.distribute_strategy.scope():
+            self._kept = [local_variable(value, value.dtype, "snapshot") for value in copy_values(self._tracked)]
+
+    def after_step(self, step, logs):
+        if self._kept is None:
+            return
+
+        def keep():
+            for kept, variable in zip(self._kept, self._tracked):
+                kept.assign(ops.cast(variable, kept.dtype))
+
+        ops.cond(ops.any(step + 1 == np.asarray(self.ends)), keep, lambda: None)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        self.model._initial_epoch = None
+        if self._start_epoch is not None and epoch != self._start_epoch:
+            raise ValueError(
+                f"Cycles are laid over the whole run, which begins at epoch {self._start_epoch}. "
+                f"Received: initial_epoch={epoch}"
+            )
+        self._start_epoch = None
+        self._epoch = epoch
+        self._before = epoch * self.train_step.steps_per_epoch + self.train_step.offset
+
+    def on_train_batch_end(self, batch, logs=None):
+        trained, cycle = self._before + batch + 1, len(self._members)
+        if cycle < self.cycles and trained >= self.ends[cycle]:
+            self._save(cycle + 1, self.ends[cycle], logs or {})
+
+    def _save(self, cycle, step, logs):
+        name = f"cycle-{cycle:02d}.state.npz"
+        state = copy_values(self._tracked if self._kept is None else self._kept)
+        with contextlib.nullcontext() if self._kept is None else swapped(self._tracked, state):
+            member = self.directory.save_member(self.model, cycle)
+        with replacing(self.directory.path / name) as temporary:
+            np.savez(temporary, *state)
+        self._members.append(
+            {
+                **member,
+                "state": name,
+                "cycle": cycle,
+                "epoch": self._epoch,
+                "step": step,
+                # The rate of this very step; the logs are those of the execution that it was in.
+                "learning_rate": float(state[self._rate_index]),
+                "logs": _finite(logs),
+            }
+        )
+        self._record()
+
+    def _record(self):
+        if len(self._members) == 1:
+            self.directory.save_architecture(self.model)
+        # The manifest is what makes a member count, so it is written last.
+        self.directory.write(self._settings, self._members, finished=len(self._members) == self.cycles)
+        for member in self._members[:-1]:
+            (self.directory.path / member["state"]).unlink(missing_ok=True)
+
+    def on_epoch_end(self, epoch, logs=None):
+        # Validation came after the member was saved; it belongs to it if the cycle ended with the epoch.
+        end = self._before + self.train_step.steps_per_epoch
+        if self._members and self._members[-1]["step"] == end and self._members[-1]["epoch"] == epoch:
+            self._members[-1]["logs"] = _finite(logs or {})
+            self._record()
+
+
+def _finite(logs):
+    """JSON has no NaN."""
+    values = {name: float(value) for name, value in logs.items()}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}

@@ -1,0 +1,64 @@
+"""The bundled digits as a TFDS data set. Imported only when the digits are asked for."""
+
+import numpy as np
+
+from kregkit._core.optional import import_optional
+
+tfds = import_optional("tensorflow_datasets", "kregkit.data")
+
+NUM_TEST = 360
+
+
+def stratified_test_indices(labels, num_test=NUM_TEST):
+    """Returns the sorted indices of a fixed test set in which each class has its share, to within one example.
+
+    The examples are shuffled by a seed, ordered by class, and every `len(labels) / num_test`-th one is taken.
+    """
+    # RandomState's streams are frozen for good; those of default_rng may change with NumPy.
+    shuffled = np.random.RandomState(0).permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    quota = np.arange(len(labels) + 1) * num_test // len(labels)
+    return np.sort(by_class[np.diff(quota) == 1])
+
+
+class Digits(tfds.core.GeneratorBasedBuilder):
+    """Scikit-learn's bundled handwritten digits: 1,797 images of 8x8 pixels, 1,437 to train on and 360 to test."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "Pixels scaled to 0..255; stratified split of 1437 and 360."}  # noqa: RUF012
+
+    def _info(self):
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=(
+                "The 1,797 test images of the UCI set Optical Recognition of Handwritten Digits, as bundled with "
+                "scikit-learn. Each pixel counts the black pixels of a 4x4 block, 0 to 16, stored as "
+                "round(count * 255 / 16)."
+            ),
+            homepage="https://archive.ics.uci.edu/dataset/80",
+            citation=(
+                "@misc{alpaydin1998optical, author={Alpaydin, Ethem and Kaynak, Cenk}, year={1998}, "
+                "title={Optical Recognition of Handwritten Digits}, publisher={UCI Machine Learning Repository}, "
+                "doi={10.24432/C50P49}}"
+            ),
+            features=tfds.features.FeaturesDict({
+                "image": tfds.features.Image(shape=(8, 8, 1)),
+                "label": tfds.features.ClassLabel(num_classes=10),
+            }),
+            supervised_keys=("image", "label"),
+        )  # fmt: skip
+
+    def _split_generators(self, download_manager):
+        datasets = import_optional("sklearn.datasets", "kregkit.data.digits, when it first prepares the data,")
+        bunch = datasets.load_digits()
+        images = np.round(bunch.images * (255 / 16)).astype("uint8")[..., None]
+        test = stratified_test_indices(bunch.target)
+        train = np.setdiff1d(np.arange(len(images)), test)
+        return {
+            name: self._generate_examples(indices, images, bunch.target)
+            for name, indices in (("train", train), ("test", test))
+        }
+
+    def _generate_examples(self, indices, images, labels):
+        for index in indices:
+            yield int(index), {"image": images[index], "label": int(labels[index])}

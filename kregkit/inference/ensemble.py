@@ -1,0 +1,366 @@
+"""Several models that predict as one."""
+
+import pathlib
+import warnings
+
+import keras
+import numpy as np
+
+from kregkit._core.checks import check_choice, check_integer
+from kregkit._core.files import replacing
+from kregkit._core.snapshot_directory import SnapshotDirectory
+from kregkit._core.weights import swapped
+from kregkit.inference._batches import batches, concatenate
+from kregkit.inference._forward import Forward, State, states
+from kregkit.inference._predicting import Predicting
+from kregkit.inference._predictor import Combination, Predictor
+from kregkit.inference._reduction import REDUCTIONS
+from kregkit.inference._scores import disagreement, greedy_bag, scores
+from kregkit.inference.report import Report
+
+
+class Member(Predicting):
+    """One member of an ensemble: `predict`, `evaluate` and `to_model`, as its own model has them.
+
+    Args:
+        state: The member's architecture and arrays.
+        name: String.
+        information: Dictionary of what is known of its training, such as a snapshot's `cycle`, `epoch` and `logs`.
+    """
+
+    def __init__(self, state, name, information=None):
+        super().__init__([state.forward.model])
+        self.state = state
+        self.name = name
+        self.information = dict(information or {})
+
+    def __repr__(self):
+        return f"<Member {self.name!r} of {self.state.forward.model.name!r}>"
+
+    def _make_predictor(self):
+        return Predictor([self.state], _only)
+
+    def to_model(self):
+        """Returns a new Keras model, uncompiled, with this member's weights."""
+        return self.state.rebuild(self.state.forward.model.name)
+
+
+def _only(structures):
+    return structures[0]
+
+
+class Ensemble(Predicting):
+    """Averages the predictions of several models, `p(x) = mean_m p_m(x)`, in one Keras model.
+
+    Members may have different architectures, if they take the same inputs and give the same outputs. Those of the same
+    architecture share one traced graph. The ensemble holds the weights that the models have when it is made; the
+    models are not changed, and their further training doesn't change it.
+
+    What it predicts means the same as what its members predict, so that losses, metrics and thresholds stay right:
+    probabilities where they give probabilities, and where they give logits, logits whose softmax (or sigmoid) is the
+    averaged probability. Where some members give logits and some probabilities, the result is probabilities.
+
+    Args:
+        models: Non-empty list of built Keras models.
+        outputs: What the members' outputs are: `"probabilities"`, `"logits"`, `"values"` (regression), a list or
+            dictionary of these for several outputs, or `"auto"`: from the loss that a model was compiled with, else
+            from its last activation. Defaults to `"auto"`.
+        reduce: `"probabilities"` averages probabilities, `"geometric"` takes their normalised geometric mean,
+            `"logits"` averages logits (the same distribution as `"geometric"`, without normalising logits). Values are
+            always averaged as they are. Defaults to `"probabilities"`.
+
+    Raises:
+        ValueError: An argument is none of these; at first prediction: it can't be told what an output means, or the
+            members' outputs differ in number, shape or meaning.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> def model():
+    ...     return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="softmax")])
+    >>> models = [model(), model()]
+    >>> ensemble = Ensemble(models)
+    >>> x = np.ones((5, 4), "float32")
+    >>> mean = np.mean([model.predict(x, verbose=0) for model in models], axis=0)
+    >>> np.allclose(ensemble.predict(x, verbose=0), mean)
+    True
+
+    Reference: [Huang et al., 2017](https://arxiv.org/abs/1704.00109)
+    """
+
+    def __init__(self, models, outputs="auto", reduce="probabilities"):
+        models = list(models)
+        if not models or not all(isinstance(model, keras.Model) for model in models):
+            raise ValueError(f"`models` must be a non-empty list of Keras models. Received: models={models!r}")
+        for model in models:
+            if not model.built:
+                raise ValueError(
+                    "Every model must be built: call it on a batch, or give it an Input, first. "
+                    f"Received: models with {model.name!r}, which is not built"
+                )
+        members = [Member(state, f"member {index + 1}") for index, state in enumerate(states(models))]
+        self._set(members, [1] * len(members), outputs, reduce, models)
+
+    def _set(self, members, counts, outputs, reduce, models=None):
+        for one in [outputs] if isinstance(outputs, str) else keras.tree.flatten(outputs):
+            check_choice("outputs", one, ("auto", "probabilities", "logits", "values"))
+        self.outputs = outputs
+        self.reduce = check_choice("reduce", reduce, REDUCTIONS)
+        self._members = members
+        self._counts = counts
+        self._combination = Combination(self._models, self.weights, outputs, reduce)
+        super().__init__(models or self._models)
+
+    @classmethod
+    def _of(cls, members, counts, outputs, reduce):
+        ensemble = cls.__new__(cls)
+        ensemble._set(members, counts, outputs, reduce)
+        return ensemble
+
+    @classmethod
+    def from_directory(
+        cls, directory, last=None, model=None, custom_objects=None, outputs="auto", reduce="probabilities"
+    ):
+        """Opens the members of a snapshot run, also of an unfinished one.
+
+        Args:
+            directory: String or path that `callbacks.SnapshotEnsemble` wrote to.
+            last: Integer, how many members to take, from the newest. Defaults to all.
+            model: The built model that was trained, where its architecture could not be recorded. It is left as it is.
+            custom_objects: Dictionary of names to classes and functions that the recorded architecture needs.
+            outputs, reduce: As in `Ensemble`.
+
+        Raises:
+            FileNotFoundError: There is no snapshot run.
+            ValueError: It has no members yet, fewer than `last`, or members that are missing or corrupt; the message
+                names each.
+        """
+        run = SnapshotDirectory(directory)
+        entries = run.read()["members"]
+        if last is not None:
+            check_integer("last", last, 1)
+        if not entries or len(entries) < (last or 1):
+            raise ValueError(
+                f"{run.path} holds {len(entries)} complete snapshots, which is too few. Received: last={last}"
+            )
+        entries = entries[-last:] if last else entries
+        paths, faults = [], []
+        for entry in entries:
+            try:
+                paths.append(run.member_path(entry))
+            except ValueError as error:
+                faults.append(str(error))
+        if faults:
+            raise ValueError("; ".join(faults))
+        if model is None:
+            model = run.load_architecture(custom_objects)
+        if not model.built:
+            raise ValueError(f"The model must be built. Received: model={model.name!r}, which is not built")
+        forward = Forward(model)
+        optimizer = getattr(model, "optimizer", None)
+        kept = [*model.variables, *(optimizer.variables if optimizer is not None else [])]
+        members = []
+        with swapped(kept, kept), warnings.catch_warnings():
+            # The files hold optimizer state as well, which no member needs.
+            warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
+            for entry, path in zip(entries, paths):
+                try:
+                    model.load_weights(path)
+                except Exception as error:
+                    raise ValueError(f"Snapshot {path} does not fit the model: {error}") from error
+                members.append(Member(State(forward, forward.values()), f"cycle {entry['cycle']}", entry))
+        return cls._of(members, [1] * len(members), outputs, reduce)
+
+    @property
+    def members(self):
+        """List of the members; each has a `name`, `predict`, `evaluate`, `to_model` and `information`."""
+        return list(self._members)
+
+    @property
+    def weights(self):
+        """List of the members' shares in the average; they sum to 1."""
+        return [count / sum(self._counts) for count in self._counts]
+
+    @property
+    def _models(self):
+        return [member.state.forward.model for member in self._members]
+
+    def __len__(self):
+        return len(self._members)
+
+    def __repr__(self):
+        return f"<Ensemble of {len(self)}: {', '.join(member.name for member in self._members)}>"
+
+    def _make_predictor(self):
+        return Predictor([member.state for member in self._members], self._combination)
+
+    def to_model(self):
+        """Returns the ensemble as one functional Keras model, made of the members and of Keras's own layers.
+
+        Its inputs and outputs are called as those of the first member. It is compiled with the members' loss and
+        metrics, if they have any, with a plain optimizer.
+
+        Raises:
+            ValueError: A member can't be rebuilt from its config, or its inputs are not known.
+        """
+        inputs = _symbolic_inputs(self._models)
+        rebuilt = [member.state.rebuild(f"member_{index + 1}") for index, member in enumerate(self._members)]
+        outputs = self._combination([model(inputs) for model in rebuilt])
+        names = getattr(self._models[0], "output_names", None) or []
+        flat = keras.tree.flatten(outputs)
+        if len(names) == len(flat):
+            flat = [keras.layers.Identity(dtype=y.dtype, name=name)(y) for y, name in zip(flat, names)]
+        model = keras.Model(inputs, keras.tree.pack_sequence_as(outputs, flat), name="ensemble")
+        if self._compile_arguments is not None:
+            # Without momentum an optimizer has no state that a file could lack.
+            model.compile(optimizer="sgd", **self._fresh_compile_arguments())
+        return model
+
+    def save(self, path):
+        """Writes `to_model()` to a `.keras` file, which `keras.models.load_model` opens.
+
+        The file is there whole or not at all. kregkit is needed to open it only if members contain its layers.
+        """
+        path = pathlib.Path(path)
+        if path.suffix != ".keras":
+            raise ValueError(f"`path` must end in '.keras'. Received: path={str(path)!r}")
+        model = self.to_model()
+        with replacing(path) as temporary:
+            model.save(temporary)
+
+    def select(self, validation, rounds=None, loss=None, batch_size=None):
+        """Returns the ensemble of the members that are best together on validation data, by greedy selection.
+
+        Each round adds the member that lowers the average's loss most, one already taken included, whose weight in the
+        average then grows; the best of all rounds is kept. It is never worse on `validation` than the best member.
+
+        Args:
+            validation: `(x, y)` or `(x, y, sample_weight)` of arrays, or a data set of such batches.
+            rounds: Integer, at most how many times a member is added. Defaults to twice the number of members.
+            loss: Callable `(y_true, y_pred)` on NumPy arrays to a float, lower is better. Defaults to the mean log
+                loss, or squared error for values, summed over the outputs.
+            batch_size: Integer, for arrays. Defaults to 32.
+
+        Reference: [Caruana et al., 2004](https://doi.org/10.1145/1015330.1015432)
+        """
+        rounds = 2 * len(self) if rounds is None else check_integer("rounds", rounds, 1)
+        y, weight, predictions = self._predict_members(validation, batch_size)
+        reductions = self._combination.reductions(predictions)
+        flat = [keras.tree.flatten(prediction) for prediction in predictions]
+        # Transformed once: only sums and the way back are left for each of the trials.
+        terms = [
+            np.stack([keras.ops.convert_to_numpy(reduction.transform(y, task)) for y, task in zip(ys, tasks)])
+            for ys, tasks, reduction in zip(zip(*flat), self._combination.tasks(predictions), reductions)
+        ]
+        targets = _matching(y, predictions[0])
+
+        def bag_loss(counts):
+            shares = np.asarray(counts, "float32") / sum(counts)
+            used = np.flatnonzero(shares)
+            means = [
+                keras.ops.convert_to_numpy(
+                    reduction.finish(keras.ops.convert_to_tensor(np.tensordot(shares[used], term[used], 1)))
+                )
+                for reduction, term in zip(reductions, terms)
+            ]
+            if loss is not None:
+                return float(loss(y, keras.tree.pack_sequence_as(predictions[0], means)))
+            return sum(
+                next(iter(scores(target, mean, reduction.task, weight).values()))
+                for target, mean, reduction in zip(targets, means, reductions)
+                if target is not None
+            )
+
+        counts = greedy_bag(len(self), rounds, bag_loss)
+        chosen = [index for index, count in enumerate(counts) if count]
+        return self._of(
+            [self._members[index] for index in chosen], [counts[index] for index in chosen], self.outputs, self.reduce
+        )
+
+    def report(self, validation, batch_size=None):
+        """Returns a `Report` of each member and the ensemble on validation data.
+
+        For classification: log loss, error, expected calibration error and how often each pair of members disagree.
+        For values: mean squared and mean absolute error, and the root-mean-square difference of each pair.
+
+        Args:
+            validation: `(x, y)` or `(x, y, sample_weight)` of arrays, or a data set of such batches.
+            batch_size: Integer, for arrays. Defaults to 32.
+        """
+        y, weight, predictions = self._predict_members(validation, batch_size)
+        combined = keras.tree.map_structure(keras.ops.convert_to_numpy, self._combination(predictions))
+        tasks = self._combination.tasks(predictions)
+        reductions = self._combination.reductions(predictions)
+        result_tasks = [reduction.task for reduction in reductions] if len(self) > 1 else [one[0] for one in tasks]
+        targets = _matching(y, combined)
+        names = _output_names(self._models[0], combined)
+
+        def measures(structure, tasks):
+            found = {}
+            for name, target, pred, task in zip(names, targets, keras.tree.flatten(structure), tasks):
+                if target is not None:
+                    values = scores(target, pred, task, weight)
+                    found |= {f"{name} {key}".strip(): value for key, value in values.items()}
+            return found
+
+        rows = [
+            {"name": member.name, "weight": share, **measures(prediction, [one[index] for one in tasks])}
+            for index, (member, share, prediction) in enumerate(zip(self._members, self.weights, predictions))
+        ]
+        flat = [keras.tree.flatten(prediction) for prediction in predictions]
+        matrices = {}
+        for index, name in enumerate(names):
+            task = tasks[index]
+            matrices[name] = np.array([
+                [disagreement(one[index], other[index], task[0], weight) for other in flat] for one in flat
+            ])  # fmt: skip
+        return Report(rows, measures(combined, result_tasks), matrices if len(names) > 1 else matrices[names[0]])
+
+    def _predict_members(self, validation, batch_size):
+        """Returns targets, sample weights and a list of the members' predictions, from one pass over the data."""
+        predictor = Predictor([member.state for member in self._members], list)
+        targets, weights, predictions = [], [], []
+        for x, y, weight in batches(validation, batch_size):
+            if y is None:
+                raise ValueError("`validation` must hold targets: (x, y) or batches of them")
+            predictions.append(predictor.predict_on_batch(x))
+            targets.append(y)
+            weights.append(weight)
+        if not predictions:
+            raise ValueError("`validation` is empty")
+        return concatenate(targets), concatenate(weights), concatenate(predictions)
+
+
+def _symbolic_inputs(models):
+    """Returns new Inputs like those of the first model that has any."""
+    for model in models:
+        if getattr(model, "inputs", None):
+            # A Sequential model's `input` is defined only once it was called.
+            inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+            return keras.tree.map_structure(
+                lambda tensor: keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name), inputs
+            )
+    raise ValueError(
+        "A saved ensemble needs a member whose inputs are known: a functional or Sequential model. "
+        f"Received: models={[type(model).__name__ for model in models]}"
+    )
+
+
+def _matching(y, structure):
+    """Returns one target per flat output of `structure`; `None` where there is none."""
+    if isinstance(structure, dict) and isinstance(y, dict):
+        return keras.tree.flatten({key: y.get(key) for key in structure})
+    flat = keras.tree.flatten(y)
+    count = len(keras.tree.flatten(structure))
+    if len(flat) != count:
+        raise ValueError(f"Expected targets for {count} outputs. Received: {len(flat)} arrays")
+    return flat
+
+
+def _output_names(model, structure):
+    count = len(keras.tree.flatten(structure))
+    if count == 1:
+        return [""]
+    if isinstance(structure, dict):
+        return keras.tree.flatten({key: key for key in structure})
+    return list(getattr(model, "output_names", None) or [f"output {index}" for index in range(count)])

@@ -1,0 +1,7 @@
+"""Pictures: plain data in, matplotlib Axes out."""
+
+from kregkit.plots.curves import error_curves, errors, loss_curves
+from kregkit.plots.ensemble_size import ensemble_size
+from kregkit.plots.learning_rate import learning_rate
+
+__all__ = ["ensemble_size", "error_curves", "errors", "learning_rate", "loss_curves"]

@@ -1,0 +1,24 @@
+"""What every picture starts from."""
+
+from kregkit._core.optional import import_optional
+
+
+def new_axes(axes=None, size=(6.4, 4.2)):
+    """Returns `axes`, or new ones on a figure of `size` inches that lays itself out."""
+    if axes is not None:
+        return axes
+    pyplot = import_optional("matplotlib.pyplot", "kregkit.plots")
+    return pyplot.figure(figsize=size, layout="constrained").add_subplot()
+
+
+def finish(axes, legend=True):
+    """Gives axes the look that all of kregkit's share: a faint grid behind the data, no frame above and right."""
+    axes.grid(alpha=0.25)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    labels = axes.get_legend_handles_labels()[1]
+    if legend and labels:
+        # Above the data, where it hides nothing.
+        columns = len(labels) if sum(map(len, labels)) < 60 else 2
+        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
+    return axes

@@ -1,0 +1,83 @@
+"""The error of an ensemble against its number of members."""
+
+import itertools
+import math
+
+import numpy as np
+
+from kregkit._core.checks import check_integer
+from kregkit._core.optional import import_optional
+from kregkit.plots._axes import finish, new_axes
+
+
+def classification_error(labels, probabilities):
+    """Returns the fraction of rows whose largest entry isn't at the label."""
+    return float(np.mean(probabilities.argmax(axis=-1) != labels))
+
+
+def subset_errors(predictions, labels, error=classification_error, num_subsets=200, seed=0):
+    """Returns, for each size `1 ... members`, an array with the errors of ensembles of that size.
+
+    All subsets of a size are tried where there are at most `num_subsets`, else that many random ones.
+
+    >>> predictions = [[[0.9, 0.1], [0.6, 0.4]], [[0.4, 0.6], [0.2, 0.8]], [[0.8, 0.2], [0.3, 0.7]]]
+    >>> [errors.tolist() for errors in subset_errors(predictions, [0, 1])]
+    [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0], [0.0]]
+    """
+    predictions, labels = np.asarray(predictions), np.asarray(labels)
+    check_integer("num_subsets", num_subsets, 1)
+    members = len(predictions)
+    random = np.random.default_rng(seed)
+    found = []
+    for size in range(1, members + 1):
+        if math.comb(members, size) <= num_subsets:
+            subsets = [list(subset) for subset in itertools.combinations(range(members), size)]
+        else:
+            subsets = [random.permutation(members)[:size] for _ in range(num_subsets)]
+        found.append(np.array([error(labels, predictions[subset].mean(axis=0)) for subset in subsets]))
+    return found
+
+
+def ensemble_size(
+    predictions, labels, axes=None, *, error=classification_error, num_subsets=200, seed=0, label="ensemble"
+):
+    """Draws the error of ensembles against their number of members: the mean over subsets, and their whole range.
+
+    Args:
+        predictions: Array `(members, examples, classes)` of probabilities, or what `error` takes.
+        labels: Array `(examples,)` of class indices, or what `error` takes.
+        axes: Matplotlib Axes to draw on. Defaults to new ones.
+        error: Callable `(labels, averaged predictions)` to a float. Defaults to the fraction of wrong classes, which
+            is drawn in percent.
+        num_subsets: Integer, at most how many subsets of each size are tried. Defaults to 200.
+        seed: Integer, for the choice of subsets where there are more.
+        label: String, the line's name in the legend.
+
+    Returns:
+        The Axes.
+
+    Example:
+
+    >>> import numpy as np
+    >>> axes = ensemble_size(np.random.default_rng(0).dirichlet([1, 1, 1], (4, 20)), np.zeros(20, int))
+    >>> axes.get_xlabel()
+    'members'
+    """
+    axes = new_axes(axes)
+    scale = 100.0 if error is classification_error else 1.0
+    errors = [scale * one for one in subset_errors(predictions, labels, error, num_subsets, seed)]
+    sizes = np.arange(1, len(errors) + 1)
+    (line,) = axes.plot(sizes, [one.mean() for one in errors], marker="o", markersize=4, label=label)
+    axes.fill_between(
+        sizes,
+        [one.min() for one in errors],
+        [one.max() for one in errors],
+        color=line.get_color(),
+        alpha=0.18,
+        linewidth=0,
+        label="best to worst choice of members",
+    )
+    axes.set_xlabel("members")
+    axes.set_ylabel("error (%)" if error is classification_error else "error")
+    axes.xaxis.set_major_locator(import_optional("matplotlib.ticker", "kregkit.plots").MaxNLocator(integer=True))
+    return finish(axes)

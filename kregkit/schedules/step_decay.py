@@ -1,0 +1,84 @@
+"""Step decay."""
+
+import fractions
+import itertools
+import math
+
+import keras
+from keras import ops
+
+from kregkit._core.checks import check_number
+
+
+@keras.saving.register_keras_serializable(package="kregkit")
+class StepDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """Multiplies the learning rate by `factor` at regular or at given steps: `a0 * factor ** floor(t / every)`.
+
+    Steps are compared as integers, so that the rate changes at exactly the stated step, also where `every` is a
+    fraction (it changes at the first step at or after each multiple). Keras's `PiecewiseConstantDecay` wants every
+    value spelled out, and its `ExponentialDecay(staircase=True)` divides in float32.
+
+    Args:
+        initial_learning_rate: Float > 0, the rate `a0` before the first decay.
+        factor: Float > 0, what each decay multiplies by. Usually 0.1 or 0.5.
+        every: Float > 0, steps between decays. Give this or `at`.
+        at: Increasing list of floats >= 0, the steps at which to decay. Give this or `every`.
+        name: String, the schedule's name.
+
+    Raises:
+        ValueError: An argument is out of range, or not exactly one of `every` and `at` is given.
+
+    Example:
+
+    >>> schedule = StepDecay(0.1, factor=0.5, at=[2, 3])
+    >>> [round(float(schedule(step)), 4) for step in range(5)]
+    [0.1, 0.1, 0.05, 0.025, 0.025]
+    """
+
+    def __init__(self, initial_learning_rate, factor, every=None, at=None, name="StepDecay"):
+        super().__init__()
+        self.initial_learning_rate = check_number("initial_learning_rate", initial_learning_rate, 0, low_open=True)
+        self.factor = check_number("factor", factor, 0, low_open=True)
+        if (every is None) == (at is None):
+            raise ValueError(f"Give exactly one of `every` and `at`. Received: every={every}, at={at}")
+        self.every = None if every is None else check_number("every", every, 0, low_open=True)
+        if at is not None:
+            at = [check_number("at", step, 0) for step in at]
+            if not at or any(later <= earlier for earlier, later in itertools.pairwise(at)):
+                raise ValueError(f"`at` must be a non-empty, increasing list. Received: at={at}")
+        self.at = at
+        self.name = name
+
+    def __call__(self, step):
+        step = ops.convert_to_tensor(step)
+        if keras.backend.is_float_dtype(keras.backend.standardize_dtype(step.dtype)):
+            count = self._count_fractional(step)
+        else:
+            count = self._count_whole(step)
+        return self.initial_learning_rate * ops.power(self.factor, ops.cast(count, "float32"))
+
+    def _count_whole(self, step):
+        if self.at is not None:
+            # The first whole step at or after each boundary; 0.3 * 10 steps is meant to be 3.
+            steps = [math.ceil(boundary - 1e-9 * max(1.0, boundary)) for boundary in self.at]
+            return ops.sum(ops.cast(step >= ops.convert_to_tensor(steps, dtype=step.dtype), "int32"))
+        every = fractions.Fraction(self.every).limit_denominator(10**6)
+        if every.denominator != 1:
+            step = ops.cast(step, "int64")
+        return ops.floor_divide(step * every.denominator, every.numerator)
+
+    def _count_fractional(self, step):
+        tolerance = 1e-6
+        if self.at is not None:
+            boundaries = [boundary * (1 - tolerance) for boundary in self.at]
+            return ops.sum(ops.cast(step >= ops.convert_to_tensor(boundaries, dtype=step.dtype), "int32"))
+        return ops.floor(step / self.every * (1 + tolerance))
+
+    def get_config(self):
+        return {
+            "initial_learning_rate": self.initial_learning_rate,
+            "factor": self.factor,
+            "every": self.every,
+            "at": self.at,
+            "name": self.name,
+        }

@@ -1,0 +1,59 @@
+"""The triangular cyclic learning rate."""
+
+import keras
+from keras import ops
+
+from kregkit._core.checks import check_number
+
+
+@keras.saving.register_keras_serializable(package="kregkit")
+class Triangular(keras.optimizers.schedules.LearningRateSchedule):
+    """Rises from the minimum to the maximum and falls back, linearly, again and again.
+
+    `a(s) = low + (high - low) * decay^n * (1 - |2 s / period - 2 n - 1|)`, with `n = floor(s / period)`.
+
+    Args:
+        maximum_learning_rate: Float > 0, the rate half-way through the first cycle.
+        minimum_learning_rate: Float >= 0, the rate at each cycle's ends.
+        period: Float > 0, steps of one cycle, up and down (twice the paper's `stepsize`).
+        amplitude_decay: Float in (0, 1], what each cycle multiplies the swing by; `0.5` is the paper's
+            `triangular2`. Defaults to `1.0`.
+        name: String, the schedule's name.
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    Example:
+
+    >>> schedule = Triangular(1.0, 0.2, period=4)
+    >>> [round(float(schedule(step)), 2) for step in range(6)]
+    [0.2, 0.6, 1.0, 0.6, 0.2, 0.6]
+
+    Reference: [Smith, 2017](https://arxiv.org/abs/1506.01186)
+    """
+
+    def __init__(self, maximum_learning_rate, minimum_learning_rate, period, amplitude_decay=1.0, name="Triangular"):
+        super().__init__()
+        self.maximum_learning_rate = check_number("maximum_learning_rate", maximum_learning_rate, 0, low_open=True)
+        self.minimum_learning_rate = check_number(
+            "minimum_learning_rate", minimum_learning_rate, 0, maximum_learning_rate
+        )
+        self.period = check_number("period", period, 0, low_open=True)
+        self.amplitude_decay = check_number("amplitude_decay", amplitude_decay, 0, 1, low_open=True)
+        self.name = name
+
+    def __call__(self, step):
+        time = ops.cast(step, "float32") / self.period
+        count = ops.floor(time)
+        height = 1 - ops.abs(2 * (time - count) - 1)
+        swing = self.maximum_learning_rate - self.minimum_learning_rate
+        return self.minimum_learning_rate + swing * ops.power(self.amplitude_decay, count) * height
+
+    def get_config(self):
+        return {
+            "maximum_learning_rate": self.maximum_learning_rate,
+            "minimum_learning_rate": self.minimum_learning_rate,
+            "period": self.period,
+            "amplitude_decay": self.amplitude_decay,
+            "name": self.name,
+        }

@@ -1,0 +1,135 @@
+"""The callbacks' rows of the contract table."""
+
+import json
+
+import numpy as np
+from contracts import Case
+
+from kregkit import schedules
+from kregkit.callbacks import (
+    CosineDecay,
+    ExponentialDecay,
+    InverseTimeDecay,
+    LearningRate,
+    OneCycle,
+    PlateauDecay,
+    PolyakAveraging,
+    SnapshotEnsemble,
+    StepDecay,
+    TracedCallback,
+    Triangular,
+    Warmup,
+)
+
+
+def averages(callback, model, history):
+    state = callback.get_state()
+    return [array for average in state["averages"] for array in average] + [state["updates"]]
+
+
+def members(callback, model, history):
+    manifest = json.loads((callback.directory.path / "manifest.json").read_text())
+    rows = [[member["step"], member["epoch"], member["learning_rate"]] for member in manifest["members"]]
+    weights = []
+    for member in manifest["members"]:
+        model.load_weights(callback.directory.path / member["file"])
+        weights += model.get_weights()
+    return [np.asarray(rows), *weights]
+
+
+CASES = [
+    Case(TracedCallback, lambda directory: TracedCallback(), observe=lambda callback, model, _: model.get_weights()),
+    Case(
+        LearningRate,
+        lambda directory: LearningRate(schedules.Triangular(0.01, 0.001, period=5)),
+        bad=[({"schedule": 0.1}, "LearningRateSchedule"), ({"schedule": None, "unit": "batch"}, "'epoch', 'step'")],
+    ),
+    Case(
+        StepDecay,
+        lambda directory: StepDecay(0.5, every=0.5),
+        bad=[
+            ({"every": 0}, "every"),
+            ({"every": 1, "at": [2]}, "exactly one"),
+            ({}, "exactly one"),
+            ({"factor": 0, "every": 1}, "factor"),
+            ({"at": [2, 1]}, "increasing"),
+            ({"at": [2], "unit": "day"}, "unit"),
+        ],
+    ),
+    Case(ExponentialDecay, lambda directory: ExponentialDecay(0.5), bad=[({"rate": -1}, "rate")]),
+    Case(InverseTimeDecay, lambda directory: InverseTimeDecay(0.1, unit="step"), bad=[({"rate": "big"}, "rate")]),
+    Case(
+        CosineDecay,
+        lambda directory: CosineDecay(),
+        bad=[({"length": 0}, "length"), ({"final_factor": 1.5}, "final_factor")],
+    ),
+    Case(
+        Warmup,
+        lambda directory: Warmup(1.25, start_factor=0.1),
+        bad=[({"length": -1}, "length"), ({"length": 1, "start_factor": -0.1}, "start_factor")],
+    ),
+    Case(
+        Triangular,
+        lambda directory: Triangular(1.5, minimum_factor=0.2, amplitude_decay=0.5),
+        bad=[
+            ({"period": 0}, "period"),
+            ({"period": 2, "minimum_factor": 1}, "minimum_factor"),
+            ({"period": 2, "amplitude_decay": 2}, "amplitude_decay"),
+        ],
+    ),
+    Case(
+        OneCycle,
+        lambda directory: OneCycle(),
+        bad=[
+            ({"length": 0}, "length"),
+            ({"warmup_fraction": 0}, "warmup_fraction"),
+            ({"shape": "round"}, "shape"),
+            ({"final_divisor": 0}, "final_divisor"),
+        ],
+    ),
+    Case(
+        PlateauDecay,
+        lambda directory: PlateauDecay("loss", factor=0.5, patience=1, min_delta=1e6),
+        bad=[
+            ({"factor": 1.0}, "factor"),
+            ({"patience": 0}, "patience"),
+            ({"min_delta": -1}, "min_delta"),
+            ({"mode": "up"}, "mode"),
+            ({"minimum_factor": 2}, "minimum_factor"),
+        ],
+    ),
+    Case(
+        PolyakAveraging,
+        lambda directory: PolyakAveraging([0.9, "uniform"], start_step=2),
+        observe=averages,
+        bad=[
+            ({"decay": 1.0}, "decay"),
+            ({"decay": "mean"}, "uniform"),
+            ({"decay": []}, "decay"),
+            ({"decay": [0.9, 0.9]}, "different"),
+            ({"start_step": -1}, "start_step"),
+            ({"monitor": "val_loss", "mode": "best"}, "mode"),
+        ],
+    ),
+    Case(
+        SnapshotEnsemble,
+        lambda directory: SnapshotEnsemble(directory, cycles=3, max_learning_rate=0.02),
+        observe=members,
+        bad=[
+            ({"directory": "DIRECTORY", "cycles": 0}, "cycles"),
+            ({"directory": "DIRECTORY", "max_learning_rate": 0}, "max_learning_rate"),
+            (
+                {"directory": "DIRECTORY", "max_learning_rate": 0.1, "min_learning_rate": 0.2},
+                "min_learning_rate",
+            ),
+            ({"directory": "DIRECTORY", "restart_multiplier": 0.9}, "restart_multiplier"),
+        ],
+    ),
+    Case(
+        SnapshotEnsemble,
+        # Twelve steps in cycles of 5, 5 and 2: they end inside executions of three.
+        lambda directory: SnapshotEnsemble(directory, cycles=2, restart_multiplier=1.5, min_learning_rate=0.001),
+        observe=members,
+        name="inside-executions",
+    ),
+]

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+from inference import models as zoo
+
+from kregkit.inference import Ensemble
+
+X, LABELS = zoo.X, zoo.LABELS
+
+
+def test_measures_and_disagreement_against_loops():
+    models = [zoo.classifier(0), zoo.classifier(1, activation=None)]
+    p = [models[0].predict(X, verbose=0), zoo.softmax(models[1].predict(X, verbose=0))]
+    report = Ensemble(models).report((X, LABELS))
+    for found, one in [*zip(report.members, p), (report.ensemble, np.mean(p, axis=0))]:
+        assert found["error"] == pytest.approx(sum(row.argmax() != y for row, y in zip(one, LABELS)) / 40)
+        assert found["log loss"] == pytest.approx(-sum(np.log(row[y]) for row, y in zip(one, LABELS)) / 40, rel=1e-5)
+        gap = 0.0
+        for low in range(15):
+            inside = [(row.max(), row.argmax() == y) for row, y in zip(one, LABELS) if low < 15 * row.max() <= low + 1]
+            if inside:
+                gap += abs(sum(c for c, _ in inside) - sum(right for _, right in inside)) / 40
+        assert found["calibration error"] == pytest.approx(gap, rel=1e-4)
+    differ = np.mean(p[0].argmax(-1) != p[1].argmax(-1))
+    np.testing.assert_allclose(report.disagreement, [[0, differ], [differ, 0]])
+    text = str(report)
+    assert "member 2" in text and "ensemble" in text and "disagreement" in text
+
+
+def test_sample_weights_and_one_hot_targets():
+    models = [zoo.classifier(0), zoo.classifier(1)]
+    ensemble = Ensemble(models)
+    weight = np.zeros(40)
+    weight[:10] = 2.0
+    part = ensemble.report((X[:10], LABELS[:10]))
+    whole = ensemble.report((X, np.eye(3)[LABELS], weight))
+    for key, value in part.ensemble.items():
+        assert whole.ensemble[key] == pytest.approx(value, rel=1e-5)
+
+
+def test_binary_and_values():
+    models = [zoo.classifier(seed, "sigmoid", head=1, loss="binary_crossentropy") for seed in range(2)]
+    yes = (LABELS > 0).astype(int)
+    p = np.mean([model.predict(X, verbose=0)[:, 0] for model in models], axis=0)
+    report = Ensemble(models).report((X, yes))
+    assert report.ensemble["error"] == pytest.approx(np.mean((p > 0.5) != yes))
+    assert report.ensemble["log loss"] == pytest.approx(-np.log(np.where(yes, p, 1 - p)).mean(), rel=1e-5)
+    models = [zoo.classifier(seed, None, head=1, loss="mse") for seed in range(2)]
+    y = [model.predict(X, verbose=0)[:, 0] for model in models]
+    report = Ensemble(models).report((X, X[:, 0]))
+    assert report.ensemble["mean squared error"] == pytest.approx(np.mean((np.mean(y, 0) - X[:, 0]) ** 2), rel=1e-5)
+    assert report.disagreement[0, 1] == pytest.approx(np.sqrt(np.mean((y[0] - y[1]) ** 2)), rel=1e-4)

@@ -1,0 +1,36 @@
+import keras
+import numpy as np
+import pytest
+
+from kregkit import plots
+
+
+def test_history_is_drawn_at_the_epochs_ends():
+    history = keras.callbacks.History()
+    history.history = {"learning_rate": [0.1, 0.05, 0.025]}
+    axes = plots.learning_rate(history)
+    (line,) = axes.get_lines()
+    assert line.get_xydata().tolist() == [[1, 0.1], [2, 0.05], [3, 0.025]]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "learning rate")
+
+
+def test_schedule_is_called_at_every_step():
+    axes = plots.learning_rate(lambda step: 2.0 * step, steps=4, steps_per_epoch=2)
+    assert axes.get_lines()[0].get_xydata().tolist() == [[0, 0], [0.5, 2], [1, 4], [1.5, 6]]
+    assert axes.get_xlabel() == "epoch"
+
+
+def test_axes_show_every_line_that_was_drawn_on_them():
+    axes = plots.learning_rate([0.1, 0.1], label="low")
+    assert plots.learning_rate([0.4, 0.2], axes, label="high") is axes
+    low, high = axes.get_ylim()
+    assert low == 0 and high > 0.4
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["low", "high"]
+
+
+def test_what_cannot_be_drawn_is_refused():
+    with pytest.raises(ValueError, match=r"pass `steps`.* Received: steps=None"):
+        plots.learning_rate(lambda step: 1.0)
+    with pytest.raises(ValueError, match=r"no learning rates.* Received: history=\['loss'\]"):
+        plots.learning_rate({"loss": [1.0]})
+    assert np.isfinite(plots.learning_rate([0.0, 0.0]).get_ylim()).all()
