@@ -30,8 +30,8 @@ SMOKE = "--smoke" in sys.argv
 OUTPUT = pathlib.Path(__file__).parent / "output"
 HEIGHT, WIDTH = (32, 48) if SMOKE else (128, 192)
 ITERATIONS = 5 if SMOKE else 200
-ADAM_RATES = (0.02,) if SMOKE else (0.005, 0.01, 0.02, 0.05)
-CONTENT_WEIGHT, STYLE_WEIGHT, SMOOTHNESS = 1.0, 30.0, 0.02
+ADAM_RATES = (0.02,) if SMOKE else (0.01, 0.02, 0.05, 0.1, 0.2)
+CONTENT_WEIGHT, STYLE_WEIGHT, SMOOTHNESS = 1.0, 5.0, 0.01
 VGG_WEIGHTS = pathlib.Path.home() / ".keras/models/vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
 
@@ -102,7 +102,7 @@ def with_lbfgs(loss, start):
     """Returns the image and the curve of (seconds, loss), compiling included."""
     began, curve = time.perf_counter(), []
     result = optimizers.minimize_function(
-        loss, start, max_iterations=ITERATIONS, bounds=(0.0, 1.0), options={"maxcor": 20, "ftol": 0},
+        loss, start, max_iterations=ITERATIONS, bounds=(0.0, 1.0), options={"maxcor": 20, "ftol": 0}, verbose=0,
         callback=lambda _, image, logs: curve.append((time.perf_counter() - began, logs["loss"])),
     )  # fmt: skip
     return result.x, curve
@@ -153,20 +153,21 @@ def main():
 
 def draw(images, curves):
     OUTPUT.mkdir(exist_ok=True)
-    figure = plt.figure(figsize=(12.5, 7.4), layout="constrained")
-    grid = figure.add_gridspec(2, 6)
-    places = [grid[0, :3], grid[0, 3:], grid[1, :2], grid[1, 2:4]]
+    figure = plt.figure(figsize=(14, 6.4), layout="constrained")
+    grid = figure.add_gridspec(2, 3)
+    places = [grid[0, 0], grid[0, 1], grid[1, 0], grid[1, 1]]
     for place, (title, image) in zip(places, images.items()):
         axis = figure.add_subplot(place)
         axis.imshow(np.clip(image[0], 0, 1), interpolation="bicubic")
         axis.set_title(title, fontsize=12, fontweight="bold", color="0.25")
         axis.axis("off")
-    axis = figure.add_subplot(grid[1, 4:])
+    axis = figure.add_subplot(grid[:, 2])
     for (label, curve), color in zip(curves.items(), ("#111111", "#c9184a")):
         axis.plot(*np.array(curve).T, color=color, linewidth=2, label=label)
     axis.set(yscale="log", xlabel="seconds, tracing included", title="loss")
     axis.title.set(fontsize=12, fontweight="bold", color="0.25")
     axis.grid(True, which="both", color="0.93")
+    axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
     figure.savefig(OUTPUT / "style_transfer.png", dpi=130, facecolor="white")
     print("saved", OUTPUT / "style_transfer.png")
