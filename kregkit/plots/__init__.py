@@ -3,5 +3,16 @@
 from kregkit.plots.curves import error_curves, errors, loss_curves
 from kregkit.plots.ensemble_size import ensemble_size
 from kregkit.plots.learning_rate import learning_rate
+from kregkit.plots.steps import step_arrows, taylor_steps
+from kregkit.plots.trajectories import trajectories
 
-__all__ = ["ensemble_size", "error_curves", "errors", "learning_rate", "loss_curves"]
+__all__ = [
+    "ensemble_size",
+    "error_curves",
+    "errors",
+    "learning_rate",
+    "loss_curves",
+    "step_arrows",
+    "taylor_steps",
+    "trajectories",
+]
