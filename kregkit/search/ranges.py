@@ -57,13 +57,8 @@ class Range(_Parameter):
 
     def value(self, place):
         """Returns the value at `place`: the inverse of `place`, rounded for integers."""
-        low, high = self._scaled(self.low), self._scaled(self.high)
-        value = low + place * (high - low)
-        value = math.exp(value) if self.log else value
-        # The logarithm of an end and back isn't always the end.
-        if 0 <= place <= 1:
-            value = min(max(value, self.low), self.high)
-        return round(value) if self.whole else float(value)
+        value = self._unscaled(place)
+        return round(value) if self.whole else value
 
     def points(self, num):
         """Returns `num` values at equal distances on the range's scale, both ends among them; fewer for integers."""
@@ -114,18 +109,24 @@ class Range(_Parameter):
 
     def _between(self, low, high, beyond):
         ends = []
-        for place, old, away in ((low, self.low, math.floor), (high, self.high, math.ceil)):
-            scaled = self._scaled(self.low) + place * (self._scaled(self.high) - self._scaled(self.low))
-            value = math.exp(scaled) if self.log else scaled
-            # Twelve digits: so that ends read 0.1, not 0.10000000000000002.
-            value = away(value) if self.whole else float(f"{value:.12g}")
-            ends.append(old if place in (0.0, 1.0) else min(max(value, self.limits[0]), self.limits[1]))
+        for place, away in ((low, math.floor), (high, math.ceil)):
+            value = self._unscaled(place)
+            value = away(value) if self.whole else value
+            ends.append(min(max(value, self.limits[0]), self.limits[1]))
         if not beyond:
             ends = [max(ends[0], self.low), min(ends[1], self.high)]
         return dataclasses.replace(self, low=ends[0], high=ends[1])
 
     def _scaled(self, value):
         return math.log(value) if self.log else value
+
+    def _unscaled(self, place):
+        if place in (0, 1):
+            return self.high if place else self.low
+        low, high = self._scaled(self.low), self._scaled(self.high)
+        value = low + place * (high - low)
+        # Twelve digits: so that values read 0.1, not 0.10000000000000002.
+        return float(f"{math.exp(value) if self.log else value:.12g}")
 
     def _interval(self):
         return f"[{self.low:.4g}, {self.high:.4g}]"

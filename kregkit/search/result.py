@@ -158,17 +158,18 @@ class SearchResult:
         importance = import_optional("optuna.importance", "kregkit.search")
         return importance.get_param_importances(self.studies[round - 1])
 
-    def plot(self, x=None, y=None, color="value"):
+    def plot(self, x=None, y=None, color=None):
         """Draws trials over two parameters, importance per parameter and the range of each round.
 
         See `kregkit.plots.search_results`, whose array of Axes it returns.
 
         Args:
             x, y: Strings, parameters. Default to the first two with logarithmic ranges.
-            color: String, `"value"` for the metric of the search, or another logged quantity.
+            color: String, a logged quantity. Defaults to the metric of the search.
         """
         from kregkit import plots
 
+        color = color or self.metric
         complete = sum(trial.round == 1 and trial.state == "complete" for trial in self.trials)
         return plots.search_results(
             [dataclasses.asdict(trial) for trial in self.trials],
@@ -177,7 +178,7 @@ class SearchResult:
             x=x,
             y=y,
             color=color,
-            direction=self.mode if color == "value" else direction_of(color),
+            direction=self.mode if color == self.metric else direction_of(color),
         )
 
     def __repr__(self):
