@@ -27,6 +27,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import optuna
+import tensorflow as tf
 from _interleave import print_table
 from keras import layers, ops
 
@@ -123,6 +124,9 @@ def curve(result, budget):
 
 
 def measure_budget(seeds, points, epochs, trials, output):
+    # A network this small is slower on several threads than on one.
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
     train = TracedOnce(*data())
     budget = points ** len(SPACE.parameters) * epochs
     methods = {

@@ -122,7 +122,7 @@ def search_ranges(rounds, axes=None, *, best=None):
     Example:
 
     >>> first, second = ({"rate": {"low": low, "high": 1.0, "log": True}} for low in (1e-4, 1e-2))
-    >>> [patch.get_width() for patch in search_ranges([first, second]).patches]
+    >>> [float(patch.get_width()) for patch in search_ranges([first, second]).patches]
     [1.0, 0.5]
     """
     names = [name for name, one in rounds[0].items() if "low" in one] if rounds else []
@@ -147,7 +147,7 @@ def search_ranges(rounds, axes=None, *, best=None):
                 axes.barh(top, high - low, left=low, height=0.85 * height, align="edge", color=color, label=label)
                 for end, side, value in ((low, "left", one[name]["low"]), (high, "right", one[name]["high"])):
                     axes.annotate(
-                        f"{value:.2g}",
+                        f"{value:.3g}",
                         (end, top + 0.42 * height),
                         xytext=(3 if side == "right" else -3, 0),
                         textcoords="offset points",
@@ -160,7 +160,9 @@ def search_ranges(rounds, axes=None, *, best=None):
             axes.plot([place(best[name])] * 2, [row - 0.45, row + 0.4], color="C3", linewidth=1.6, label=label)
     axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     axes.invert_yaxis()
-    axes.margins(x=0.12)
+    # Room for the numbers; bars would otherwise touch the frame.
+    axes.use_sticky_edges = False
+    axes.margins(x=0.16)
     axes.set_xticks([0, 1], ["first low", "first high"])
     finish(axes)
     axes.grid(visible=False, axis="y")

@@ -66,6 +66,7 @@ class Engine:
                     "epochs": num_epochs,
                     "repeats": self.repeats,
                     "seed": self.seed,
+                    **({"grid": fixed} if fixed else {}),
                 }
                 pruner = self.pruner or optuna.pruners.MedianPruner()
                 round = Round(storage, f"{self.name}-{number}", self.mode, num_trials, settings, pruner, self.timeout)
@@ -94,7 +95,8 @@ class Engine:
 
         while True:
             taken = round.take(sampler, params)
-            progress.show([*earlier, *(trial_of(number, *item) for item in round.trials().items())])
+            if self.verbose:
+                progress.show([*earlier, *(trial_of(number, *item) for item in round.trials().items())])
             if taken is not None:
                 self._run(round, *taken, number, space, epochs)
             elif round.is_finished():

@@ -39,8 +39,6 @@ class Progress:
 
     def show(self, trials):
         """Moves the bar to the trials that are finished, whoever ran them."""
-        if not self.verbose:
-            return
         best = None
         for trial in trials:
             if trial.state == "complete" and is_better(trial.value, best and best.value, self.mode):

@@ -87,7 +87,8 @@ class Range(_Parameter):
         >>> log_uniform(1e-4, 1e-2).around([9e-3, 2e-3, 5e-3], best=9e-3)
         (log_uniform(0.0001, 0.1), 'widened: the best, 0.009, is at the upper edge of [0.0001, 0.01]')
         """
-        best_place = self.place(best)
+        # None: the best trial has no such parameter.
+        best_place = 0.5 if best is None else self.place(best)
         for at_edge, side, places in (
             (best_place <= EDGE, "lower", (-GROWTH, 1.0)),
             (best_place >= 1 - EDGE, "upper", (0.0, 1 + GROWTH)),

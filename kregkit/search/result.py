@@ -137,7 +137,7 @@ class SearchResult:
         """
         return import_optional("pandas", "SearchResult.to_dataframe").DataFrame(self.rows())
 
-    def importance(self, round=1):
+    def importance(self, round=1, dependent=False):
         """Returns each parameter's share in the metric's variation over a round, largest first.
 
         By Optuna's default evaluator, PED-ANOVA. The first round says most: its ranges are the widest. It needs a
@@ -145,6 +145,8 @@ class SearchResult:
 
         Args:
             round: Integer, counted from 1.
+            dependent: Boolean, whether to include parameters that only some trials have. For want of trials theirs
+                is easily overestimated.
 
         Raises:
             ValueError: There is no such round, or it has fewer than two complete trials.
@@ -156,7 +158,9 @@ class SearchResult:
         if complete < 2:
             raise ValueError(f"Importance needs two complete trials; round {round} has {complete}. Received: {round=}")
         importance = import_optional("optuna.importance", "kregkit.search")
-        return importance.get_param_importances(self.studies[round - 1])
+        parameters = self.rounds[round - 1]["space"].parameters
+        names = [name for name, one in parameters.items() if dependent or not one.condition]
+        return importance.get_param_importances(self.studies[round - 1], params=names)
 
     def plot(self, x=None, y=None, color=None):
         """Draws trials over two parameters, importance per parameter and the range of each round.

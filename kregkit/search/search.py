@@ -62,8 +62,9 @@ def search(
             Defaults to `optuna.samplers.RandomSampler`. One is made for each trial.
         pruner: An Optuna pruner. Defaults to `optuna.pruners.MedianPruner()`, which compares trials of the same round.
             `optuna.pruners.NopPruner()` ends none.
-        max_loss_ratio: Float > 1, or None to let a rising loss be. A first loss near zero, as in fine-tuning, needs it
-            larger.
+        max_loss_ratio: Float > 1, or None to let a rising loss be. The loss is the mean over the epoch's batches, as
+            Keras logs it. Where the first batch's loss is near zero, as in fine-tuning, or very noisy, as with few
+            examples of an unbounded loss, it must be larger.
         fresh_process: Boolean, whether each trial runs in a new process, which gives all memory back. `train` must be
             importable and the script must guard its start by `if __name__ == "__main__":`. Costs the import of
             TensorFlow per trial.
@@ -92,8 +93,8 @@ def search(
     >>> train = build_and_fit(build, (x, 2 * x), (x, 2 * x))
     >>> space = Space(learning_rate=log_uniform(1e-3, 1.0))
     >>> result = search(train, space, trials=[4, 2], epochs=[1, 2], verbose=0)
-    >>> len(result.trials), result.best_parameters["learning_rate"] > 0.01
-    (6, True)
+    >>> len(result.trials), result.best.state, list(result.best_parameters)
+    (6, 'complete', ['learning_rate'])
 
     References:
         - [Bergstra and Bengio, 2012](https://www.jmlr.org/papers/v13/bergstra12a.html), random against grid

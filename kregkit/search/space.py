@@ -103,8 +103,8 @@ class Space:
     def around(self, trials, mode, quantile=0.2):
         """Returns `(space, remarks)`: the space of the next round, and a dictionary of what to say of each parameter.
 
-        A parameter's new range lies around its values in the best trials, counted among those that have it; see
-        `Range.around` and `Choice.around`.
+        A parameter's new range lies around its values in the best trials, counted among those that have it; it is
+        widened where the very best trial has a value at its edge. See `Range.around` and `Choice.around`.
 
         Args:
             trials: List of `(drawn, score)`, the finished trials of a round.
@@ -117,7 +117,9 @@ class Space:
         for name, parameter in self.parameters.items():
             values = [drawn[name] for drawn, _ in ranked if name in drawn]
             top = values[: max(3, math.ceil(quantile * len(values)))]
-            new[name], remark = parameter.around(top, top[0]) if top else (parameter, "")
+            # Among the trials that have it, the best of a dependent parameter may be a poor trial: no reason to widen.
+            best = ranked[0][0].get(name) if ranked else None
+            new[name], remark = parameter.around(top, best) if top else (parameter, "")
             if remark:
                 remarks[name] = remark
         return Space(**_without_dropped(new)), remarks

@@ -63,7 +63,8 @@ def test_search_by_cross_validation():
 
     result = search(train, Space(rate=log_uniform(1e-3, 100.0)), [6], epochs=[2], verbose=0)
     hopeless = [trial for trial in result.trials if trial.state == "pruned"]
-    assert hopeless and all(trial.epochs == 1 for trial in hopeless)
+    # They never came to their second fold.
+    assert hopeless and all(trial.epochs <= 2 for trial in hopeless)
     assert {trial.epochs for trial in result.trials if trial.state == "complete"} == {4}
     assert result.best.parameters["rate"] < min(trial.parameters["rate"] for trial in hopeless)
 

@@ -62,6 +62,7 @@ def test_real_dataframe(result):
 def test_importance_finds_what_matters(result):
     importance = result.importance()
     assert sum(importance.values()) == pytest.approx(1)
+    assert "momentum" not in importance and "momentum" in result.importance(dependent=True)
     assert max(importance, key=importance.get) == "rate" and importance["rate"] > 0.5
     with pytest.raises(ValueError, match="Received: "):
         result.importance(round=4)

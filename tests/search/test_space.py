@@ -53,6 +53,11 @@ def test_next_space_lies_around_the_best_fifth():
     free = Space(a=uniform(0.0, 10.0, limits=(-100, 100)), b=uniform(0.0, 10.0))
     far, remarks = free.around(trials, "max")
     assert set(remarks) == {"a"} and (far.parameters["a"].low, far.parameters["a"].high) == (-5.0, 10.0)
+    # The best of a parameter that the best trial lacks is no reason to widen.
+    dependent = Space(b=choice(["x", "y"]), a=uniform(0.0, 10.0, limits=(-100, 100)).when(b="y"))
+    poor = [({"b": "x"}, 0.0), ({"b": "y", "a": 10.0}, 1.0), ({"b": "y", "a": 8.0}, 2.0)]
+    narrow, remarks = dependent.around(poor, "min")
+    assert remarks == {} and (narrow.parameters["a"].low, narrow.parameters["a"].high) == (6.0, 10.0)
     assert one.around([], "min")[0].to_json() == one.to_json()
 
 
