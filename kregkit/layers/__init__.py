@@ -1,3 +1,5 @@
 """Stochastic layers: noise that exists only while training."""
 
-__all__ = []
+from kregkit.layers.stochastic_depth import StochasticDepth, linear_survival
+
+__all__ = ["StochasticDepth", "linear_survival"]
