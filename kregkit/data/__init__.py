@@ -3,9 +3,9 @@
 from kregkit.data._random import make_keys
 from kregkit.data.augment import Augment
 from kregkit.data.augment_layer import AugmentLayer
+from kregkit.data.bundled_digits import digits
 from kregkit.data.color import ColorJitter, PCAColorNoise, Standardize
 from kregkit.data.crops import RandomCrop, RandomResizedCrop
-from kregkit.data.digits import digits
 from kregkit.data.erasing import Cutout
 from kregkit.data.geometry import (
     LensDistortion,
@@ -15,8 +15,10 @@ from kregkit.data.geometry import (
     RandomStretch,
     RandomTranslation,
 )
-from kregkit.data.load import load
+from kregkit.data.loading import load
 from kregkit.data.mixing import CutMix, MixUp
+from kregkit.data.pipelines import pipeline
+from kregkit.data.sources import image_folder
 from kregkit.data.views import FiveCrop, Flips, MultiScale, RandomViews, TenCrop, Views
 
 __all__ = [
@@ -43,6 +45,8 @@ __all__ = [
     "TenCrop",
     "Views",
     "digits",
+    "image_folder",
     "load",
     "make_keys",
+    "pipeline",
 ]

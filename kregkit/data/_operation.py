@@ -6,7 +6,7 @@ import keras
 
 
 class Operation:
-    """Base class of the operations. A subclass stores each argument under its own name and says how many draws it takes.
+    """Base class of the operations. A subclass stores each argument under its own name and says its number of draws.
 
     `operation(images, key)` applies it alone; `kregkit.data.Augment` applies several and fuses them.
     """

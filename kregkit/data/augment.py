@@ -55,7 +55,9 @@ class Augment:
             raise ValueError(f"`operations` must be a list of kregkit.data operations. Received: {operations=}")
         good = isinstance(value_range, (tuple, list)) and len(value_range) == 2
         if not (good and all(isinstance(end, (int, float)) for end in value_range) and value_range[0] < value_range[1]):
-            raise ValueError(f"`value_range` must be a pair (low, high), low < high. Received: value_range={value_range!r}")
+            raise ValueError(
+                f"`value_range` must be a pair (low, high), low < high. Received: value_range={value_range!r}"
+            )
         self.operations = list(operations)
         self.value_range = tuple(map(float, value_range))
         self.fuse = check_choice("fuse", fuse, (True, False))
@@ -86,7 +88,8 @@ class Augment:
             key: Integer tensor: one per image, as `make_keys` gives them, or a single one, from which those of a batch
                 are derived.
             labels: What `MixUp` and `CutMix` mix, `(batch, ...)`; needed by them, else passed through.
-            masks: Segmentation masks `(batch, h, w)` or `(batch, h, w, channels)`, which geometric operations move along.
+            masks: Segmentation masks `(batch, h, w)` or `(batch, h, w, channels)`, which geometric operations
+                move along.
             training: Python Boolean. `False` leaves out what is random: crops to a size take the centre,
                 `Standardize` acts.
 
@@ -151,16 +154,18 @@ class Augment:
     def _run(self, images, keys, labels, masks, training):
         images, masks = self.transform(images, keys, masks, training)
         if self.mixes and training:
-            order = tf.argsort(_random.uniform(keys, "partner", 1)[:, 0], stable=True)
-            # Each example's partner is the next one in an order drawn by key: never itself, in a batch of two or more.
-            inverse = tf.argsort(order)
-            partner = tf.gather(order, (inverse + 1) % tf.size(order))
+            partner = self.partners(keys)
             if labels is None:
                 raise ValueError("`MixUp` and `CutMix` need labels. Received: labels=None")
             images, labels = self.mix(
                 images, keys, labels, tf.gather(images, partner), tf.gather(labels, partner)
             )  # fmt: skip
         return images, labels, masks
+
+    def partners(self, keys):
+        """Returns each example's partner: the next one in an order drawn by key, never itself in a batch of two."""
+        order = tf.argsort(_random.uniform(keys, "partner", 1)[:, 0], stable=True)
+        return tf.gather(order, (tf.argsort(order) + 1) % tf.size(order))
 
     def draws(self, keys, index):
         """Returns the uniform numbers of the operation at a place, `(batch, num_draws)`."""
@@ -254,18 +259,16 @@ class Augment:
             # Composed crops can look past the padding of the first one: the second's own padding lies there.
             images = _warp.copy(images, moves, height, width, margin)
             return images, None if masks is None else _warp.copy(masks, moves, height, width, margin)
-        if images.dtype == tf.uint8:
-            high = None
-        else:
-            low, high = self.value_range
+        whole_numbers = images.dtype == tf.uint8
+        if not whole_numbers:
             images = tf.cast(images, tf.float32)
         fill = next((operation.fill for operation in operations if operation.fill is not None), "constant")
-        shift = 0.0 if high is None else self.value_range[0]
+        shift = 0.0 if whole_numbers else self.value_range[0]
         # Zeros outside mean black, which is the range's lower end.
         images = images - shift if shift else images
         images, masks = _warp.warp(images, steps, height, width, fill, masks)
         images = images + shift if shift else images
-        if high is None:
+        if whole_numbers:
             images = self._scaled(images)
         return images, masks
 

@@ -112,7 +112,7 @@ class RandomTranslation(Geometric):
 
 @register
 class RandomRotation(Geometric):
-    """Turns each image about its centre: `y(R p) = x(p)`, `R = [[cos a, -sin a], [sin a, cos a]]`, `a ~ U(-angle, angle)`.
+    """Turns each image about its centre: `y(R p) = x(p)`, `R = [[cos a, -sin a], [sin a, cos a]]`, `a` uniform.
 
     Args:
         angle: Float or pair `(low, high)`, in degrees; positive turns clockwise, as y points down. Defaults to `15.0`.
