@@ -9,11 +9,13 @@ import tensorflow as tf
 from kregkit._core.tasks import output_tasks
 from kregkit.inference._noise import Draws, NotFoldableError, drawing
 from kregkit.inference._reduction import Reduction, common_task, probabilities
+from kregkit.inference._views import repeated
 
 # Draws between two looks at the standard error; a multiple of every number of draws in a pass there.
 _ROUND = 8
 # Rows of a pass if no batch size is given: so many numbers in a model's largest activation (8 MB), within bounds. More
 # rows spread the cost of a pass over more draws, until activations leave the processor's caches.
+_MOST_DRAWS = 64
 _NUMBERS, _ROWS = 2**21, (32, 4096)
 
 
@@ -131,7 +133,7 @@ class Sampler:
         states: List of `State`, the members.
         weights: Their shares.
         places: Per member, its noisy layers.
-        views: Callable from a batch of inputs to a list of structures `(views, batch, ...)`, or `None`.
+        views: `InputViews`, or `None`.
         plan: A `Plan`.
     """
 
@@ -157,16 +159,17 @@ class Sampler:
             return self._average(inputs, start)
 
     def _average(self, inputs, start):
-        groups = [(1, None)]
-        if self.views is not None:
-            viewed = self.views(inputs)
-            groups = [(_leaf(group).shape[0], group) for group in viewed]
-        total = sum(number for number, _ in groups)
         parts = []
         for index, (state, forward, weight) in enumerate(zip(self.states, self._forwards, self.weights)):
-            for group, (number, viewed) in enumerate(groups):
-                stream = index * len(groups) + group
-                run = _Run(self.plan, forward, state, inputs, viewed, number, start, stream, self._foldable)
+            groups = [(1, None)]
+            if self.views is not None:
+                groups = self.views.groups(inputs, state.forward.model)
+            noisy = bool(forward.places) or (self.views is not None and self.views.endless)
+            total = sum(number for number, _ in groups)
+            for group, (number, make) in enumerate(groups):
+                # Members and views of other shapes draw from far-off counters.
+                stream = (index * len(groups) + group) << 40
+                run = _Run(self.plan, forward, state, inputs, number, make, noisy, start, stream, self._foldable)
                 parts.append((weight * number / total, run))
         return _mixture(self.plan, [(weight, run, run.statistics()) for weight, run in parts])
 
@@ -183,16 +186,16 @@ def _leaf(structure):
 class _Run:
     """All draws and views of one shape, for one member and one batch."""
 
-    def __init__(self, plan, forward, state, inputs, viewed, num_views, start, stream, foldable):
+    def __init__(self, plan, forward, state, inputs, num_views, make, noisy, start, stream, foldable):
         self.plan, self.forward, self.state = plan, forward, state
-        self.inputs, self.viewed, self.num_views = inputs, viewed, num_views
+        self.inputs, self.num_views, self.make = inputs, num_views, make
         self.start, self.stream = start, stream
         leaf = _leaf(inputs)
         self.batch = leaf.shape[0] if leaf.shape[0] is not None else tf.shape(leaf)[0]
-        self.auto = plan.draws == "auto"
+        self.auto = plan.draws == "auto" and noisy
         self.structure = self.tasks = None
-        draws = plan.draws if forward.places else 1
-        self.samples = num_views * (plan.max_draws if self.auto else draws)
+        draws = plan.max_draws if self.auto else plan.draws
+        self.samples = num_views * (draws if noisy else 1)
         self.per_pass = self._draws_per_pass(foldable)
 
     def _draws_per_pass(self, foldable):
@@ -201,6 +204,8 @@ class _Run:
         rows = self.plan.batch_size or default_rows(self.forward.forward.model)
         # A batch of unknown size is the last, shorter one of some, or one of Keras's default size.
         most = max(1, rows // (self.batch if isinstance(self.batch, int) else 32))
+        # The noise of each draw in a pass is an operation of its own.
+        most = min(most, _MOST_DRAWS)
         if self.auto:
             return 2 ** int(math.log2(min(most, _ROUND)))
         # Equal passes, so that little of the last one is idle.
@@ -233,20 +238,15 @@ class _Run:
     def _pass(self, index, active):
         k = self.per_pass
         samples = index * k + tf.range(k, dtype="int64")
-        inputs = self.inputs
-        if self.viewed is not None:
-            places = tf.cast(samples % self.num_views, "int32")
-            inputs = keras.tree.map_structure(
-                lambda v: _fold(v if k == self.num_views == self.samples else tf.gather(v, places)), self.viewed
-            )
-        elif k > 1:
-            inputs = keras.tree.map_structure(lambda x: tf.tile(x, [k] + [1] * (x.shape.rank - 1)), inputs)
-        # Members and views of other shapes draw from far-off counters.
-        outputs, masks = self.forward(self.state.values, inputs, samples + (self.stream << 40), self.start)
+        if self.make is None:
+            inputs = keras.tree.map_structure(lambda x: repeated(x, k), self.inputs)
+        else:
+            inputs = self.make(samples, self.start)
+        outputs, masks = self.forward(self.state.values, inputs, samples + self.stream, self.start)
         ys = [self._unfold(y) for y in keras.tree.flatten(outputs)]
         masks = [None if mask is None else self._unfold(mask)[0] for mask in keras.tree.flatten(masks)]
-        if self.structure is None:
-            self.structure = keras.tree.map_structure(lambda _: None, outputs)
+        if self.tasks is None:
+            self.structure = keras.tree.map_structure(lambda _: 0, outputs)
             self.tasks = output_tasks(self.forward.forward.model, outputs, self.plan.outputs)
         weight = tf.cast(samples < self.samples, "float32")[:, None] * tf.ones([1, self.batch])
         if active is not None:
@@ -291,13 +291,6 @@ class _Run:
             worst = tf.maximum(worst, tf.reduce_max(tf.reshape(error, [self.batch, -1]), axis=-1))
         look = tf.equal(tf.cast(index, "int64") * self.per_pass % (_ROUND * self.num_views), 0)
         return tf.logical_and(active, tf.logical_or(tf.logical_not(look), worst > self.plan.tolerance))
-
-
-def _fold(v):
-    shape = tf.shape(v)
-    folded = tf.reshape(v, tf.concat([[shape[0] * shape[1]], shape[2:]], 0))
-    rows = v.shape[0] * v.shape[1] if None not in (v.shape[0], v.shape[1]) else None
-    return tf.ensure_shape(folded, [rows, *v.shape[2:]])
 
 
 def _mixture(plan, parts):

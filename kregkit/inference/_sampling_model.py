@@ -6,9 +6,9 @@ import keras
 import tensorflow as tf
 
 from kregkit.inference._forward import Forward, State
-from kregkit.inference._noise import flat_layers
 from kregkit.inference._predictor import Predictor
 from kregkit.inference._sampler import Plan, Sampler
+from kregkit.inference._views import InputViews
 
 
 class Counting:
@@ -80,7 +80,7 @@ class MarginalModel(_OnePass, keras.Model):
         models: List of Keras models, the members.
         weights: Their shares.
         places: Per model, the numbers of its noisy layers.
-        views: The views, a serialisable callable, or `None`.
+        views: `InputViews` or `None`.
         plan: Dictionary, the other arguments of `marginalize`.
     """
 
@@ -99,7 +99,8 @@ class MarginalModel(_OnePass, keras.Model):
     def _counting(self):
         if self._counter is None:
             states = [_Live(Forward(model)) for model in self.models]
-            self._counter = Counting(make_sampler(states, self.weights_of_models, self.places, self.views, self.plan))
+            sampler = Sampler(states, self.weights_of_models, self.places, self.views, Plan(**self.plan))
+            self._counter = Counting(sampler)
         return self._counter
 
     def build(self, input_shape=None):
@@ -114,7 +115,7 @@ class MarginalModel(_OnePass, keras.Model):
             "models": [keras.saving.serialize_keras_object(model) for model in self.models],
             "weights": list(self.weights_of_models),
             "places": [list(own) for own in self.places],
-            "views": keras.saving.serialize_keras_object(self.views),
+            "views": None if self.views is None else self.views.get_config(),
             "plan": dict(self.plan),
         }
 
@@ -122,7 +123,7 @@ class MarginalModel(_OnePass, keras.Model):
     def from_config(cls, config):
         config = dict(config)
         config["models"] = [keras.saving.deserialize_keras_object(model) for model in config["models"]]
-        config["views"] = keras.saving.deserialize_keras_object(config["views"])
+        config["views"] = None if config["views"] is None else InputViews.from_config(config["views"])
         return cls(**config)
 
 
@@ -139,14 +140,3 @@ class _Live(State):
     @values.setter
     def values(self, value):
         pass
-
-
-def make_sampler(states, weights, places, views, plan):
-    """Returns a `Sampler` from plain values; `plan` is a dictionary of `Plan`'s fields."""
-    return Sampler(states, weights, places, views, Plan(**plan))
-
-
-def check_places(model, places):
-    """Returns the layers at `places` of `flat_layers(model)`."""
-    every = flat_layers(model)
-    return [every[place] for place in places]

@@ -13,7 +13,7 @@ from kregkit.inference._predictor import Predictor
 from kregkit.inference._reduction import REDUCTIONS
 from kregkit.inference._sampler import Plan, Sampler, default_rows
 from kregkit.inference._sampling_model import MarginalModel, SamplingPredictor
-from kregkit.inference._views import as_views
+from kregkit.inference._views import InputViews
 from kregkit.inference.ensemble import Ensemble
 
 
@@ -46,9 +46,10 @@ def marginalize(
         draws: Integer, how many draws to average, for each view and member; or `"auto"`: as many for each example as
             bring the standard error of every number of its prediction (probabilities, where it has them) below
             `tolerance`, looking after every 8. Defaults to 16.
-        views: Callable from a batch of images `(batch, height, width, channels)` to `(views, batch, ...)` or to a list
-            of batches, averaged over as well; or `None`. For several inputs, the one of images is viewed, or the one
-            that a dictionary `{name: views}` names.
+        views: `kregkit.data` views, such as `TenCrop(24)`, averaged over as well; `kregkit.data.Augment`, of which each
+            draw uses another random version; any callable from a batch of images `(batch, height, width, channels)` to
+            `(views, batch, ...)` or to a list of batches; or `None`. For several inputs, the one of images is viewed,
+            or the one that a dictionary `{name: views}` names.
         noise: `"all"`, a list of noisy layers of the model or of layer types, or `None`. Defaults to `"all"`.
         reduce: `"probabilities"`, `"logits"` or `"geometric"`, as in `Ensemble`.
         spread: Boolean, whether to also return how the draws differ. Defaults to `False`.
@@ -94,8 +95,6 @@ def marginalize(
         check_integer("batch_size", batch_size, 1)
     for one in [outputs] if isinstance(outputs, str) else keras.tree.flatten(outputs):
         check_choice("outputs", one, ("auto", "probabilities", "logits", "values"))
-    if views is not None and not callable(views) and not isinstance(views, dict):
-        raise ValueError(f"`views` must be callable, a dictionary, or None. Received: views={views!r}")
     plan = Plan(
         draws=draws,
         tolerance=check_number("tolerance", tolerance, 0, low_open=True),
@@ -107,7 +106,7 @@ def marginalize(
         shared=bool(shared),
         batch_size=batch_size,
     )
-    return _Marginal(model, noise, views, plan)
+    return _Marginal(model, noise, None if views is None else InputViews(views, plan.seed), plan)
 
 
 class _Marginal(Predicting):
@@ -137,8 +136,7 @@ class _Marginal(Predicting):
         self._evaluator = None
 
     def _sampler(self, plan):
-        views = None if self._views is None else as_views(self._views)
-        return Sampler(self._states, self._weights, self._places, views, plan)
+        return Sampler(self._states, self._weights, self._places, self._views, plan)
 
     def _make_predictor(self):
         if self._plain and not self._plan.spread:

@@ -7,7 +7,9 @@ import tensorflow as tf
 from inference import models as zoo
 from keras import layers
 
+from kregkit.data import Augment, MultiScale, RandomFlip, TenCrop
 from kregkit.inference import Ensemble, marginalize
+from kregkit.layers import StochasticDepth
 
 X, LABELS = zoo.X, zoo.LABELS
 # A normal deviate is further out less than once in a million times, for hundreds of numbers at once.
@@ -79,7 +81,8 @@ class TestAgainstEnumeration:
         assert_converges(
             model, x.reshape(2, 9, 2), [x.reshape(2, 9, 2) * mask for mask in every], probabilities, outputs="values"
         )
-        for draw in each_draw(functional(layers.SpatialDropout3D(0.5), shape=(2, 2, 2, 3)), np.ones((4, 2, 2, 2, 3)), 4, outputs="values"):  # fmt: skip
+        model = functional(layers.SpatialDropout3D(0.5), shape=(2, 2, 2, 3))
+        for draw in each_draw(model, np.ones((4, 2, 2, 2, 3)), 4, outputs="values"):
             assert np.ptp(np.round(draw, 5).reshape(4, 8, 3), axis=1).max() == 0
 
     def test_dropout_with_a_noise_shape(self):
@@ -135,6 +138,23 @@ class TestAgainstEnumeration:
                 state = np.tanh(0.7 * step + 1.3 * mask * state)
             values.append([[state]])
         assert_converges(model, x, values, draws=2000, outputs="values")
+
+    @pytest.mark.parametrize("mode", ["batch", "sample", "subset"])
+    def test_all_depths_of_four_blocks(self, mode):
+        survival = [0.9, 0.8, 0.6, 0.5]
+        blocks = [StochasticDepth(layers.Dense(3, activation="tanh"), p, mode=mode) for p in survival]
+        model = functional(*blocks, shape=(3,))
+        x = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
+        values, probabilities = [], []
+        for kept in itertools.product([0, 1], repeat=4):
+            h = x.astype("float64")
+            for one, p, block in zip(kept, survival, blocks):
+                kernel, bias = (weight.numpy() for weight in block.branch.weights)
+                h = h + one * np.tanh(h @ kernel + bias) / p
+            values.append(h)
+            probabilities.append(np.prod([p if one else 1 - p for one, p in zip(kept, survival)]))
+        assert_converges(model, x, values, np.array(probabilities), outputs="values")
+        assert [block.mode for block in blocks] == [mode] * 4
 
     def test_attention(self):
         attention = layers.MultiHeadAttention(1, 2, dropout=0.5, use_bias=False)
@@ -510,6 +530,44 @@ class TestViewsAndMembers:
         no_noise = marginalize(ensemble, views=flips, noise=None)(self.images)
         expected = np.mean([model.predict(view, verbose=0) for model in models for view in flips(self.images)], axis=0)
         np.testing.assert_allclose(no_noise, expected, rtol=1e-5)
+
+    def test_ten_crop_against_a_loop_in_numpy(self, tmp_path):
+        model = self.image_model()
+        photographs = np.random.default_rng(1).normal(size=(6, 7, 8, 1)).astype("float32")
+        expected = np.zeros((6, 3))
+        for top, left in ((0, 0), (0, 3), (2, 0), (2, 3), (1, 1)):
+            crop = photographs[:, top : top + 5, left : left + 5]
+            expected += (model.predict(crop, verbose=0) + model.predict(crop[:, :, ::-1], verbose=0)) / 10
+        marginal = marginalize(model, views=TenCrop(5))
+        np.testing.assert_allclose(marginal.predict(photographs, verbose=0), expected, rtol=1e-5)
+        marginal.to_model().save(tmp_path / "ten.keras")
+        loaded = keras.models.load_model(tmp_path / "ten.keras")
+        np.testing.assert_allclose(loaded.predict(photographs, verbose=0), expected, rtol=1e-5)
+
+    def test_several_scales(self, tmp_path):
+        model = self.image_model()
+        with pytest.raises(ValueError, match="accepts any size"):
+            marginalize(model, views=MultiScale((5, 7)))(self.images)
+        views = MultiScale((5, 7), TenCrop(5))
+        expected = np.mean([model.predict(np.asarray(view), verbose=0) for view in views.each(self.images)], axis=0)
+        marginal = marginalize(model, views=views)
+        np.testing.assert_allclose(marginal(self.images), expected, rtol=1e-5)
+        marginal.to_model().save(tmp_path / "scales.keras")
+        loaded = keras.models.load_model(tmp_path / "scales.keras")
+        np.testing.assert_allclose(loaded(self.images), expected, rtol=1e-5)
+
+    def test_random_augmentation(self):
+        """A flip has two outcomes; each draw has a key of its own, whatever the batches."""
+        model = self.image_model()
+        augment = Augment([RandomFlip()])
+        outcomes = [model.predict(view, verbose=0) for view in flips(self.images)]
+        assert_converges(model, self.images, outcomes, draws=2000, views=augment)
+        for views in (augment, augment.views(6, seed=3)):
+            expected = marginalize(model, views=views, draws=6)(self.images)
+            result = marginalize(model, views=views, draws=6, batch_size=4).predict(
+                self.images, batch_size=2, verbose=0
+            )
+            np.testing.assert_allclose(result, expected, rtol=1e-5)
 
     def test_members_in_different_forms(self):
         probabilities, logits = zoo.classifier(0), zoo.classifier(1, activation=None)
