@@ -1,4 +1,4 @@
-"""What `keras.ops` can't say: whether XLA compiles this graph, which replica runs, a compiled function in a plain graph."""
+"""What `keras.ops` can't say: whether XLA compiles this graph, which replica runs, a compiled part of a plain graph."""
 
 import tensorflow as tf
 

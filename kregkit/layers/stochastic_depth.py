@@ -187,9 +187,7 @@ class StochasticDepth(NoisyLayer):
 
     def _expected(self, inputs, args, arguments, training):
         shortcut = self._shortcut(inputs, training)
-        return shortcut + self._branch(inputs, args, arguments, shortcut) * self._factor(
-            False, ops.shape(shortcut)[0]
-        )
+        return shortcut + self._branch(inputs, args, arguments, shortcut) * self._factor(False, ops.shape(shortcut)[0])
 
     def _draw_batch(self, inputs, args, arguments, shortcut):
         # The same coin on all replicas: it is the whole mini-batch's.
