@@ -7,6 +7,14 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
+from kregkit.layers import (
+    DropConnect,
+    FractionalMaxPooling1D,
+    FractionalMaxPooling2D,
+    FractionalMaxPooling3D,
+    StochasticDepth,
+)
+
 _PHILOX = 1
 
 
@@ -56,32 +64,38 @@ class Draws:
         """Returns standard normal numbers; arguments as in `uniform`."""
         return self._random(tf.raw_ops.StatelessRandomNormalV2, place, inputs, noise_shape)
 
-    def uniform_of_shape(self, place, shape):
-        """Returns uniform numbers of a shape whose first axis, unless it is of another size, is the rows'."""
+    def uniform_of_shape(self, place, shape, whole_batch=False):
+        """Returns uniform numbers of a shape: the first axis is the rows', unless it is of another size or none.
+
+        With `whole_batch`, it isn't the rows' in any case.
+        """
         rows = self.num_draws * self.batch
-        like = tf.zeros([], "float32")
-        first = shape[0] if len(shape) else None
-        if first is None or (isinstance(first, int) and first != rows):
-            if self.num_draws > 1:
-                raise NotFoldableError(f"noise of shape {tuple(shape)}, for a whole batch")
-            like = tf.broadcast_to(like, [1, *shape])
-            return self.uniform(place, like)[0]
-        return self.uniform(place, tf.broadcast_to(like, tf.stack([rows, *shape[1:]])))
+        first = shape[0] if len(shape) else 1
+        whole_batch = whole_batch or not len(shape) or (isinstance(first, int) and first != rows)
+        if whole_batch and self.num_draws > 1:
+            raise NotFoldableError(f"noise of shape {tuple(shape)}, for a whole batch")
+        lead = [1, *shape] if whole_batch else [rows, *shape[1:]]
+        numbers = self._random(
+            tf.raw_ops.StatelessRandomUniformV2, place, tf.broadcast_to(0.0, tf.stack(lead)), None, whole_batch
+        )
+        return numbers[0] if whole_batch else numbers
 
     def seed_of_pass(self, place):
-        """Returns a seed `(2,)` for `keras.random`, for noise that is drawn for a whole batch at once."""
+        """Returns a seed `(2,)` for `keras.random`; those of successive examples follow each other."""
         if self.num_draws > 1:
             raise NotFoldableError("noise drawn for a whole batch")
         key = self.key(place) & 0xFFFFFFFF
-        return tf.stack([tf.constant(key, "uint32"), tf.cast(self.draws[0] % 2**32, "uint32")])
+        words = tf.stack([key + self.start, self.draws[0]])
+        return tf.cast(words % 2**32, "uint32")
 
-    def _random(self, operation, place, inputs, noise_shape):
+    def _random(self, operation, place, inputs, noise_shape, unbatched=None):
         k = self.num_draws
         dynamic = tf.shape(inputs)
         shape = [dynamic[axis] if size is None else size for axis, size in enumerate(inputs.shape)]
         noise = [full if own is None else own for own, full in zip(noise_shape or [None] * len(shape), shape)]
         whole_batch = noise_shape is not None and noise_shape[0] == 1
-        unbatched = inputs.shape[0] == 1 and not (k == 1 and isinstance(self.batch, int) and self.batch == 1)
+        if unbatched is None:
+            unbatched = inputs.shape[0] == 1 and not (k == 1 and isinstance(self.batch, int) and self.batch == 1)
         if unbatched:
             if k > 1:
                 raise NotFoldableError(f"noise on a tensor without a batch axis, of shape {tuple(inputs.shape)}")
@@ -168,6 +182,16 @@ def _alpha_dropout(layer, draws, place, inputs):
     kept = tf.where(keep, inputs, tf.cast(low, inputs.dtype))
     return tf.cast(scale, inputs.dtype) * kept + tf.cast(-scale * low * layer.rate, inputs.dtype)
 
+
+_POOLING = (FractionalMaxPooling1D, FractionalMaxPooling2D, FractionalMaxPooling3D)
+# Unbiased noise, for which inference gives the mean, and kregkit's own forms.
+_EXPECTED = (
+    layers.Dropout,
+    layers.GaussianDropout,
+    layers.GaussianNoise,
+    DropConnect,
+    StochasticDepth,
+)
 
 # The first kind that matches a layer draws its noise.
 _KERAS = [
@@ -280,23 +304,62 @@ def _attribute(thing, name, value):
 
 
 def _draw_by_protocol(stack, layer, draws, place):
-    """Gives one of kregkit's layers its noise from `draws`."""
-    per_example = getattr(layer, "mode", None) in ("batch", "sample", "subset")
-    if per_example:
-        # Stochastic depth: a coin per example and draw, whatever saves time in training.
-        stack.enter_context(_attribute(layer, "mode", "sample"))
+    """Gives one of kregkit's layers its noise from `draws`; see `kregkit.layers`."""
+    changed = {}
+    if isinstance(layer, StochasticDepth):
+        # A coin per example and draw, whatever saves time in training.
+        changed["mode"] = "sample"
+    elif isinstance(layer, _POOLING):
+        if layer.share == "batch":
+            changed["share"] = "example"
+    elif draws.num_draws > 1:
+        raise NotFoldableError(f"{type(layer).__name__} draws for a whole batch")
+    if isinstance(layer, DropConnect):
+        changed["_factor"] = _masks_of_connections(layer, draws, place)
+        if draws.shared:
+            changed["mask"] = "batch"
+    changed["call"] = lambda inputs, *arguments, training=None, **options: layer.draw_call(
+        inputs, *arguments, training=False, **options
+    )
+    changed["uniform"] = lambda shape, **_: draws.uniform_of_shape(place, shape)
+    for name, value in changed.items():
+        stack.enter_context(_attribute(layer, name, value))
+    stack.enter_context(_attribute(layer.seed_generator, "next", lambda ordered=True: draws.seed_of_pass(place)))
 
-    def call(inputs, *arguments, training=None, **options):
-        if not per_example and draws.num_draws > 1:
-            raise NotFoldableError(f"{type(layer).__name__} may draw for a whole batch")
-        return layer.draw_call(inputs, *arguments, training=False, **options)
 
-    for thing, name, value in (
-        (layer, "call", call),
-        (layer, "uniform", lambda shape, **_: draws.uniform_of_shape(place, shape)),
-        (layer.seed_generator, "next", lambda ordered=True: draws.seed_of_pass(place)),
-    ):
-        stack.enter_context(_attribute(thing, name, value))
+def _masks_of_connections(layer, draws, place):
+    original = layer._factor
+
+    def factor(shape, key):
+        kernel = tuple(shape) == tuple(layer.layer.kernel.shape)
+        if kernel and layer.mask == "exact":
+            return original(shape, key)
+        numbers = draws.uniform_of_shape(place, shape, whole_batch=kernel or layer.mask == "batch")
+        return _keep(numbers, layer.rate, layer.compute_dtype)
+
+    return factor
+
+
+@contextlib.contextmanager
+def expecting(model, places):
+    """Makes the layers at `places` give their noise's expectation by their own formula, for the block."""
+    every = flat_layers(model)
+    with contextlib.ExitStack() as stack:
+        for place in places:
+            if isinstance(every[place], DropConnect):
+                stack.enter_context(_attribute(every[place], "inference", "gaussian"))
+        yield
+
+
+def check_expectations(model, places):
+    """Raises `ValueError` for noise whose expectation inference doesn't compute, however linear what follows is."""
+    every = flat_layers(model)
+    without = sorted({type(every[place]).__name__ for place in places if not isinstance(every[place], _EXPECTED)})
+    if without:
+        raise ValueError(
+            f"There is no analytic form for {', '.join(without)}: leave them out of `noise`, or average draws. "
+            "Received: draws='analytic'"
+        )
 
 
 def _draw_masks(stack, cell, every, draws, place):

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from kregkit._core.tasks import output_tasks
-from kregkit.inference._noise import Draws, NotFoldableError, drawing
+from kregkit.inference._noise import Draws, NotFoldableError, drawing, expecting
 from kregkit.inference._reduction import Reduction, common_task, probabilities
 from kregkit.inference._views import repeated
 
@@ -69,7 +69,7 @@ class NoisyForward:
         model = self.forward.model
         with (
             keras.StatelessScope(state_mapping=list(zip(self.forward.variables, values))),
-            drawing(model, self.places, draws),
+            expecting(model, self.places) if self.plan.draws == "analytic" else drawing(model, self.places, draws),
         ):
             outputs = model(inputs, **self.forward.arguments)
         return outputs, keras.tree.map_structure(lambda y: getattr(y, "_keras_mask", None), outputs)
@@ -164,7 +164,8 @@ class Sampler:
             groups = [(1, None)]
             if self.views is not None:
                 groups = self.views.groups(inputs, state.forward.model)
-            noisy = bool(forward.places) or (self.views is not None and self.views.endless)
+            noisy = bool(forward.places) and self.plan.draws != "analytic"
+            noisy = noisy or (self.views is not None and self.views.endless)
             total = sum(number for number, _ in groups)
             for group, (number, make) in enumerate(groups):
                 # Members and views of other shapes draw from far-off counters.

@@ -7,7 +7,7 @@ import keras
 from kregkit._core.checks import check_choice, check_integer, check_number
 from kregkit.inference._batches import is_arrays
 from kregkit.inference._forward import states
-from kregkit.inference._noise import select_noise
+from kregkit.inference._noise import check_expectations, select_noise
 from kregkit.inference._predicting import Predicting
 from kregkit.inference._predictor import Predictor
 from kregkit.inference._reduction import REDUCTIONS
@@ -45,7 +45,9 @@ def marginalize(
         model: A built Keras model of any kind, or an `Ensemble`.
         draws: Integer, how many draws to average, for each view and member; or `"auto"`: as many for each example as
             bring the standard error of every number of its prediction (probabilities, where it has them) below
-            `tolerance`, looking after every 8. Defaults to 16.
+            `tolerance`, looking after every 8; or `"analytic"`: one pass with the noise's expectation in its place,
+            which is inference for dropout and Gaussian noise, `p` times the branch for `StochasticDepth`, and the
+            paper's Gaussian for `DropConnect`. It is exact where everything behind the noise is linear. Defaults to 16.
         views: `kregkit.data` views, such as `TenCrop(24)`, averaged over as well; `kregkit.data.Augment`, of which each
             draw uses another random version; any callable from a batch of images `(batch, height, width, channels)` to
             `(views, batch, ...)` or to a list of batches; or `None`. For several inputs, the one of images is viewed,
@@ -89,8 +91,12 @@ def marginalize(
         raise ValueError(f"`model` must be a Keras model or an Ensemble. Received: model={model!r}")
     if isinstance(model, keras.Model) and not model.built:
         raise ValueError(f"The model must be built: call it on a batch first. Received: model={model.name!r}")
-    if draws != "auto":
+    if draws not in ("auto", "analytic"):
         check_integer("draws", draws, 1)
+    if draws == "analytic" and (spread or (views is not None and InputViews(views, 0).endless)):
+        raise ValueError(
+            "An analytic mean has no draws, hence no `spread` and no `Augment`. Received: draws='analytic'"
+        )
     if batch_size is not None:
         check_integer("batch_size", batch_size, 1)
     for one in [outputs] if isinstance(outputs, str) else keras.tree.flatten(outputs):
@@ -133,6 +139,9 @@ class _Marginal(Predicting):
                 f"Model {self._models[0].name!r} has no noise that could be averaged out, and there are no views. "
                 f"Received: noise={noise!r}, views=None"
             )
+        if plan.draws == "analytic":
+            for model, places in zip(self._models, self._places):
+                check_expectations(model, places)
         self._evaluator = None
 
     def _sampler(self, plan):

@@ -9,7 +9,7 @@ from keras import layers
 
 from kregkit.data import Augment, MultiScale, RandomFlip, TenCrop
 from kregkit.inference import Ensemble, marginalize
-from kregkit.layers import StochasticDepth
+from kregkit.layers import DropConnect, FractionalMaxPooling2D, StochasticDepth
 
 X, LABELS = zoo.X, zoo.LABELS
 # A normal deviate is further out less than once in a million times, for hundreds of numbers at once.
@@ -156,6 +156,48 @@ class TestAgainstEnumeration:
         assert_converges(model, x, values, np.array(probabilities), outputs="values")
         assert [block.mode for block in blocks] == [mode] * 4
 
+    @pytest.mark.parametrize("regions", ["random", "pseudorandom"])
+    @pytest.mark.parametrize("share", ["batch", "example"])
+    def test_all_regions_of_fractional_max_pooling(self, regions, share):
+        """8 to 5: increments 1, 2, 2, 2, 1 in any order, or in the order of Graham's formula."""
+        pool = FractionalMaxPooling2D(8 / 5, regions=regions, share=share, data_format="channels_last")
+        x = np.random.default_rng(0).normal(size=(3, 8, 8, 1)).astype("float32")
+        if regions == "random":
+            orders = sorted(set(itertools.permutations([1, 1, 2, 2, 2])))
+            axis, shares = [np.cumsum([0, *order]) for order in orders], np.full(10, 0.1)
+        else:
+            # u below the cap at which the last or the first increment would be 3.
+            points = (np.arange(20000) + 0.5) / 20000
+            edges = [[0, *(int(np.ceil(1.6 * (i + u))) - 1 for i in range(1, 5)), 8] for u in points]
+            edges = [tuple(e) for e in edges if set(np.diff(e)) == {1, 2}]
+            axis = sorted(set(edges))
+            shares = np.array([edges.count(e) for e in axis]) / len(edges)
+
+        def pooled(rows, columns):
+            windows = [[x[:, a : b + 1, c : d + 1].max(axis=(1, 2)) for c, d in itertools.pairwise(columns)]
+                       for a, b in itertools.pairwise(rows)]  # fmt: skip
+            return np.moveaxis(np.array(windows), 2, 0)
+
+        values = [pooled(rows, columns) for rows in axis for columns in axis]
+        probabilities = np.outer(shares, shares).ravel()
+        model = functional(pool, shape=(8, 8, 1))
+        assert_converges(model, x, values, probabilities, draws=2000, outputs="values")
+        assert pool.share == share
+
+    @pytest.mark.parametrize("mask", ["example", "batch", "exact"])
+    def test_all_masks_of_dropped_connections(self, mask):
+        dense = layers.Dense(2, activation="relu")
+        model = functional(DropConnect(dense, 0.5, mask=mask), shape=(2,))
+        dense.bias.assign([0.3, -0.4])
+        x = np.random.default_rng(0).normal(size=(3, 2)).astype("float32")
+        kernel, bias = dense.get_weights()
+        values = [np.maximum(x @ (kernel * bits[:4].reshape(2, 2)) + bias * bits[4:], 0) for bits in masks(6, 0.5)[0]]
+        assert_converges(model, x, values, draws=1500, outputs="values")
+        expected = marginalize(model, draws=3, outputs="values").predict(x, verbose=0)
+        for examples in (1, 2):
+            found = marginalize(model, draws=3, outputs="values").predict(x, batch_size=examples, verbose=0)
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
     def test_attention(self):
         attention = layers.MultiHeadAttention(1, 2, dropout=0.5, use_bias=False)
         inputs = keras.Input((2, 3))
@@ -221,6 +263,39 @@ class TestReductionsAndSpread:
             np.testing.assert_allclose(np.asarray(auto)[counts == count], np.asarray(mean)[counts == count], rtol=1e-5)
         _, spread = marginalize(model, draws="auto", tolerance=1e-9, max_draws=40, spread=True)(X)
         assert set(np.asarray(spread["draws"])) == {40}
+
+
+class TestAnalytic:
+    def test_is_exact_where_all_that_follows_is_linear(self):
+        model = functional(
+            layers.Dropout(0.5), StochasticDepth(layers.Dense(8), 0.7, scale="test"), layers.GaussianNoise(0.1),
+            layers.Dense(1),
+        )  # fmt: skip
+        x = np.random.default_rng(0).normal(size=(4, 8)).astype("float32")
+        analytic = marginalize(model, draws="analytic", outputs="values")(x)
+        np.testing.assert_allclose(analytic, model.predict(x, verbose=0), rtol=1e-5)
+        mean, spread = marginalize(model, draws=3000, spread=True, outputs="values")(x)
+        assert np.all(np.abs(mean - analytic) < SIGMAS * spread["std"] / np.sqrt(3000))
+
+    def test_the_gaussian_of_dropped_connections(self):
+        dense = layers.Dense(3, activation="relu")
+        layer = DropConnect(dense, 0.5)
+        model = functional(layer, shape=(50,))
+        x = np.random.default_rng(0).normal(size=(4, 50)).astype("float32")
+        kernel, bias = dense.get_weights()
+        mean = x @ kernel + bias
+        deviation = np.sqrt(x**2 @ kernel**2 + bias**2)
+        normal = mean + deviation * np.random.default_rng(1).normal(size=(200000, 1, 1))
+        analytic = marginalize(model, draws="analytic", outputs="values")(x)
+        np.testing.assert_allclose(analytic, np.maximum(normal, 0).mean(0), atol=SIGMAS * deviation.max() / 447)
+        assert layer.inference == "mean"
+
+    def test_has_no_form_for_everything(self):
+        model = functional(layers.AlphaDropout(0.5), layers.LSTM(2, dropout=0.5), shape=(3, 2))
+        with pytest.raises(ValueError, match="AlphaDropout, LSTMCell"):
+            marginalize(model, draws="analytic", outputs="values")
+        with pytest.raises(ValueError, match="has no draws"):
+            marginalize(zoo.classifier(0), draws="analytic", spread=True)
 
 
 class TestSameAnswer:
