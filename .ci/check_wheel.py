@@ -20,7 +20,7 @@ version = {}
 exec(pathlib.Path("kregkit/_version.py").read_text(), version)
 assert message["Name"] == "kregkit", message["Name"]
 assert message["Version"] == version["__version__"], message["Version"]
-assert message["License-Expression"] == "Apache-2.0", message.items()
+assert message["License"] == "Apache-2.0", message.items()
 assert message["Description-Content-Type"] == "text/markdown"
 required = {
     dependency.split(">")[0].split(";")[0].strip().replace("_", "-")

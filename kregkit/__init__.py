@@ -6,6 +6,7 @@ Training a network is choosing `W` in `y = f(x; W, z)`, where `z` is noise that 
 - add `z`: `kregkit.layers`, `kregkit.data`
 - average out `z` and `W`: `kregkit.inference`
 - do it inside `model.fit`: `kregkit.callbacks`
+- find its hyperparameters: `kregkit.search`
 - see it: `kregkit.plots`
 """
 
@@ -16,9 +17,9 @@ import importlib
 from kregkit import layers, optimizers, schedules
 from kregkit._version import __version__
 
-_LAZY_ROOMS = ("callbacks", "data", "inference", "plots")
+_LAZY_ROOMS = ("callbacks", "data", "inference", "plots", "search")
 
-__all__ = ["__version__", "callbacks", "data", "inference", "layers", "optimizers", "plots", "schedules"]
+__all__ = ["__version__", "callbacks", "data", "inference", "layers", "optimizers", "plots", "schedules", "search"]
 
 
 def __getattr__(name):

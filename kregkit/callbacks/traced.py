@@ -30,7 +30,7 @@ class TracedCallback(Hook, keras.callbacks.Callback):
     >>> x = np.zeros((6, 2), "float32")
     >>> history = model.fit(x, x[:, :1], batch_size=2, epochs=2, verbose=0, callbacks=[StepParity()])
     >>> history.history["parity"]
-    [0, 1]
+    [0.0, 1.0]
     """
 
     train_step = None

@@ -3,5 +3,22 @@
 from kregkit.plots.curves import error_curves, errors, loss_curves
 from kregkit.plots.ensemble_size import ensemble_size
 from kregkit.plots.learning_rate import learning_rate
+from kregkit.plots.search_results import best_so_far, search_importance, search_ranges, search_results, search_scatter
+from kregkit.plots.steps import step_arrows, taylor_steps
+from kregkit.plots.trajectories import trajectories
 
-__all__ = ["ensemble_size", "error_curves", "errors", "learning_rate", "loss_curves"]
+__all__ = [
+    "best_so_far",
+    "ensemble_size",
+    "error_curves",
+    "errors",
+    "learning_rate",
+    "loss_curves",
+    "search_importance",
+    "search_ranges",
+    "search_results",
+    "search_scatter",
+    "step_arrows",
+    "taylor_steps",
+    "trajectories",
+]

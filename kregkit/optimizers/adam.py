@@ -1,0 +1,82 @@
+"""Adam with a switch for its bias correction."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="kregkit")
+class Adam(keras.optimizers.Adam):
+    """Keras's Adam, and with `bias_correction=False` the rule before the correction was added.
+
+    ```
+    m = beta_1 * m + (1 - beta_1) * g
+    s = beta_2 * s + (1 - beta_2) * g ** 2
+    x = x - learning_rate * m / (sqrt(s) + epsilon)                              # bias_correction=False
+    x = x - learning_rate * correction(t) * m / (sqrt(s) + epsilon)              # bias_correction=True
+    correction(t) = sqrt(1 - beta_2 ** t) / (1 - beta_1 ** t)
+    ```
+
+    Both averages start at zero, `s` recovers from it more slowly than `m`, and the uncorrected rule divides by it. With
+    the default betas and a constant gradient its first step is 3.16 learning rates long and its twelfth, the longest,
+    6.6; with the correction every step is one learning rate long. The uncorrected rule is there to see this.
+
+    As in Keras, `epsilon` is added to the root of the uncorrected `s` (Kingma and Ba's "epsilon hat").
+
+    Args:
+        learning_rate: Float, `LearningRateSchedule` or callable. Defaults to `0.001`.
+        beta_1: Float in [0, 1), decay of the gradient's average. Defaults to `0.9`.
+        beta_2: Float in [0, 1), decay of the squared gradient's average. Defaults to `0.999`.
+        epsilon: Float, added to the root. Defaults to `1e-7`.
+        amsgrad: Boolean, whether to divide by the largest `s` so far. Defaults to `False`.
+        bias_correction: Boolean. Defaults to `True`, which is Keras's Adam.
+        **kwargs: Arguments of `keras.optimizers.Optimizer`: `weight_decay`, `clipnorm`, `use_ema`, ...
+
+    Raises:
+        ValueError: `bias_correction` is not a boolean.
+
+    Example:
+
+    >>> x = keras.Variable([0.0])
+    >>> Adam(learning_rate=0.1, bias_correction=False).apply([keras.ops.ones(1)], [x])
+    >>> round(float(x[0]), 4)
+    -0.3162
+
+    Reference: [Kingma and Ba, 2015](https://arxiv.org/abs/1412.6980)
+    """
+
+    def __init__(
+        self,
+        learning_rate=0.001,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-7,
+        amsgrad=False,
+        bias_correction=True,
+        **kwargs,
+    ):
+        super().__init__(
+            learning_rate=learning_rate, beta_1=beta_1, beta_2=beta_2, epsilon=epsilon, amsgrad=amsgrad, **kwargs
+        )
+        if not isinstance(bias_correction, bool):
+            raise ValueError(f"`bias_correction` must be True or False. Received: bias_correction={bias_correction!r}")
+        self.bias_correction = bias_correction
+
+    def update_step(self, gradient, variable, learning_rate):
+        if self.bias_correction:
+            super().update_step(gradient, variable, learning_rate)
+            return
+        learning_rate = ops.cast(learning_rate, variable.dtype)
+        gradient = ops.cast(gradient, variable.dtype)
+        index = self._get_variable_index(variable)
+        m, s = self._momentums[index], self._velocities[index]
+        self.assign_add(m, ops.multiply(ops.subtract(gradient, m), 1 - self.beta_1))
+        self.assign_add(s, ops.multiply(ops.subtract(ops.square(gradient), s), 1 - self.beta_2))
+        if self.amsgrad:
+            largest = self._velocity_hats[index]
+            self.assign(largest, ops.maximum(largest, s))
+            s = largest
+        step = ops.divide(m, ops.add(ops.sqrt(s), self.epsilon))
+        self.assign_sub(variable, ops.multiply(step, learning_rate))
+
+    def get_config(self):
+        return {**super().get_config(), "bias_correction": self.bias_correction}

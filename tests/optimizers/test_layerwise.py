@@ -1,0 +1,223 @@
+"""One learning rate, a factor per variable: against optimizers that each have the multiplied rate."""
+
+import contracts
+import keras
+import numpy as np
+import pytest
+
+from kregkit.optimizers import SOAP, LayerwiseLearningRate, Momentum
+
+K = keras.optimizers
+FACTORS = {"a/kernel": 0.25, "a/bias": 3.0, "b/kernel": 1.0, "b/bias": 0.0}
+INNER = {
+    "SGD": lambda a: K.SGD(a, momentum=0.9, nesterov=True),
+    "Momentum": lambda a: Momentum(a, weight_decay=0.1),
+    "AdamW": lambda a: K.AdamW(a, weight_decay=0.1),
+    "Nadam": lambda a: K.Nadam(a),  # Keeps a product that must advance once per step, not once per factor.
+    "RMSprop": lambda a: K.RMSprop(a, momentum=0.5, centered=True),
+    "Lion": lambda a: K.Lion(a, weight_decay=0.1),
+    "Muon": lambda a: K.Muon(a),  # Has a weight decay of its own making.
+    "SOAP": lambda a: SOAP(a, beta_2=0.6, precondition_frequency=2, weight_decay=0.1),
+    "clipped": lambda a: K.Adam(a, global_clipnorm=0.1),
+}
+
+
+def model():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [keras.Input((8,)), keras.layers.Dense(6, activation="tanh", name="a"), keras.layers.Dense(1, name="b")],
+        name="net",
+    )
+
+
+def train(optimizer, epochs=2, callbacks=(), **kwargs):
+    built = model()
+    x, y = contracts.regression_data()
+    built.compile(optimizer, "mse", jit_compile=False, **kwargs)
+    built.fit(x, y, batch_size=6, epochs=epochs, shuffle=False, verbose=0, callbacks=list(callbacks))
+    return built
+
+
+def gradient_sequence(num=6):
+    rng = np.random.default_rng(0)
+    shapes = [tuple(variable.shape) for variable in model().trainable_variables]
+    return [[keras.ops.convert_to_tensor(rng.normal(size=shape), "float32") for shape in shapes] for _ in range(num)]
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_equals_optimizers_with_the_multiplied_rates(name):
+    make, rate = INNER[name], 2.0**-5
+    built = model()
+    optimizer = LayerwiseLearningRate(make(rate), FACTORS)
+    optimizer.build(built.trainable_variables)
+    for gradients in gradient_sequence():
+        optimizer.apply(gradients)
+    for index, factor in enumerate(FACTORS.values()):
+        alone = model()
+        # A rate of its own for all; the one variable of interest is compared.
+        other = make(rate * factor)
+        other.build(alone.trainable_variables)
+        for gradients in gradient_sequence():
+            other.apply(gradients)
+        got, expected = (keras.ops.convert_to_numpy(m.trainable_variables[index]) for m in (built, alone))
+        if factor == 0:
+            expected = keras.ops.convert_to_numpy(model().trainable_variables[index])
+            np.testing.assert_array_equal(got, expected)
+        else:
+            np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
+
+
+def test_all_ones_is_the_optimizer_itself_bit_for_bit():
+    plain = train(K.AdamW(0.01, use_ema=True, ema_momentum=0.5, clipnorm=0.1))
+    wrapped = train(LayerwiseLearningRate(K.AdamW(0.01, use_ema=True, ema_momentum=0.5, clipnorm=0.1)))
+    for one, other in zip(plain.get_weights(), wrapped.get_weights()):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_factor_zero_freezes_weights_and_slots():
+    built = train(LayerwiseLearningRate(K.AdamW(0.1), {"a/.*": 0}))
+    for one, other in zip(built.get_weights()[:2], model().get_weights()[:2]):
+        np.testing.assert_array_equal(one, other)
+    slots = [v for v in built.optimizer.variables if "_a_" in v.path]
+    assert len(slots) == 4
+    assert all(not np.any(keras.ops.convert_to_numpy(slot)) for slot in slots)
+    assert np.any(built.get_weights()[2] != model().get_weights()[2])
+
+
+@pytest.mark.parametrize("wrap", [lambda optimizer: optimizer, K.LossScaleOptimizer])
+def test_callbacks_drive_the_one_rate(wrap):
+    """A scheduler through the wrapper trains as one that sets the wrapped optimizer's rate."""
+    schedule = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)
+    built = train(wrap(LayerwiseLearningRate(K.SGD(0.08), {"a/.*": 0.5})), epochs=3, callbacks=[schedule])
+    assert float(built.optimizer.learning_rate) == pytest.approx(0.01)
+    by_schedule = LayerwiseLearningRate(
+        K.SGD(K.schedules.PiecewiseConstantDecay([3, 7], [0.04, 0.02, 0.01])), {"a/.*": 0.5}
+    )
+    other = train(by_schedule, epochs=3)
+    for one, expected in zip(built.get_weights(), other.get_weights()):
+        np.testing.assert_allclose(one, expected, rtol=0, atol=1e-6)
+
+
+def test_plateau_callback_and_leaf_assignment():
+    plateau = keras.callbacks.ReduceLROnPlateau(monitor="loss", factor=0.1, patience=0, min_delta=1e9)
+    built = train(LayerwiseLearningRate(K.SGD(0.1), {"a/.*": 0.5}), epochs=3, callbacks=[plateau])
+    assert float(built.optimizer.learning_rate) == pytest.approx(1e-3)
+    built.optimizer.inner_optimizer.learning_rate = 0.25
+    assert float(built.optimizer.learning_rate) == 0.25
+
+
+def test_loss_scale_and_multi_optimizer_go_around():
+    expected = train(LayerwiseLearningRate(K.Adam(0.01), {"a/.*": 0.5})).get_weights()
+    scaled = train(K.LossScaleOptimizer(LayerwiseLearningRate(K.Adam(0.01), {"a/.*": 0.5}))).get_weights()
+    choose = K.OptimizerMap(LayerwiseLearningRate(K.Adam(0.01), {"a/.*": 0.5})) if hasattr(K, "OptimizerMap") else None
+    for one, other in zip(scaled, expected):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
+    layerwise = LayerwiseLearningRate(K.Adam(0.01), {"a/.*": 0.5})
+    both = train(K.MultiOptimizer(choose or (lambda variable: layerwise))).get_weights()
+    for one, other in zip(both, expected):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_accumulation_and_averages_are_the_inner_optimizers():
+    optimizer = LayerwiseLearningRate(K.SGD(0.1, gradient_accumulation_steps=2, use_ema=True), {"a/.*": 0.5})
+    built = train(optimizer, epochs=1)
+    assert int(optimizer.iterations) == 2
+    # `fit` ends by putting the averages in; they are of steps of the multiplied rate.
+    plain = train(K.SGD(0.1, gradient_accumulation_steps=2, use_ema=True), epochs=1)
+    start = model().get_weights()
+    # The first accumulated gradient is the same for both, so the first step is half as long; later ones nearly so.
+    ours, theirs = built.get_weights()[0] - start[0], plain.get_weights()[0] - start[0]
+    assert 0.4 < np.sum(ours * theirs) / np.sum(theirs**2) < 0.6
+
+
+def test_swap_ema_weights_callback_finds_the_averages():
+    optimizer = LayerwiseLearningRate(K.SGD(0.1, use_ema=True), {"a/.*": 0.5})
+    train(optimizer, callbacks=[keras.callbacks.SwapEMAWeights(swap_on_epoch=True)])
+    train(
+        K.LossScaleOptimizer(LayerwiseLearningRate(K.SGD(0.1, use_ema=True))),
+        callbacks=[keras.callbacks.SwapEMAWeights()],
+    )
+
+
+def test_exclusion_from_weight_decay_is_kept():
+    optimizer = LayerwiseLearningRate(K.AdamW(0.1, weight_decay=0.5), default=0.5)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    variables = [keras.Variable(np.ones(2), name=name) for name in ("kernel", "bias")]
+    optimizer.build(variables)
+    optimizer.apply([keras.ops.zeros(2), keras.ops.zeros(2)])
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(variables[0]), 1 - 0.5 * 0.1 * 0.5, rtol=1e-6)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(variables[1]), 1)
+
+
+def test_patterns_match_whole_paths_or_what_stands_behind_a_slash():
+    variables = [keras.Variable(0.0, name=name) for name in ("a", "aa")]
+    for variable, path in zip(variables, ("net/a/kernel", "net/aa/kernel")):
+        variable._path = path
+    optimizer = LayerwiseLearningRate(K.SGD(), {"a/kernel": 0.5})
+    optimizer.build(variables)
+    assert optimizer.factors == {"net/a/kernel": 0.5, "net/aa/kernel": 1.0}
+
+
+def test_unmatched_pattern_lists_the_paths():
+    optimizer = LayerwiseLearningRate(K.SGD(), {"a/.*": 0.5, "c/.*": 2.0})
+    with pytest.raises(ValueError, match=r"net/a/kernel\n  net/a/bias\n(.*\n)*Received: multipliers=\['c/\.\*'\]"):
+        optimizer.build(model().trainable_variables)
+    assert not optimizer.inner_optimizer.built
+
+
+def test_two_patterns_on_one_path_are_refused_but_the_exact_path_goes_first():
+    with pytest.raises(ValueError, match=r"One pattern must match 'net/a/kernel'. Received: patterns="):
+        LayerwiseLearningRate(K.SGD(), {"a/.*": 0.5, ".*kernel": 2.0}).build(model().trainable_variables)
+    optimizer = LayerwiseLearningRate(K.SGD(), {".*": 0.5, "net/a/bias": 2.0})
+    optimizer.build(model().trainable_variables)
+    assert list(optimizer.factors.values()) == [0.5, 2.0, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("wrong", [K.MultiOptimizer(lambda v: K.SGD()), LayerwiseLearningRate(K.SGD())])
+def test_wrappers_inside_are_refused(wrong):
+    with pytest.raises(ValueError, match="Received: optimizer="):
+        LayerwiseLearningRate(wrong)
+
+
+def test_wrapping_again_does_not_multiply_twice():
+    inner = K.SGD(1.0)
+    LayerwiseLearningRate(inner, default=0.5)
+    optimizer = LayerwiseLearningRate(inner, default=0.5)
+    x = keras.Variable(1.0)
+    optimizer.apply([keras.ops.ones(())], [x])
+    assert float(x) == 0.5
+
+
+def test_by_depth_counts_kernels_through_nested_models():
+    backbone = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Conv2D(2, 3, use_bias=False, name="conv"),
+            keras.layers.BatchNormalization(name="norm"),
+            keras.layers.DepthwiseConv2D(3, name="depthwise"),
+        ],
+        name="backbone",
+    )
+    inputs = keras.Input((8, 8, 1))
+    x = keras.layers.GlobalAveragePooling2D()(backbone(inputs))
+    built = keras.Model(inputs, keras.layers.Dense(3, name="head")(x))
+    optimizer = LayerwiseLearningRate.by_depth(K.Adam(), built, decay=0.5)
+    factors = {path.rpartition("backbone/")[2]: factor for path, factor in optimizer.multipliers.items()}
+    assert factors == {
+        "conv/kernel": 0.25,
+        "norm/gamma": 0.25,
+        "norm/beta": 0.25,
+        "depthwise/kernel": 0.5,
+        "depthwise/bias": 0.5,
+        "head/kernel": 1.0,
+        "head/bias": 1.0,
+    }
+    built.compile(optimizer, "mse")
+    built.fit(np.zeros((4, 8, 8, 1)), np.zeros((4, 3)), verbose=0)
+
+
+def test_by_depth_refuses_bad_arguments():
+    with pytest.raises(ValueError, match="Received: decay=0"):
+        LayerwiseLearningRate.by_depth(K.SGD(), model(), 0)
+    with pytest.raises(ValueError, match="Received: model="):
+        LayerwiseLearningRate.by_depth(K.SGD(), keras.Sequential([keras.layers.Dense(2)]), 0.5)

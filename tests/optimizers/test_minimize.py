@@ -1,0 +1,364 @@
+"""Full-batch solvers against SciPy on plain NumPy, and what they do to the model around them."""
+
+import keras
+import numpy as np
+import pytest
+from scipy import optimize
+
+from kregkit.optimizers import minimize, minimize_function
+from kregkit.optimizers.minimize import METHODS, objective_of
+
+PENALTY = 2.0**-10  # Keras rounds the factor of an L2 penalty to float32.
+
+
+@pytest.fixture(scope="module")
+def digits():
+    datasets = pytest.importorskip("sklearn.datasets")
+    x, y = datasets.load_digits(return_X_y=True)
+    return x / 16, y
+
+
+@pytest.fixture(scope="module")
+def logistic(digits):
+    """The known minimum of a penalised softmax regression, by SciPy on float64 NumPy."""
+    x, y = digits
+    one_hot = np.eye(10)[y]
+
+    def value_and_gradient(vector):
+        weights, bias = vector[:640].reshape(64, 10), vector[640:]
+        logits = x @ weights + bias
+        logits -= logits.max(axis=1, keepdims=True)
+        logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        error = (np.exp(logs) - one_hot) / len(x)
+        gradient = np.concatenate([(x.T @ error + 2 * PENALTY * weights).ravel(), error.sum(axis=0)])
+        return -np.mean(logs[np.arange(len(y)), y]) + PENALTY * np.sum(weights**2), gradient
+
+    options = {"maxiter": 2000, "gtol": 1e-10, "ftol": 0, "maxfun": 10000}
+    return optimize.minimize(value_and_gradient, np.zeros(650), jac=True, method="L-BFGS-B", options=options)
+
+
+def softmax_regression(dtype="float32"):
+    regularizer = keras.regularizers.L2(PENALTY)
+    layer = keras.layers.Dense(10, kernel_initializer="zeros", kernel_regularizer=regularizer, dtype=dtype)
+    return keras.Sequential([keras.Input((64,), dtype=dtype), layer])
+
+
+def cross_entropy(y, logits):
+    return keras.losses.sparse_categorical_crossentropy(y, logits, from_logits=True)
+
+
+def small_model(*middle, seed=0):
+    keras.utils.set_random_seed(seed)
+    layers = [keras.layers.Dense(5, activation="tanh"), *middle, keras.layers.Dense(1)]
+    return keras.Sequential([keras.Input((3,)), *layers])
+
+
+def small_data(num=20):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(num, 3)).astype("float32")
+    return x, np.sin(x[:, :1])
+
+
+def objective(model, x, y, loss="mse", batch_size=None, stochastic="refuse", batch_normalization="inference"):
+    return objective_of(model, x, y, loss, batch_size, stochastic, batch_normalization, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("L-BFGS-B", {"gtol": 1e-8, "ftol": 0}),
+        ("Newton-CG", {"xtol": 1e-10}),
+        ("trust-krylov", {"gtol": 1e-7}),
+    ],
+)
+def test_float64_model_reaches_the_known_minimum(digits, logistic, method, options):
+    model = softmax_regression("float64")
+    history = minimize(model, *digits, cross_entropy, method, max_iterations=1000, options=options, verbose=0)
+    assert abs(history.result.fun - logistic.fun) < 1e-8 * logistic.fun
+    np.testing.assert_allclose(model.get_weights()[0].ravel(), logistic.x[:640], atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["L-BFGS-B", "Newton-CG"])
+def test_float32_model_reaches_the_known_minimum(digits, logistic, method):
+    x, y = digits
+    model = softmax_regression()
+    history = minimize(model, x.astype("float32"), y, cross_entropy, method, max_iterations=500, verbose=0)
+    assert abs(history.result.fun - logistic.fun) < 1e-5 * logistic.fun
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_descends(method):
+    x, y = small_data()
+    model = small_model()
+    history = minimize(model, x, y, "mse", method, max_iterations=40, verbose=0)
+    assert history.history["loss"][-1] < 0.02
+    assert np.all(np.diff(history.history["loss"]) <= 0)
+    # What the model holds is what is reported.
+    model.compile(loss="mse")
+    assert model.evaluate(x, y, verbose=0) == pytest.approx(history.result.fun, rel=1e-5)
+
+
+@pytest.fixture
+def hard():
+    """Convolution, pooling, normalisations, a table of embeddings and a penalty of activations, in float64."""
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy("float64")
+    keras.config.set_floatx("float64")
+    image, word = keras.Input((6, 6, 2)), keras.Input((3,), dtype="int32")
+    a = keras.layers.Conv2D(3, 3, activation="softplus", activity_regularizer=keras.regularizers.L2(0.1))(image)
+    a = keras.layers.BatchNormalization()(keras.layers.MaxPooling2D()(a))
+    a = keras.layers.GroupNormalization(3)(keras.layers.LayerNormalization()(a))
+    b = keras.layers.Embedding(5, 2, embeddings_regularizer="l2")(word)
+    joined = keras.layers.Concatenate()([keras.layers.Flatten()(a), keras.layers.Flatten()(b)])
+    model = keras.Model([image, word], keras.layers.Dense(3, kernel_regularizer="l2")(joined))
+    rng = np.random.default_rng(0)
+    yield model, [rng.normal(size=(11, 6, 6, 2)), rng.integers(0, 5, size=(11, 3))], rng.integers(0, 3, size=11)
+    keras.config.set_floatx("float32")
+
+
+@pytest.mark.parametrize("batch_normalization", ["inference", "training"])
+def test_gradient_and_hessian_against_finite_differences(hard, batch_normalization):
+    model, x, y = hard
+    rng = np.random.default_rng(1)
+    with objective(model, x, y, cross_entropy, batch_normalization=batch_normalization) as f:
+        point = f.get() + 0.1 * rng.normal(size=f.size)
+        direction = rng.normal(size=f.size)
+        step = 1e-5
+        ahead, behind = (f.value_and_gradient(point + sign * step * direction) for sign in (1, -1))
+        _, gradient = f.value_and_gradient(point)
+        product = f.hessian_product(point, direction)
+    assert (ahead[0] - behind[0]) / (2 * step) == pytest.approx(gradient @ direction, rel=1e-7)
+    differences = (ahead[1] - behind[1]) / (2 * step)
+    assert np.linalg.norm(product - differences) < 1e-6 * np.linalg.norm(differences)
+
+
+def test_value_is_keras_own_regularisation_included(hard):
+    model, x, y = hard
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype="float64")
+    model.compile(loss=loss)
+    for given in (loss, cross_entropy, None):
+        with objective(model, x, y, given) as f:
+            value, _ = f.value_and_gradient(f.get())
+        assert value == pytest.approx(model.evaluate(x, y, batch_size=11, verbose=0), rel=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 10, 11, 100])
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum"])
+def test_chunks_give_the_full_batch(hard, batch_size, reduction):
+    model, x, y = hard
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction, dtype="float64")
+    direction = None
+    results = []
+    for size in (None, batch_size):
+        with objective(model, x, y, loss, batch_size=size) as f:
+            direction = np.arange(f.size) / f.size
+            results.append([*f.value_and_gradient(f.get()), f.hessian_product(f.get(), direction)])
+    for full, chunked in zip(*results):
+        np.testing.assert_allclose(chunked, full, rtol=1e-10, atol=1e-12)
+
+
+def test_jit_compiles_to_the_same():
+    x, y = small_data()
+    results = [
+        minimize(small_model(), x, y, "mse", "Newton-CG", 5, verbose=0, jit_compile=jit) for jit in (False, True)
+    ]
+    np.testing.assert_allclose(results[0].history["loss"], results[1].history["loss"], rtol=1e-4)
+
+
+class Recorder(keras.callbacks.Callback):
+    def __init__(self, stop_at=None, fail_at=None):
+        super().__init__()
+        self.calls, self.weights, self.stop_at, self.fail_at = [], [], stop_at, fail_at
+
+    def on_train_begin(self, logs=None):
+        self.calls.append("train begin")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.calls.append(f"begin {epoch}")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.calls.append(f"end {epoch}")
+        self.weights.append(self.model.get_weights())
+        if epoch == self.fail_at:
+            raise KeyboardInterrupt
+        self.model.stop_training = epoch == self.stop_at
+
+    def on_train_end(self, logs=None):
+        self.calls.append("train end")
+
+
+def test_callbacks_run_once_per_iteration_with_its_weights():
+    x, y = small_data()
+    model, recorder = small_model(), Recorder(stop_at=2)
+    history = minimize(model, x, y, "mse", max_iterations=50, callbacks=[recorder], verbose=0)
+    assert recorder.calls == ["train begin", "begin 0", "end 0", "begin 1", "end 1", "begin 2", "end 2", "train end"]
+    assert history is model.history
+    assert history.epoch == [0, 1, 2]
+    model.compile(loss="mse")
+    for weights, loss in zip(recorder.weights, history.history["loss"]):
+        model.set_weights(weights)
+        assert model.evaluate(x, y, verbose=0) == pytest.approx(loss, rel=1e-5)
+
+
+def test_keras_callbacks_work(tmp_path):
+    x, y = small_data()
+    model = small_model()
+    callbacks = [
+        keras.callbacks.EarlyStopping("loss", min_delta=1e9, patience=3),
+        keras.callbacks.ModelCheckpoint(
+            tmp_path / "best.weights.h5", "loss", save_best_only=True, save_weights_only=True
+        ),
+    ]
+    history = minimize(model, x, y, "mse", max_iterations=50, callbacks=callbacks, verbose=0)
+    assert len(history.epoch) == 4
+    expected = model.get_weights()
+    model.load_weights(tmp_path / "best.weights.h5")
+    for one, other in zip(model.get_weights(), expected):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_stop_and_resume_goes_on_counting():
+    x, y = small_data()
+    model = small_model()
+    first = minimize(model, x, y, "mse", "Newton-CG", max_iterations=3, verbose=0)
+    second = minimize(model, x, y, "mse", "Newton-CG", max_iterations=6, initial_iteration=3, verbose=0)
+    assert second.epoch == [3, 4, 5]
+    straight = minimize(small_model(), x, y, "mse", "Newton-CG", max_iterations=6, verbose=0)
+    # Newton's method keeps nothing between iterations but the weights.
+    losses = first.history["loss"] + second.history["loss"]
+    np.testing.assert_allclose(losses, straight.history["loss"], rtol=1e-3)
+
+
+def test_interrupt_leaves_the_last_finished_iterate():
+    x, y = small_data()
+    model, recorder = small_model(), Recorder(fail_at=3)
+    with pytest.raises(KeyboardInterrupt):
+        minimize(model, x, y, "mse", callbacks=[recorder], verbose=0)
+    for one, other in zip(model.get_weights(), recorder.weights[-1]):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_progress_line_and_message(capsys):
+    x, y = small_data()
+    minimize(small_model(), x, y, "mse", max_iterations=3)
+    assert "3/3" in capsys.readouterr().out
+    minimize(small_model(), x, y, "mse", max_iterations=3, verbose=0)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("layer", [lambda: keras.layers.Dropout(0.5), lambda: keras.layers.GaussianNoise(1.0)])
+def test_stochastic_layers(layer):
+    x, y = small_data(200)
+    model = small_model(layer())
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"these layers draw random numbers: .*Received: stochastic='refuse'"):
+        minimize(model, x, y, "mse", verbose=0)
+    for one, other in zip(model.get_weights(), before):
+        np.testing.assert_array_equal(one, other)
+
+    (generator,) = model.layers[1]._seed_generators
+    state = keras.ops.convert_to_numpy(generator.state).copy()
+    values = {}
+    for mode, batch_size in (("inference", None), ("freeze", None), ("freeze", 60)):
+        with objective(model, x, y, stochastic=mode, batch_size=batch_size) as f:
+            points = [f.value_and_gradient(f.get())[0] for _ in range(3)]
+        assert len(set(points)) == 1
+        values[mode, batch_size] = points[0]
+    assert len(set(values.values())) == 3
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(generator.state), state)
+    model.compile(loss="mse")
+    assert model.evaluate(x, y, verbose=0) == pytest.approx(values["inference", None], rel=1e-5)
+    history = minimize(model, x, y, "mse", max_iterations=5, stochastic="freeze", verbose=0)
+    assert history.history["loss"][-1] < values["freeze", None]
+
+
+def test_batch_normalization():
+    x, y = small_data(200)
+    model = small_model(keras.layers.BatchNormalization(momentum=0.0))
+    with objective(model, x, y) as f:
+        f.value_and_gradient(f.get())
+    moving = model.layers[1].non_trainable_variables
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(moving[0]), 0)
+    with objective(model, x, y, batch_normalization="training") as f:
+        value, _ = f.value_and_gradient(f.get())
+    # With a momentum of zero the moving statistics are now the batch's.
+    with objective(model, x, y) as f:
+        assert f.value_and_gradient(f.get())[0] == pytest.approx(value, rel=1e-4)
+    with pytest.raises(ValueError, match="Received: batch_size=50"):
+        minimize(model, x, y, "mse", batch_size=50, batch_normalization="training", verbose=0)
+
+
+class Restless(keras.layers.Layer):
+    """Draws from Keras's global generator, which no layer owns."""
+
+    def call(self, inputs):
+        return inputs + keras.random.normal(keras.ops.shape(inputs))
+
+
+def test_a_moving_objective_is_an_error():
+    x, y = small_data()
+    model = small_model(Restless())
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"The objective moves: .*Received: loss="):
+        minimize(model, x, y, "mse", verbose=0)
+    for one, other in zip(model.get_weights(), before):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"method": "Nelder-Mead"}, "method='Nelder-Mead'"),
+        ({"max_iterations": 0}, "max_iterations=0"),
+        ({"initial_iteration": 7, "max_iterations": 7}, "max_iterations=7"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"stochastic": "ignore"}, "stochastic='ignore'"),
+        ({"batch_normalization": "off"}, "batch_normalization='off'"),
+        ({"seed": -1}, "seed=-1"),
+        ({"loss": None}, "loss=None"),
+        ({"y": np.zeros((3, 1))}, "lengths="),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, text):
+    x, y = small_data()
+    model = small_model()
+    with pytest.raises(ValueError, match="Received: " + text.replace("(", r"\(")):
+        minimize(model, **{"x": x, "y": y, "loss": "mse", "verbose": 0, **arguments})
+
+
+def test_unbuilt_and_infinite_are_refused():
+    x, y = small_data()
+    with pytest.raises(ValueError, match="Received: model="):
+        minimize(keras.Sequential([keras.layers.Dense(1)]), x, y, "mse")
+    with pytest.raises(ValueError, match=r"must be finite at the start\. Received: loss=nan"):
+        minimize(small_model(), x * np.nan, y, "mse", verbose=0)
+
+
+def test_minimize_function_solves_rosenbrock_within_bounds():
+    def rosenbrock(x):
+        return keras.ops.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+
+    seen = []
+    result = minimize_function(
+        rosenbrock, np.zeros(6), max_iterations=200, callback=lambda i, x, logs: seen.append((i, x.shape)), verbose=0
+    )
+    np.testing.assert_allclose(result.x, 1, atol=1e-4)
+    assert seen == [(i, (6,)) for i in range(result.nit)]
+    newton = minimize_function(rosenbrock, np.zeros(6), "trust-krylov", 200, tolerance=1e-8, verbose=0)
+    np.testing.assert_allclose(newton.x, 1, atol=1e-7)
+    bounded = minimize_function(rosenbrock, np.zeros(6), bounds=(-1.0, 0.5), verbose=0)
+    assert bounded.x.max() <= 0.5
+    stopped = minimize_function(rosenbrock, np.zeros((6,), "float32"), callback=lambda i, *_: i == 2, verbose=0)
+    assert stopped.nit == 3
+    assert stopped.x.dtype == "float32"
+
+
+def test_minimize_function_refuses():
+    with pytest.raises(ValueError, match=r"must return a scalar. Received: shape=\(3,\)"):
+        minimize_function(lambda x: x, np.zeros(3))
+    with pytest.raises(ValueError, match="Received: dtype=int64"):
+        minimize_function(keras.ops.sum, np.zeros(3, int))
+    with pytest.raises(ValueError, match="Received: method='BFGS'"):
+        minimize_function(keras.ops.sum, np.zeros(3), "BFGS", bounds=(0, 1))
+    with pytest.raises(ValueError, match="The objective moves"):
+        minimize_function(lambda x: keras.ops.sum(x * keras.random.normal((3,))), np.ones(3, "float32"))
