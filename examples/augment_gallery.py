@@ -84,7 +84,7 @@ def gallery(images, rows):
 def ten_crop(image):
     views = np.asarray(data.TenCrop(SIZE * 3 // 4)(image[None]))[:, 0]
     names = ["upper left", "upper right", "lower left", "lower right", "centre"]
-    figure, axes = plt.subplots(2, 6, figsize=(11, 3.9))
+    figure, axes = plt.subplots(2, 6, figsize=(11, 4.4))
     for axis, view, name in zip(axes[:, 1:].ravel(), views, names + [f"{name}, mirrored" for name in names]):
         axis.imshow(view)
         axis.set_title(name, fontsize=9)
