@@ -322,31 +322,7 @@ def training(smoke):
     return {name: statistics.median(rate) for name, rate in rates.items()}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="seconds, not minutes")
-    parser.add_argument("--no-memory", action="store_true")
-    parser.add_argument("--no-training", action="store_true")
-    parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.memory_of:
-        name, size, second = arguments.memory_of
-        memory(name, int(size), second == "True", 64 if arguments.smoke else NUM[int(size)])
-        return
-    repeats = 1 if arguments.smoke else REPEATS
-    results = {}
-    for size in (32, 224):
-        num = 2 * BATCH[size] if arguments.smoke else NUM[size]
-        for second in (False, True):
-            results[size, second] = throughput(size, second, repeats, num)
-    peaks = {}
-    if not arguments.no_memory:
-        for name in CONTENDERS[:1] if arguments.smoke else CONTENDERS:
-            command = [sys.executable, __file__, "--memory-of", name, "224", "True"]
-            output = subprocess.run(
-                command + ["--smoke"] * arguments.smoke, capture_output=True, text=True, env=os.environ
-            ).stdout.strip()
-            peaks[name] = json.loads(output.splitlines()[-1]) if output else "failed"
+def print_throughput(results, peaks):
     print(f"\nImages per second on {os.cpu_count()} cores (kregkit's multiple of each in brackets)")
     columns = [(size, second) for size in (32, 224) for second in (False, True)]
     print(f"{'':16s}" + "".join(f"{f'{s}x{s} ' + ('second' if g else 'first'):>20s}" for s, g in columns)
@@ -363,6 +339,36 @@ def main():
     for size in (32, 224):
         first, second = (results[size, group]["kregkit"] for group in (False, True))
         print(f"{size}x{size}: the second group takes {first / second:.2f} times the time of the first")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--smoke", action="store_true", help="seconds, not minutes")
+    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--no-training", action="store_true")
+    parser.add_argument("--no-throughput", action="store_true")
+    parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.memory_of:
+        name, size, second = arguments.memory_of
+        memory(name, int(size), second == "True", 64 if arguments.smoke else NUM[int(size)])
+        return
+    repeats = 1 if arguments.smoke else REPEATS
+    results = {}
+    for size in () if arguments.no_throughput else (32, 224):
+        num = 2 * BATCH[size] if arguments.smoke else NUM[size]
+        for second in (False, True):
+            results[size, second] = throughput(size, second, repeats, num)
+    peaks = {}
+    if not arguments.no_memory:
+        for name in CONTENDERS[:1] if arguments.smoke else CONTENDERS:
+            command = [sys.executable, __file__, "--memory-of", name, "224", "True"]
+            output = subprocess.run(
+                command + ["--smoke"] * arguments.smoke, capture_output=True, text=True, env=os.environ
+            ).stdout.strip()
+            peaks[name] = json.loads(output.splitlines()[-1]) if output else "failed"
+    if results:
+        print_throughput(results, peaks)
     if not arguments.no_training:
         rates = training(arguments.smoke)
         base = rates["one batch, kept ready"]

@@ -243,8 +243,12 @@ def _stream(job, counter, start, shuffle, buffer_size, drop_remainder, parallel)
     def one_epoch(epoch):
         dataset = source.dataset.enumerate()
         if shuffle:
+            graph = tf.compat.v1.get_default_graph()
+            # `shuffle` would mix in the global seed, so that `set_random_seed` changed the order.
+            global_seed, graph.seed = graph.seed, None
             key = make_keys(job.seed, epoch, -1)
             dataset = dataset.shuffle(buffer_size, seed=key, reshuffle_each_iteration=False)
+            graph.seed = global_seed
         # After the shuffle: shards that shuffle alone would each mix a part only.
         dataset = dataset.shard(job.num_shards, job.shard)
         if start is not None:
