@@ -3,22 +3,27 @@
 from kregkit.plots.curves import error_curves, errors, loss_curves
 from kregkit.plots.ensemble_size import ensemble_size
 from kregkit.plots.learning_rate import learning_rate
+from kregkit.plots.regions import pooling_regions
 from kregkit.plots.search_results import best_so_far, search_importance, search_ranges, search_results, search_scatter
 from kregkit.plots.steps import step_arrows, taylor_steps
+from kregkit.plots.survival import depth_distribution, survival_probabilities
 from kregkit.plots.trajectories import trajectories
 
 __all__ = [
     "best_so_far",
+    "depth_distribution",
     "ensemble_size",
     "error_curves",
     "errors",
     "learning_rate",
     "loss_curves",
+    "pooling_regions",
     "search_importance",
     "search_ranges",
     "search_results",
     "search_scatter",
     "step_arrows",
+    "survival_probabilities",
     "taylor_steps",
     "trajectories",
 ]
