@@ -36,5 +36,5 @@ def test_half_precision_only_rounds_the_result():
 
 
 def test_mixing_is_refused():
-    with pytest.raises(ValueError, match="must not mix labels.*Received: "):  # noqa: RUF043
+    with pytest.raises(ValueError, match="must not mix labels.*Received: "):
         AugmentLayer([MixUp(num_classes=3)])

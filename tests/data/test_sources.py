@@ -56,7 +56,7 @@ def test_random_access_tfds_source(tmp_path):
 def test_unprepared_builder(tmp_path):
     from kregkit.data._digits_builder import Digits
 
-    with pytest.raises(FileNotFoundError, match="download_and_prepare.*Received: source="):  # noqa: RUF043
+    with pytest.raises(FileNotFoundError, match="download_and_prepare.*Received: source="):
         pipeline(Digits(data_dir=tmp_path), 10)
 
 
