@@ -27,7 +27,7 @@ required = {
     for dependency in message.get_all("Requires-Dist")
     if "extra ==" not in dependency
 }
-expected = {"keras", "tensorflow", "tensorflow-datasets", "importlib-resources", "numpy", "scipy"}
+expected = {"keras", "tensorflow", "tensorflow-datasets", "importlib-resources", "numpy", "scipy", "threadpoolctl"}
 assert required == expected, required
 assert set(message.get_all("Provides-Extra")) == {"examples", "search", "test", "all"}
 strangers = [name for name in names if not name.startswith(("kregkit/", "kregkit-"))]
