@@ -231,7 +231,8 @@ def memory(name):
 
 
 def layer_step(layer, x, jit=False):
-    layer.build(x.shape)
+    if not layer.built:
+        layer.build(x.shape)
     variables = [variable.value for variable in layer.trainable_variables]
 
     @tf.function(jit_compile=jit)

@@ -2,6 +2,14 @@
 
 from keras import ops
 
+from kregkit.layers._noise import on_tensorflow
+
+
+def gather(x, rows):
+    """Returns the rows of `x` whose numbers are given; none is negative."""
+    tensorflow = on_tensorflow()
+    return tensorflow.gather(x, rows) if tensorflow is not None else ops.take(x, rows, axis=0)
+
 
 def random_subset(noise, size):
     """Returns `(kept, slots)` for a uniformly random subset of the rows.
@@ -23,11 +31,11 @@ def _upstream(args, upstream):
 
 
 def _take(x, kept):
-    return ops.take(x, kept, axis=0)
+    return gather(x, kept)
 
 
 def _put(x, slots):
-    return ops.take(ops.concatenate([x, ops.zeros_like(x[:1])], axis=0), slots, axis=0)
+    return gather(ops.concatenate([x, ops.zeros_like(x[:1])], axis=0), slots)
 
 
 def take_rows(x, kept, slots):

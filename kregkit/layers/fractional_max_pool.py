@@ -7,6 +7,7 @@ from keras import ops
 
 from kregkit._core.checks import check_choice
 from kregkit.layers._noise import on_tensorflow
+from kregkit.layers._rows import gather
 
 
 def fractional_max_pool(inputs, boundaries, overlapping=False, data_format=None, compiled=None):
@@ -170,7 +171,7 @@ def _take(rows, index, x, axis, size):
     inner = math.prod(x.shape[1:axis])
     batch = ops.shape(x)[0]
     start = ops.reshape(ops.arange(batch * inner, dtype="int32") * size, (batch, inner, 1))
-    return ops.take(rows, ops.reshape(start + index, (-1,)), axis=0)
+    return gather(rows, ops.reshape(start + index, (-1,)))
 
 
 def _pool_axis(x, axis, boundaries, width, overlapping, want_winner=False):
