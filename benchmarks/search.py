@@ -35,7 +35,7 @@ from kregkit import plots
 from kregkit.data import digits
 from kregkit.search import Space, build_and_fit, grid, log_uniform, mean_interval, search, uniform
 
-SEEDS, POINTS, EPOCHS, TRIALS = 20, 3, 9, 88
+SEEDS, POINTS, EPOCHS, TRIALS, BATCH_SIZE = 20, 3, 9, 88, 32
 SPACE = Space(
     learning_rate=log_uniform(1e-4, 1.0),
     weight_decay=log_uniform(1e-8, 1e-5),
@@ -64,7 +64,11 @@ class TracedOnce:
     """
 
     def __init__(self, train, validation):
-        self.train, self.validation = train, validation
+        # Endless, with steps counted, so that Keras makes one iterator a fit: making them would take most of the time.
+        num = len(train[0])
+        self.steps = num // BATCH_SIZE
+        self.train = tf.data.Dataset.from_tensor_slices(train).shuffle(num).batch(BATCH_SIZE, True).repeat()
+        self.validation = tf.data.Dataset.from_tensors(validation).repeat()
         self.settable = Settable()
         self.dense = layers.Dense(32, activation="relu")
         inputs = keras.Input(train[0].shape[1:])
@@ -75,7 +79,7 @@ class TracedOnce:
             keras.optimizers.SGD(0.1, momentum=0.9),
             "sparse_categorical_crossentropy",
             metrics=["accuracy"],
-            steps_per_execution=len(train[0]) // 32,
+            steps_per_execution=self.steps,
             jit_compile=False,
         )
         self.model.optimizer.build(self.model.trainable_variables)
@@ -92,11 +96,11 @@ class TracedOnce:
         self.settable.decay.assign(parameters["weight_decay"])
         self.settable.noise.assign(parameters["input_noise"])
         return self.model.fit(
-            *self.train,
-            batch_size=32,
+            self.train,
+            steps_per_epoch=self.steps,
             epochs=epochs,
             validation_data=self.validation,
-            validation_batch_size=1000,
+            validation_steps=1,
             callbacks=callbacks,
             verbose=0,
         )
@@ -104,9 +108,6 @@ class TracedOnce:
 
 def data():
     train, validation = digits(["train[:80%]", "train[80%:]"], as_arrays=True)
-    # A multiple of the batch size, so that an epoch is one execution.
-    num = len(train[0]) // 32 * 32
-    train = tuple(array[:num] for array in train)
     return tuple(
         (images.reshape(len(images), -1).astype("float32") / 255, labels) for images, labels in (train, validation)
     )
@@ -209,7 +210,7 @@ class Reporting(keras.callbacks.Callback):
 
 
 def measure_overhead(trials, repeats, epochs):
-    fit = build_and_fit(build, *data(), batch_size=32)
+    fit = build_and_fit(build, *data(), batch_size=BATCH_SIZE)
     space = Space(learning_rate=log_uniform(1e-3, 1e-1), input_noise=uniform(0.0, 0.1))
     inside = []
 
