@@ -330,8 +330,9 @@ def _draw_by_protocol(stack, layer, draws, place):
 def _masks_of_connections(layer, draws, place):
     original = layer._factor
 
-    def factor(shape, key):
-        kernel = tuple(shape) == tuple(layer.layer.kernel.shape)
+    def factor(shape, key, of="kernel"):
+        # Not by the shape: a bias's, with its examples, may be the kernel's.
+        kernel = of == "kernel"
         if kernel and layer.mask == "exact":
             return original(shape, key)
         numbers = draws.uniform_of_shape(place, shape, whole_batch=kernel or layer.mask == "batch")

@@ -108,12 +108,12 @@ class DropConnect(NoisyLayer):
             shared = self.mask == "batch"
             examples = 1 if shared else ops.shape(inputs)[0]
             bias = ops.convert_to_tensor(self.layer.bias)
-            factor = self._factor((examples, *bias.shape), self.next_key(per_replica=not shared))
+            factor = self._factor((examples, *bias.shape), self.next_key(per_replica=not shared), of="bias")
             outputs = outputs + self._behind_examples(bias * factor, outputs)
         return self._activate(outputs)
 
-    def _factor(self, shape, key):
-        """Returns a mask over `p`: 0 or `1 / (1 - rate)`."""
+    def _factor(self, shape, key, of="kernel"):
+        """Returns a mask over `p`: 0 or `1 / (1 - rate)`. `of` says what it is for, to who draws in its place."""
         kept = keras.random.uniform(shape, dtype="float32", seed=key) >= self.rate
         return ops.cast(kept, self.compute_dtype) * (1 / (1 - self.rate))
 
