@@ -1,6 +1,7 @@
 """Pictures: plain data in, matplotlib Axes out."""
 
 from kregkit.plots.curves import error_curves, errors, loss_curves
+from kregkit.plots.draws import error_against_draws
 from kregkit.plots.ensemble_size import ensemble_size
 from kregkit.plots.learning_rate import learning_rate
 from kregkit.plots.regions import pooling_regions
@@ -13,6 +14,7 @@ __all__ = [
     "best_so_far",
     "depth_distribution",
     "ensemble_size",
+    "error_against_draws",
     "error_curves",
     "errors",
     "learning_rate",
