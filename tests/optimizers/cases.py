@@ -14,7 +14,7 @@ def layerwise():
 
 # Where eigenvalues lie close together rounding turns the basis, and Adam's division magnifies that. The steps of these
 # rows add up to 0.12, so a wrong or missing one would show.
-ROUNDED = dict.fromkeys(["eager", "jit", "steps_per_execution", "gradient_accumulation", "mirrored"], 1e-2)
+ROUNDED = dict.fromkeys(["eager", "jit", "steps_per_execution", "gradient_accumulation", "mirrored"], 3e-2)
 
 CASES = [
     Case(
