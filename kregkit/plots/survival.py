@@ -52,7 +52,7 @@ def depth_distribution(probabilities, axes=None, *, label=None):
     Example:
 
     >>> axes = depth_distribution([0.5, 0.5])
-    >>> [round(bar.get_height(), 3) for bar in axes.patches]
+    >>> [round(float(bar.get_height()), 3) for bar in axes.patches]
     [0.25, 0.5, 0.25]
     """
     probabilities = _checked(probabilities)
