@@ -1,5 +1,6 @@
 """Times several `fit`s epoch by epoch in turn, so that a machine's mood falls on all of them alike."""
 
+import random
 import statistics
 import threading
 import time
@@ -25,7 +26,9 @@ class _Turn(keras.callbacks.Callback):
 
 
 def interleaved_fits(fits, rounds, warmup=2):
-    """Runs each of `fits` in a thread of its own, one epoch of one at a time.
+    """Runs each of `fits` in a thread of its own, one epoch of one at a time, in a new random order each round.
+
+    In a fixed order a row would always follow the same other one, whose work still warms or fills the caches.
 
     Args:
         fits: Dictionary from a name to a callable `(callback, epochs)` that calls `fit` with that callback among the
@@ -49,8 +52,9 @@ def interleaved_fits(fits, rounds, warmup=2):
     threads = [threading.Thread(target=run, args=(name,), daemon=True) for name in fits]
     for thread in threads:
         thread.start()
+    order = random.Random(0)
     for _ in range(warmup + rounds):
-        for turn in turns.values():
+        for turn in order.sample([*turns.values()], len(turns)):
             turn.go.release()
             turn.done.acquire()
             if errors:
