@@ -212,8 +212,19 @@ class TrainStep:
         return guarded
 
     def _guard_hook(self, fit_callbacks, name):
-        plain, reference = getattr(type(fit_callbacks), name), self._fit_callbacks
-        return self._closing_on_error(lambda *args, **kwargs: plain(reference(), *args, **kwargs))
+        plain, reference, close = getattr(type(fit_callbacks), name), self._fit_callbacks, self.close
+
+        # Flat rather than by `_closing_on_error`: two of these run in every step.
+        def guarded(*args, **kwargs):
+            try:
+                return plain(reference(), *args, **kwargs)
+            except _END_OF_DATA:
+                raise
+            except BaseException:
+                close()
+                raise
+
+        return guarded
 
     def _run(self, data):
         averaging = [hook for hook in self.hooks if type(hook).after_update is not Hook.after_update]

@@ -133,7 +133,14 @@ def errors(values, axes=None, *, intervals=None, baseline=None):
             end = max(end, high)
         right = max(right, end)
         axes.annotate(
-            f"{values[name]:.2f}", (end, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9
+            f"{values[name]:.2f}",
+            (end, place),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            # The baseline's line may run through it.
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
         )
     if baseline is not None:
         axes.axvline(values[baseline], color="0.4", linestyle="--", linewidth=1, zorder=0)
