@@ -209,8 +209,9 @@ class Ensemble(Predicting):
             flat = [keras.layers.Identity(dtype=y.dtype, name=name)(y) for y, name in zip(flat, names)]
         model = keras.Model(inputs, keras.tree.pack_sequence_as(outputs, flat), name="ensemble")
         if self._compile_arguments is not None:
-            # Without momentum and loss scale an optimizer has no state that a file could lack.
-            model.compile(optimizer="sgd", auto_scale_loss=False, **self._fresh_compile_arguments())
+            model.compile(optimizer="sgd", **self._fresh_compile_arguments())
+            # So that a file lacks none of its variables, where the policy has wrapped it in a loss scale.
+            model.optimizer.build(model.trainable_variables)
         return model
 
     def save(self, path):
