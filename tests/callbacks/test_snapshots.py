@@ -222,6 +222,18 @@ def test_what_makes_another_run_is_told_and_nothing_is_changed(change, tmp_path)
     assert list(tmp_path.glob(".*"))
 
 
+def test_a_backup_and_a_cycle_may_end_together(tmp_path):
+    def run(others=()):
+        model = dropout_model(keras.optimizers.SGD(0.1, momentum=0.9))
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+        return fit(model, [backup, SnapshotEnsemble(tmp_path / "members", 3, 0.2), *others]).epoch
+
+    with pytest.raises(OSError, match="killed"):
+        run([Crash(10)])
+    assert run() == [1, 2]
+    assert [member["step"] for member in members(tmp_path / "members")] == [7, 14, 21]
+
+
 @pytest.mark.parametrize(("killed_after", "complete"), [(5, 0), (10, 1), (25, 2)])
 def test_beside_a_backup_the_run_goes_on_from_its_place(killed_after, complete, tmp_path):
     # Four epochs of seven steps in three cycles, which end after 10, 20 and 28 steps.
