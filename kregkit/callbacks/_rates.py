@@ -23,6 +23,7 @@ class RateCallback(TracedCallback):
             exact to the batch, fractions included.
     """
 
+    steers_optimizer = True
     replaces_base = False
     # Whether a whole epoch is fine enough a clock, where the data's length is unknown.
     whole_epochs_suffice = False
@@ -51,6 +52,11 @@ class RateCallback(TracedCallback):
     def rate_at(self, step, base):
         """Returns, inside the step, what replaces `base`, where `replaces_base`."""
         return self.factor_at(step)
+
+    def set_model(self, model):
+        super().set_model(model)
+        # `fit` introduces the model before any callback's `on_train_begin` changes it.
+        self._introduced = compiled_rates(model)
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
@@ -91,6 +97,16 @@ class RateCallback(TracedCallback):
         return total_steps
 
 
+def compiled_rates(model):
+    """Returns pairs of each optimizer that updates weights and its rate, where that is a variable."""
+    leaves = [] if getattr(model, "optimizer", None) is None else leaf_optimizers(model.optimizer)
+    return [
+        (leaf, float(ops.convert_to_numpy(leaf.learning_rate)))
+        for leaf in leaves
+        if isinstance(leaf.learning_rate, keras.Variable)
+    ]
+
+
 class Rates(Hook):
     """The one learning rate of a fit: bases, factors, and their product."""
 
@@ -107,15 +123,19 @@ class Rates(Hook):
                     "leaves callbacks nothing to set. Compile with a float and pass the schedule as "
                     f"`kregkit.callbacks.LearningRate(schedule)`. Received: learning_rate={leaf.learning_rate}"
                 )
-        names = [type(callback).__name__ for callback in train_step.callbacks]
-        for name in ("LearningRateScheduler", "ReduceLROnPlateau"):
-            if name in names:
+        for kind in (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau):
+            if train_step.find(kind):
                 raise ValueError(
-                    f"keras.callbacks.{name} sets the learning rate that kregkit's callbacks set as well; use "
+                    f"keras.callbacks.{kind.__name__} sets the learning rate that kregkit's callbacks set as well; use "
                     "`LearningRate(schedule)` or `PlateauDecay` instead, which multiply with the others. "
-                    f"Received: callbacks={names}"
+                    f"Received: callbacks={[type(callback).__name__ for callback in train_step.callbacks]}"
                 )
-        self.bases = [float(ops.convert_to_numpy(leaf.learning_rate)) for leaf in self.optimizers]
+        rates = compiled_rates(train_step.model)
+        if train_step.find(keras.callbacks.BackupAndRestore):
+            # It may have brought back the optimizer with the decayed rate of the moment that it was backed up.
+            for callback in train_step.find(RateCallback)[:1]:
+                rates += callback._introduced
+        self.bases = [[rate for leaf, rate in rates if leaf is optimizer][-1] for optimizer in self.optimizers]
 
     def add(self, callback):
         for member in self.members:

@@ -47,6 +47,9 @@ def local_variable(initial_value, dtype, name):
 class Hook:
     """What a train step calls. Everything but `release` runs inside the compiled step."""
 
+    # Whether the hook is without effect where the step doesn't train by the optimizer that `compile` was given.
+    steers_optimizer = False
+
     def before_step(self, step):
         """Runs inside the step before the model's own. `step`: int64 scalar tensor, batches trained so far."""
 
@@ -114,6 +117,8 @@ class TrainStep:
             # On the very list, so that it goes with it.
             vars(fit_callbacks).update({name: self._guard_hook(fit_callbacks, name) for name in _LIST_HOOKS})
         self._build_optimizer()
+        self._applied = False
+        self._noted = self._note_updates()
         self._plain_step = model.train_step
         self._plain_function = model.train_function
         self._plain_make = model.make_train_function
@@ -131,6 +136,10 @@ class TrainStep:
                 return hook
         self.hooks.append(kind(self))
         return self.hooks[-1]
+
+    def find(self, kind):
+        """Returns the list of the fit's callbacks of class `kind`, in their order."""
+        return [callback for callback in self.callbacks if isinstance(callback, kind)]
 
     def start_epoch(self, epoch):
         """Sets the clock at an epoch's begin; every hook may call it."""
@@ -157,6 +166,9 @@ class TrainStep:
         fit_callbacks = self._fit_callbacks()
         for name in () if fit_callbacks is None else _LIST_HOOKS:
             vars(fit_callbacks).pop(name, None)
+        for optimizer, own in self._noted:
+            vars(optimizer).pop("apply", None)
+            vars(optimizer).update(own)
         # `compile` may have dropped the function since; then there is nothing to put back.
         if self.model.train_function is self._guarded:
             self.model.train_function = self._plain_function
@@ -180,6 +192,25 @@ class TrainStep:
         if model.optimizer is not None and not model.optimizer.built and built and model.trainable_variables:
             with model.distribute_strategy.scope():
                 model.optimizer.build(model.trainable_variables)
+
+    def _note_updates(self):
+        """Lets the optimizers tell that the step calls them; returns them, with what the user had set on them."""
+
+        def noting(plain):
+            @functools.wraps(plain)
+            def apply(*args, **kwargs):
+                self._applied = True
+                return plain(*args, **kwargs)
+
+            return apply
+
+        optimizer = self.model.optimizer
+        optimizers = [] if optimizer is None else [optimizer, *leaf_optimizers(optimizer)]
+        noted = []
+        for one in {id(one): one for one in optimizers}.values():
+            noted.append((one, {"apply": vars(one)["apply"]} if "apply" in vars(one) else {}))
+            vars(one)["apply"] = noting(one.apply)
+        return noted
 
     def _closing_on_error(self, function):
         """Returns `function`, with everything undone when it raises.
@@ -237,6 +268,9 @@ class TrainStep:
             for hook in self.hooks:
                 hook.before_step(step)
         logs = self._plain_step(data)
+        # Tracing has met every branch; run eagerly, a later step may take another one.
+        if not self._applied and not tf.executing_eagerly():
+            self._check_applied()
         with tf.control_dependencies([step]):
             if averaging:
                 # Loss scaling and gradient accumulation train batches without updating the weights.
@@ -246,6 +280,15 @@ class TrainStep:
                 hook.after_step(step, logs)
             self.step.assign_add(1)
         return logs
+
+    def _check_applied(self):
+        steering = [type(hook).__name__ for hook in self.hooks if hook.steers_optimizer]
+        if steering:
+            raise ValueError(
+                f"{', '.join(steering)} would have no effect: the model's own `train_step` doesn't update the weights "
+                "by the optimizer that `compile` was given. Compile with the one that it uses (`optimizer=`, or "
+                f"`super().compile(optimizer=...)`). Received: optimizer={self.model.optimizer.name!r}"
+            )
 
     def _average(self, hooks, step):
         for hook in hooks:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import numbers
 import warnings
 
@@ -68,6 +69,8 @@ class PolyakAveraging(TracedCallback):
     References: [Polyak and Juditsky, 1992](https://doi.org/10.1137/0330046), with the EMA of
     [Tarvainen and Valpola, 2017](https://arxiv.org/abs/1703.01780)
     """
+
+    steers_optimizer = True
 
     def __init__(self, decay=0.999, start_step=0, warmup=False, monitor="val_loss", mode="auto"):
         super().__init__()
@@ -206,12 +209,7 @@ class PolyakAveraging(TracedCallback):
                     f"The optimizer {leaf.name!r} puts its own average into the model at the end of `fit`: compile "
                     f"without it. Received: use_ema={leaf.use_ema}"
                 )
-        names = [type(callback).__name__ for callback in self.train_step.callbacks]
-        if "BackupAndRestore" in names[names.index(type(self).__name__) :]:
-            raise ValueError(
-                "BackupAndRestore would back up the average and train on from it: place it before PolyakAveraging. "
-                f"Received: callbacks={names}"
-            )
+        self._check_places()
         self._traced = self._weights()
         state, goes_on = self._pending, self._averages is not None and self._left == self._fingerprint()
         self._pending = None
@@ -224,6 +222,25 @@ class PolyakAveraging(TracedCallback):
         elif self._raw is not None:
             assign_values(self._traced, self._raw)
         self._raw, self._ended, self._chosen = None, False, False
+
+    def _check_places(self):
+        callbacks = self.train_step.callbacks
+        before = list(itertools.takewhile(lambda callback: callback is not self, callbacks))
+        names = [type(callback).__name__ for callback in callbacks]
+        if any(callback not in before for callback in self.train_step.find(keras.callbacks.BackupAndRestore)):
+            raise ValueError(
+                "BackupAndRestore would back up the average and train on from it: place it before PolyakAveraging. "
+                f"Received: callbacks={names}"
+            )
+        for callback in before:
+            # Of ModelCheckpoint and EarlyStopping.
+            keeps_best = getattr(callback, "save_best_only", False) or getattr(callback, "restore_best_weights", False)
+            if keeps_best and str(callback.monitor).startswith("val_"):
+                warnings.warn(
+                    f"{type(callback).__name__} keeps the raw weights by {callback.monitor!r}, which is that of the "
+                    f"average: place it after PolyakAveraging. Received: callbacks={names}",
+                    stacklevel=2,
+                )
 
     def _create(self, averages, updates):
         with self.model.distribute_strategy.scope():

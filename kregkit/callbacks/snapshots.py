@@ -1,9 +1,12 @@
 """Snapshot ensembles: one training run, several trained members."""
 
 import contextlib
+import hashlib
 import itertools
+import json
 import math
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -13,9 +16,10 @@ from kregkit._core.files import file_digest, replacing
 from kregkit._core.optimizers import leaf_optimizers
 from kregkit._core.snapshot_directory import SnapshotDirectory
 from kregkit._core.weights import assign_values, copy_values, swapped, training_state
-from kregkit.callbacks._rates import RateCallback
+from kregkit.callbacks._rates import RateCallback, Rates
 from kregkit.callbacks._train_step import local_variable
 from kregkit.callbacks.learning_rate import Warmup
+from kregkit.inference._forward import description
 
 
 class SnapshotEnsemble(RateCallback):
@@ -29,7 +33,8 @@ class SnapshotEnsemble(RateCallback):
 
     A run that was killed goes on when the same program is started again: from its last complete cycle, with that
     member's weights, the optimizer's slots and the seeds of random layers; only the order of a shuffled data set is
-    not restored. If a cycle ends within an epoch, that epoch is begun again, and the run is longer by its part.
+    not restored. If a cycle ends within an epoch, that epoch is begun again, and the run is longer by its part. With
+    `BackupAndRestore` before this callback it goes on from that one's place, which loses less of a long cycle.
 
     Args:
         directory: String or path, where members go; it is made when the first one is written.
@@ -41,8 +46,9 @@ class SnapshotEnsemble(RateCallback):
 
     Raises:
         ValueError: An argument is out of range. In `fit`, before the first step: the data doesn't tell its length
-            (pass `steps_per_epoch`); there are too few steps; the directory holds a finished or a different run; the
-            member to go on from is missing or corrupt; the fit doesn't start at epoch 0; another rate callback.
+            (pass `steps_per_epoch`); there are too few steps; the directory holds a finished or a different run
+            (other cycles, rates, length, architecture or optimizer); the member to go on from is missing or corrupt;
+            the fit doesn't start at epoch 0; another rate callback.
 
     Example:
 
@@ -103,39 +109,75 @@ class SnapshotEnsemble(RateCallback):
                 f"the first step: call it once on a batch of inputs. Received: model={self.model.name!r}"
             )
         self.ends = self._schedule.ends
+        bases = self.train_step.share(Rates).bases
         self._settings = {
             "cycles": self.cycles,
-            "max_learning_rate": self.max_learning_rate,
+            "max_learning_rate": bases if self.max_learning_rate is None else self.max_learning_rate,
             "min_learning_rate": self.min_learning_rate,
             "restart_multiplier": self.restart_multiplier,
             "epochs": self.train_step.epochs,
             "steps_per_epoch": self.train_step.steps_per_epoch,
             "weights": [[list(weight.shape), weight.dtype] for weight in self.model.weights],
+            "architecture": _digest(description(self.model)),
+            "optimizer": [
+                [type(leaf).__name__, _digest(_options(leaf))] for leaf in leaf_optimizers(self.model.optimizer)
+            ],
         }
         self._tracked = training_state(self.model)
         rate = leaf_optimizers(self.model.optimizer)[0].learning_rate
         self._rate_index = next(index for index, variable in enumerate(self._tracked) if variable is rate)
         self._members, self._start_epoch = [], 0
+        backed_up = self._backed_up_epoch()
         if self.directory.exists():
             self._take_up()
         if self._given is not None:
             self._members, self._start_epoch = self._members[: self._given], None
+        elif backed_up:
+            self._go_on_from_backup(backed_up)
         elif self._members:
             self._go_on()
         self._given = None
         self._choose_source()
 
+    def _backed_up_epoch(self):
+        """Returns the epoch that BackupAndRestore goes on from, 0 if it has nothing to go on from."""
+        callbacks = self.train_step.callbacks
+        backups = self.train_step.find(keras.callbacks.BackupAndRestore)
+        if any(callbacks.index(backup) > callbacks.index(self) for backup in backups):
+            raise ValueError(
+                "BackupAndRestore would take the weights away from the place that the cycles go on from: place it "
+                f"before SnapshotEnsemble. Received: callbacks={[type(callback).__name__ for callback in callbacks]}"
+            )
+        return (self.model._initial_epoch or 0) if backups else 0
+
+    def _go_on_from_backup(self, epoch):
+        step = epoch * self.train_step.steps_per_epoch
+        # A member that is newer than the backup is made again.
+        self._members = [member for member in self._members if member["step"] <= step]
+        complete = sum(end <= step for end in self.ends)
+        if len(self._members) != complete:
+            raise ValueError(
+                f"BackupAndRestore goes on after {complete} complete cycles, but the directory holds "
+                f"{len(self._members)}. Received: directory={str(self.directory.path)!r}"
+            )
+        for member in self._members:
+            self.directory.member_path(member)
+        self._start_epoch = epoch
+
     def _take_up(self):
         manifest = self.directory.read()
-        # What a killed run was writing.
-        for path in self.directory.path.glob(".cycle-*"):
-            path.unlink()
-        if not manifest["finished"] and manifest["settings"] == self._settings:
+        old, new = manifest["settings"], self._settings
+        different = [name for name in new if old.get(name) != new[name]]
+        if not manifest["finished"] and not different:
             self._members = manifest["members"]
+            # What a killed run was writing.
+            for name in ("cycle", "manifest", "architecture"):
+                for path in self.directory.path.glob(f".{name}-*"):
+                    path.unlink()
         elif not self.overwrite and self._given is None:
-            kind = "a finished" if manifest["finished"] else "a different"
+            kind = "a finished run" if manifest["finished"] else f"a different run (in {', '.join(different)})"
             raise ValueError(
-                f"The directory holds {kind} run; use another one, or overwrite=True. "
+                f"The directory holds {kind}; use another one, or overwrite=True. "
                 f"Received: directory={str(self.directory.path)!r}"
             )
         else:
@@ -145,8 +187,9 @@ class SnapshotEnsemble(RateCallback):
     def _replace(self):
         self._replaces = False
         self.directory.write(self._settings, [], finished=False)
-        for path in self.directory.path.glob("cycle-*"):
-            path.unlink()
+        for pattern in ("cycle-*", ".cycle-*"):
+            for path in self.directory.path.glob(pattern):
+                path.unlink()
 
     def _go_on(self):
         last = self._members[-1]
@@ -252,7 +295,35 @@ class SnapshotEnsemble(RateCallback):
             self._record()
 
 
+def _digest(value):
+    """Returns a short name for a JSON value, `None` for something that is none."""
+    try:
+        return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    except (TypeError, ValueError):
+        return None
+
+
+def _options(optimizer):
+    """Returns an optimizer's configuration less its name and rate, `None` where it has none."""
+    try:
+        config = optimizer.get_config()
+    except NotImplementedError:
+        return None
+    return {key: value for key, value in config.items() if key not in ("name", "learning_rate")}
+
+
 def _finite(logs):
-    """JSON has no NaN."""
-    values = {name: float(value) for name, value in logs.items()}
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+    """JSON has neither arrays, which some metrics give, nor NaN; callbacks may have put words into the logs."""
+
+    def plain(value):
+        if isinstance(value, list):
+            return [plain(one) for one in value]
+        return value if math.isfinite(value) else None
+
+    def number(value):
+        try:
+            return plain(np.asarray(value, "float64").tolist())
+        except (TypeError, ValueError):
+            return str(value)
+
+    return {name: number(value) for name, value in logs.items()}

@@ -108,30 +108,38 @@ def signature(model):
     layers = model._flatten_layers()
     if any(isinstance(layer, keras.layers.Lambda) or hasattr(layer, "save_assets") for layer in layers):
         return id(model)
-    names = {}
-    for layer in layers:
-        names.setdefault(layer.name, f"#{len(names)}")
-    try:
-        serialized = keras.saving.serialize_keras_object(model)
-        config = _anonymous(serialized["config"], names)
-        text = json.dumps([serialized["class_name"], serialized["module"], config], sort_keys=True)
-        _check_known(serialized["module"])
-    except (KeyError, NotImplementedError, TypeError, ValueError):
+    modules = set()
+    text = description(model, modules)
+    if text is None or any(module.partition(".")[0] not in ("keras", "kregkit") for module in modules - {None}):
         return id(model)
     shapes = tuple((tuple(variable.shape), variable.dtype) for variable in model.variables)
     return text, shapes, tuple(type(layer) for layer in layers)
 
 
-def _check_known(module):
-    if module is not None and module.partition(".")[0] not in ("keras", "kregkit"):
-        raise ValueError("a config that may leave something out")
+def description(model, modules=None):
+    """Returns a model's config as text, less the layers' names and the seeds; `None` where it has no such config.
+
+    Args:
+        model: A Keras model.
+        modules: Set, to which the modules of all classes in the config are added.
+    """
+    names, modules = {}, set() if modules is None else modules
+    for layer in model._flatten_layers():
+        names.setdefault(layer.name, f"#{len(names)}")
+    try:
+        serialized = keras.saving.serialize_keras_object(model)
+        modules.add(serialized["module"])
+        config = _anonymous(serialized["config"], names, modules)
+        return json.dumps([serialized["class_name"], serialized["module"], config], sort_keys=True)
+    except (KeyError, NotImplementedError, TypeError, ValueError):
+        return None
 
 
-def _anonymous(value, names):
+def _anonymous(value, names, modules):
     if isinstance(value, dict):
         if "module" in value and "class_name" in value:
-            _check_known(value["module"])
-        return {key: None if key == "seed" else _anonymous(item, names) for key, item in value.items()}
+            modules.add(value["module"])
+        return {key: None if key == "seed" else _anonymous(item, names, modules) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_anonymous(item, names) for item in value]
+        return [_anonymous(item, names, modules) for item in value]
     return names.get(value, value) if isinstance(value, str) else value

@@ -31,7 +31,13 @@ def _targets(y_true, y_pred, task):
     classes = y_pred.shape[-1]
     if y.shape == y_pred.shape:
         return y.astype("float64").reshape(-1, classes)
-    return np.eye(classes)[y.astype("int64").reshape(-1)]
+    y = y.astype("int64").reshape(-1)
+    if y.size and not 0 <= y.min() <= y.max() < classes:
+        raise ValueError(
+            f"Targets must be class indices from 0 to {classes - 1}; leave out examples of an ignored class. "
+            f"Received: targets from {y.min()} to {y.max()}"
+        )
+    return np.eye(classes)[y]
 
 
 def _spread_weight(weight, num):

@@ -85,8 +85,9 @@ class Ensemble(Predicting):
     """
 
     def __init__(self, models, outputs="auto", reduce="probabilities"):
-        models = list(models)
-        if not models or not all(isinstance(model, keras.Model) for model in models):
+        alone = isinstance(models, keras.Model)
+        models = models if alone else list(models)
+        if alone or not models or not all(isinstance(model, keras.Model) for model in models):
             raise ValueError(f"`models` must be a non-empty list of Keras models. Received: models={models!r}")
         for model in models:
             if not model.built:
@@ -208,8 +209,9 @@ class Ensemble(Predicting):
             flat = [keras.layers.Identity(dtype=y.dtype, name=name)(y) for y, name in zip(flat, names)]
         model = keras.Model(inputs, keras.tree.pack_sequence_as(outputs, flat), name="ensemble")
         if self._compile_arguments is not None:
-            # Without momentum an optimizer has no state that a file could lack.
             model.compile(optimizer="sgd", **self._fresh_compile_arguments())
+            # So that a file lacks none of its variables, where the policy has wrapped it in a loss scale.
+            model.optimizer.build(model.trainable_variables)
         return model
 
     def save(self, path):

@@ -25,8 +25,8 @@ def _draw(axes, record, name, convert, label, color):
         names = ["training", "validation"] if label is None else [None, label]
     (line,) = axes.plot(x, convert(np.asarray(record[name], float)), label=names[0], color=color, **look)
     if validation is not None:
-        # With validation_freq > 1 there are fewer values; each belongs to an equally spaced epoch.
-        x = np.linspace(len(x) / len(validation), len(x), len(validation))
+        # With validation_freq > 1 there are fewer values, one every so many epochs; the last epochs may have none.
+        x = len(x) // max(len(validation), 1) * np.arange(1, len(validation) + 1)
         values = convert(np.asarray(validation, float))
         axes.plot(x, values, label=names[1], color=line.get_color(), linewidth=1.6)
     axes.set_xlabel("epoch")

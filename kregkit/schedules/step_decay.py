@@ -46,6 +46,8 @@ class StepDecay(keras.optimizers.schedules.LearningRateSchedule):
             raise ValueError(f"Give exactly one of `every` and `at`. Received: every={every}, at={at}")
         self.every = None if every is None else check_number("every", every, 1e-6)
         if at is not None:
+            if isinstance(at, str) or not hasattr(at, "__iter__"):
+                raise ValueError(f"`at` must be a non-empty, increasing list. Received: at={at!r}")
             at = [check_number("at", step, 0) for step in at]
             if not at or any(later <= earlier for earlier, later in itertools.pairwise(at)):
                 raise ValueError(f"`at` must be a non-empty, increasing list. Received: at={at}")

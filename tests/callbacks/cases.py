@@ -53,6 +53,7 @@ CASES = [
             ({}, "exactly one"),
             ({"factor": 0, "every": 1}, "factor"),
             ({"at": [2, 1]}, "increasing"),
+            ({"at": 30}, "list"),
             ({"at": [2], "unit": "day"}, "unit"),
         ],
     ),

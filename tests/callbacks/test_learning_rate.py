@@ -295,6 +295,10 @@ def test_the_same_curve_serves_compile_and_callback():
     np.testing.assert_allclose(-np.diff([0, *record.rows[:, 0]]), by_callback, atol=2e-6)
 
 
+class Own(keras.callbacks.ReduceLROnPlateau):
+    """A project's own kind of it."""
+
+
 @pytest.mark.parametrize(
     ("others", "optimizer", "text"),
     [
@@ -311,6 +315,7 @@ def test_the_same_curve_serves_compile_and_callback():
         ),
         ([keras.callbacks.LearningRateScheduler(lambda epoch: 0.1)], None, r"LearningRateScheduler.*Received: callb"),
         ([keras.callbacks.ReduceLROnPlateau("loss")], None, r"ReduceLROnPlateau.*PlateauDecay"),
+        ([Own("loss")], None, r"ReduceLROnPlateau.*PlateauDecay"),
         ([LearningRate(KERAS.CosineDecay(0.1, 10)), LearningRate(KERAS.CosineDecay(0.1, 10))], None, "can't share"),
     ],
 )
@@ -325,6 +330,31 @@ def test_who_else_sets_the_rate_is_refused_before_the_first_step(others, optimiz
     # And the model is as it was.
     model.fit(data, data, epochs=1, verbose=0)
     assert "train_step" not in vars(model)
+
+
+class Kill(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2:
+            raise OSError("killed")
+
+
+@pytest.mark.parametrize("backup_first", [True, False])
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_a_backup_brings_no_decayed_rate_to_start_from(momentum, backup_first, tmp_path):
+    data = probes.ones(2)
+
+    def fit(others):
+        model = probes.slope_model(keras.optimizers.SGD(BASE, momentum))
+        ours = [keras.callbacks.BackupAndRestore(tmp_path / "backup"), StepDecay(0.5, every=1), *others]
+        if not backup_first:
+            ours[:2] = ours[1::-1]
+        return model.fit(data, data, batch_size=1, epochs=4, verbose=0, callbacks=ours)
+
+    with pytest.raises(OSError, match="killed"):
+        fit([Kill()])
+    history = fit([])
+    assert history.epoch == [2, 3]
+    assert history.history["learning_rate"] == [BASE / 4, BASE / 8]
 
 
 def test_optimizer_logs_and_files_tell_the_rate(tmp_path):

@@ -1,5 +1,7 @@
 """Polyak averages against a float64 replay of the weights that training passed through."""
 
+import warnings
+
 import keras
 import numpy as np
 import probes
@@ -316,6 +318,32 @@ def test_half_precision_weights_are_averaged_in_single():
 def test_what_would_spoil_the_average_is_refused(make, others, text):
     with pytest.raises(ValueError, match=text):
         fit(make(), [PolyakAveraging(), *others])
+
+
+def test_a_project_s_own_kind_of_backup_is_refused_as_well(tmp_path):
+    class Own(keras.callbacks.BackupAndRestore):
+        pass
+
+    with pytest.raises(ValueError, match="before PolyakAveraging"):
+        fit(probes.small_model(), [PolyakAveraging(), Own(tmp_path)])
+    fit(probes.small_model(), [Own(tmp_path), PolyakAveraging()])
+
+
+@pytest.mark.parametrize(
+    "keeper",
+    [
+        lambda path: keras.callbacks.ModelCheckpoint(path / "best.keras", save_best_only=True),
+        lambda path: keras.callbacks.EarlyStopping(restore_best_weights=True),
+    ],
+)
+def test_who_keeps_raw_weights_by_the_average_s_score_is_warned_of(keeper, tmp_path):
+    validation = {"validation_data": probes.regression(4)}
+    with pytest.warns(UserWarning, match=r"keeps the raw weights by 'val_loss'.* Received: callbacks="):
+        fit(probes.small_model(), [keeper(tmp_path), PolyakAveraging(0.5)], **validation)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*keeps the raw weights")
+        every = keras.callbacks.ModelCheckpoint(tmp_path / "last.keras")
+        fit(probes.small_model(), [every, PolyakAveraging(0.5), keeper(tmp_path)], **validation)
 
 
 def test_a_model_that_isn_t_built_is_refused_before_its_first_step():

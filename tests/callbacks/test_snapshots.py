@@ -170,6 +170,98 @@ def test_finished_and_different_runs_are_refused_unless_overwritten(tmp_path):
     np.testing.assert_array_equal(member_weights(tmp_path, model), record.rows[[10, 20], 1:])
 
 
+def test_logs_of_any_kind_are_recorded(tmp_path):
+    class Remark(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["remark"] = "good"
+
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, activation="softmax")])
+    model.compile("sgd", "categorical_crossentropy", metrics=[keras.metrics.F1Score()], jit_compile=False)
+    x, _ = probes.regression(6)
+    y = np.eye(3)[[0, 1, 2, 0, 1, 2]]
+    # One number per class.
+    history = model.fit(
+        x, y, batch_size=2, epochs=2, verbose=0, shuffle=False, callbacks=[Remark(), SnapshotEnsemble(tmp_path, 2)]
+    )
+    for member, scores in zip(members(tmp_path), history.history["f1_score"]):
+        assert member["logs"]["f1_score"] == pytest.approx(list(scores))
+        assert member["logs"]["remark"] == "good"
+
+
+CHANGES = {
+    "rate": (["max_learning_rate"], lambda: (keras.optimizers.SGD(0.01, 0.9), "tanh")),
+    "momentum": (["optimizer"], lambda: (keras.optimizers.SGD(0.1, 0.5), "tanh")),
+    "optimizer": (["optimizer"], lambda: (keras.optimizers.Adam(0.1), "tanh")),
+    "activation": (["architecture"], lambda: (keras.optimizers.SGD(0.1, 0.9), "relu")),
+    "nothing but names": (None, lambda: (keras.optimizers.SGD(0.1, 0.9, name="another"), "tanh")),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_makes_another_run_is_told_and_nothing_is_changed(change, tmp_path):
+    def compiled(optimizer, activation):
+        layer = keras.layers.Dense(1, activation, kernel_initializer=keras.initializers.GlorotUniform())
+        model = keras.Sequential([keras.Input((2,)), layer])
+        model.compile(optimizer, "mse", jit_compile=False)
+        return model
+
+    with pytest.raises(OSError, match="killed"):
+        fit(compiled(keras.optimizers.SGD(0.1, 0.9), "tanh"), [SnapshotEnsemble(tmp_path, 3), Crash(10)])
+    names, make = CHANGES[change]
+    model = compiled(*make())
+    before = flat(model)
+    (tmp_path / ".cycle-02-half.weights.h5").write_bytes(b"half")
+    if names is None:
+        fit(model, [SnapshotEnsemble(tmp_path, 3)])
+        assert [member["step"] for member in members(tmp_path)] == [7, 14, 21]
+        assert not list(tmp_path.glob(".*"))
+        return
+    with pytest.raises(ValueError, match=rf"holds a different run \(in {', '.join(names)}\)"):
+        fit(model, [SnapshotEnsemble(tmp_path, 3)])
+    np.testing.assert_array_equal(flat(model), before)
+    assert list(tmp_path.glob(".*"))
+
+
+def test_a_backup_and_a_cycle_may_end_together(tmp_path):
+    def run(others=()):
+        model = dropout_model(keras.optimizers.SGD(0.1, momentum=0.9))
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+        return fit(model, [backup, SnapshotEnsemble(tmp_path / "members", 3, 0.2), *others]).epoch
+
+    with pytest.raises(OSError, match="killed"):
+        run([Crash(10)])
+    assert run() == [1, 2]
+    assert [member["step"] for member in members(tmp_path / "members")] == [7, 14, 21]
+
+
+@pytest.mark.parametrize(("killed_after", "complete"), [(5, 0), (10, 1), (25, 2)])
+def test_beside_a_backup_the_run_goes_on_from_its_place(killed_after, complete, tmp_path):
+    # Four epochs of seven steps in three cycles, which end after 10, 20 and 28 steps.
+    def run(directory, others=()):
+        model = dropout_model(keras.optimizers.SGD(0.1, momentum=0.9))
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+        record = probes.Record(lambda model: [model.optimizer.learning_rate])
+        fit(model, [backup, SnapshotEnsemble(directory, 3, 0.2), record, *others], epochs=4)
+        return record.rows[:, 0]
+
+    rates = run(tmp_path / "whole")
+    with pytest.raises(OSError, match="killed"):
+        run(tmp_path / "parts", [Crash(killed_after)])
+    assert SnapshotDirectory(tmp_path / "parts").exists() == (complete > 0)
+    assert not complete or len(members(tmp_path / "parts")) == complete
+    first = killed_after // 7 * 7
+    np.testing.assert_allclose(run(tmp_path / "parts"), rates[first:], rtol=1e-6)
+    assert [member["step"] for member in members(tmp_path / "parts")] == [10, 20, 28]
+    # A backup without its members can't be told from a run of another directory.
+    with pytest.raises(OSError, match="killed"):
+        run(tmp_path / "lost", [Crash(25)])
+    with pytest.raises(ValueError, match=r"after 2 complete cycles, but the directory holds 0. Received: directory="):
+        run(tmp_path / "empty")
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "late")
+    with pytest.raises(ValueError, match=r"place it before SnapshotEnsemble. Received: callbacks="):
+        fit(probes.small_model(), [SnapshotEnsemble(tmp_path / "order", 3), backup])
+
+
 class Crash(keras.callbacks.Callback):
     """Fails after so many executions, or at an epoch's begin."""
 

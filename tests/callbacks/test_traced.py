@@ -190,6 +190,47 @@ def test_custom_steps_and_subclassed_models(built):
     assert float(model.optimizer.learning_rate) == 0.5
 
 
+class Adversary(keras.Model):
+    """Trains by an optimizer of its own, as two-player models do, and leaves Keras its default one."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")
+
+    def call(self, x):
+        return self.dense(x)
+
+    def compile(self, own, **arguments):
+        super().compile(**arguments)
+        self.own = own
+
+    def train_step(self, data):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(self(data[0], training=True))
+        self.own.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
+        return {"mean": loss}
+
+
+@pytest.mark.parametrize("ours", [StepDecay(0.5, every=1), PolyakAveraging(0.5)])
+@pytest.mark.parametrize("mode", [{}, {"steps_per_execution": 2}, {"jit_compile": True}])
+def test_a_step_that_trains_by_another_optimizer_is_refused_before_it_runs(ours, mode):
+    model = Adversary()
+    model(probes.ones(1))
+    model.compile(keras.optimizers.SGD(0.5), **{"jit_compile": False, **mode})
+    with pytest.raises(
+        ValueError, match=rf"{type(ours).__name__} would have no effect.* Received: optimizer='rm_sprop"
+    ):
+        model.fit(probes.ones(4), probes.ones(4), batch_size=1, verbose=0, callbacks=[ours])
+    assert float(model.get_weights()[0][0, 0]) == 0.0
+    assert "apply" not in vars(model.optimizer)
+    # What needs no optimizer works, and so does the optimizer that the step uses.
+    model.fit(probes.ones(4), probes.ones(4), batch_size=1, verbose=0, callbacks=[TracedCallback()])
+    assert float(model.get_weights()[0][0, 0]) == -2.0
+    model.compile(model.own, optimizer=model.own, jit_compile=False)
+    model.fit(probes.ones(4), probes.ones(4), batch_size=1, verbose=0, callbacks=[ours])
+    assert "apply" not in vars(model.optimizer)
+
+
 def test_hooks_run_once_per_batch_and_per_update():
     class Count(TracedCallback):
         def on_train_begin(self, logs=None):

@@ -1,4 +1,5 @@
 import json
+import warnings
 
 import keras
 import numpy as np
@@ -260,7 +261,7 @@ class TestArrays:
 
 class TestErrors:
     def test_arguments(self, probability_models):
-        for bad in ([], [1], probability_models[0].layers):
+        for bad in ([], [1], probability_models[0].layers, probability_models[0]):
             with pytest.raises(ValueError, match=r"non-empty list of Keras models.*Received: models="):
                 Ensemble(bad)
         with pytest.raises(ValueError, match=r"Received: reduce='mean'"):
@@ -294,6 +295,13 @@ class TestSave:
         assert type(model).__name__ == "Functional"
         np.testing.assert_allclose(model.predict(X, verbose=0), ensemble.predict(X, verbose=0), rtol=1e-6, atol=1e-7)
         assert model.evaluate(X, LABELS, verbose=0) == pytest.approx(ensemble.evaluate(X, LABELS, verbose=0))
+
+    def test_opens_without_a_warning_where_losses_are_scaled(self, tmp_path):
+        keras.config.set_dtype_policy("mixed_float16")
+        Ensemble([zoo.classifier(seed) for seed in range(2)]).save(tmp_path / "ensemble.keras")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*Skipping variable loading")
+            keras.models.load_model(tmp_path / "ensemble.keras")
 
     def test_opens_without_kregkit(self, probability_models, tmp_path):
         import subprocess

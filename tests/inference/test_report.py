@@ -49,3 +49,11 @@ def test_binary_and_values():
     report = Ensemble(models).report((X, X[:, 0]))
     assert report.ensemble["mean squared error"] == pytest.approx(np.mean((np.mean(y, 0) - X[:, 0]) ** 2), rel=1e-5)
     assert report.disagreement[0, 1] == pytest.approx(np.sqrt(np.mean((y[0] - y[1]) ** 2)), rel=1e-4)
+
+
+@pytest.mark.parametrize("wrong", [-1, 3])
+def test_targets_that_are_no_class_are_refused(wrong):
+    labels = LABELS.copy()
+    labels[0] = wrong
+    with pytest.raises(ValueError, match=rf"from 0 to 2;.* Received: targets from .*{wrong}"):
+        Ensemble([zoo.classifier(0), zoo.classifier(1)]).report((X, labels))

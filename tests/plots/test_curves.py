@@ -15,6 +15,9 @@ def test_loss_of_training_and_validation():
     assert (training.get_linestyle(), validation.get_linestyle()) == ("--", "-")
     assert training.get_color() == validation.get_color()
     assert axes.get_yscale() == "log"
+    # The fifth epoch has none.
+    axes = plots.loss_curves({"loss": [2.0, 1.0, 0.5, 0.25, 0.2], "val_loss": [2.5, 1.5]})
+    assert axes.get_lines()[1].get_xdata().tolist() == [2, 4]
 
 
 def test_several_runs_share_axes_and_name_their_solid_lines():

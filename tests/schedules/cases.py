@@ -16,6 +16,7 @@ CASES = [
             ({"initial_learning_rate": 0.1, "factor": 0.5, "every": 1, "at": [1]}, "exactly one"),
             ({"initial_learning_rate": 0.1, "factor": 0.5, "at": [3, 3]}, "increasing"),
             ({"initial_learning_rate": 0.1, "factor": 0.5, "at": []}, "non-empty"),
+            ({"initial_learning_rate": 0.1, "factor": 0.5, "at": 3}, "list"),
         ],
     ),
     Case(StepDecay, lambda: StepDecay(0.1, 0.5, at=[3, 7]), name="at"),
