@@ -22,6 +22,8 @@ def direction(monitor, mode="auto"):
     ('min', 'max')
     """
     check_choice("mode", mode, ("auto", "min", "max"))
+    if not isinstance(monitor, str) or not monitor:
+        raise ValueError(f"The monitored quantity must be named by a string. Received: {monitor!r}")
     if mode != "auto":
         return mode
     return "max" if any(word in monitor.lower() for word in _LARGER_IS_BETTER) and "loss" not in monitor else "min"

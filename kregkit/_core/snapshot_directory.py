@@ -6,6 +6,7 @@ cycle-01.weights.h5  one file per member, as `model.save_weights` writes it
 """
 
 import json
+import os
 import pathlib
 
 import keras
@@ -23,6 +24,8 @@ class SnapshotDirectory:
     """
 
     def __init__(self, path):
+        if not isinstance(path, (str, os.PathLike)) or not str(path):
+            raise ValueError(f"`directory` must be a string or a path. Received: directory={path!r}")
         self.path = pathlib.Path(path)
         self.manifest_path = self.path / "manifest.json"
         self.architecture_path = self.path / "architecture.json"

@@ -55,3 +55,9 @@ def test_given_and_refused():
 )
 def test_better(value, best, mode, delta, expected):
     assert is_better(value, best, mode, delta) is expected
+
+
+@pytest.mark.parametrize("monitor", [None, "", 3])
+def test_a_quantity_needs_a_name(monitor):
+    with pytest.raises(ValueError, match="Received: "):
+        direction(monitor)

@@ -105,3 +105,9 @@ def test_a_model_without_a_config_is_told(tmp_path):
 
     assert SnapshotDirectory(tmp_path).save_architecture(Bare(2)) is False
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", [None, "", 3])
+def test_a_directory_is_a_path(path):
+    with pytest.raises(ValueError, match="`directory` must be .*Received: directory="):
+        SnapshotDirectory(path)
