@@ -19,6 +19,10 @@ class _Scaled:
     def learning_rate(self):
         return ops.multiply(self._optimizer.learning_rate, self._factor)
 
+    def _get_current_learning_rate(self):
+        # What the torch backend's weight decay reads.
+        return self.learning_rate
+
     def __getattr__(self, name):
         return getattr(self._optimizer, name)
 

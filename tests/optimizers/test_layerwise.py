@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kregkit.optimizers import SOAP, LayerwiseLearningRate, Momentum
+from kregkit.optimizers.layerwise import _Scaled
 
 K = keras.optimizers
 FACTORS = {"a/kernel": 0.25, "a/bias": 3.0, "b/kernel": 1.0, "b/bias": 0.0}
@@ -221,3 +222,9 @@ def test_by_depth_refuses_bad_arguments():
         LayerwiseLearningRate.by_depth(K.SGD(), model(), 0)
     with pytest.raises(ValueError, match="Received: model="):
         LayerwiseLearningRate.by_depth(K.SGD(), keras.Sequential([keras.layers.Dense(2)]), 0.5)
+
+
+def test_the_scaled_view_has_one_rate_however_it_is_read():
+    """Keras's torch backend reads the rate of its weight decay by a method, the others by the property."""
+    view = _Scaled(keras.optimizers.SGD(0.5), 0.25)
+    assert float(view.learning_rate) == float(view._get_current_learning_rate()) == 0.125
