@@ -111,7 +111,8 @@ def save(figure, name):
 
 
 def picture_regions():
-    photograph = load_sample_image("flower.jpg")[40:424:8, 120:504:8]
+    photograph = load_sample_image("flower.jpg")[40:424, 120:504] / 255.0
+    photograph = photograph.reshape(24, 16, 24, 16, 3).mean(axis=(1, 3))
     figure, grid = plt.subplots(2, 4, figsize=(12, 6.6), layout="constrained")
     for row, regions in zip(grid, ("pseudorandom", "random")):
         for index, axes in enumerate(row):
@@ -119,10 +120,10 @@ def picture_regions():
             for seed in (index, 100 + index):
                 # Along the other axis there is nothing to cut.
                 layer = FractionalMaxPooling2D(
-                    (2.4, 1), regions, overlapping=False, data_format="channels_last", seed=seed
+                    (1.6, 1), regions, overlapping=False, data_format="channels_last", seed=seed
                 )
                 cuts.append(drawn_boundaries(layer, len(photograph)))
-            plots.pooling_regions(photograph, *cuts, axes, title=f"{regions}, draw {index + 1}")
+            plots.pooling_regions(photograph, *cuts, axes, color="deepskyblue", title=f"{regions}, draw {index + 1}")
     save(figure, "regions_photograph.png")
 
     image = digits("train", as_arrays=True)[0][7] / 255.0
@@ -142,9 +143,10 @@ def picture_regions():
 
 
 def picture_depth():
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    for blocks, final in ((BLOCKS, FINAL_SURVIVAL), (54, 0.5)):
-        name = "this network" if blocks == BLOCKS else "ResNet-110"
+    figure, grid = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
+    for (left, right), (name, blocks, final) in zip(
+        grid, (("this network", BLOCKS, FINAL_SURVIVAL), ("ResNet-110", 54, 0.5))
+    ):
         plots.survival_probabilities(linear_survival(blocks, final), left, label=name)
         plots.depth_distribution(linear_survival(blocks, final), right, label=name)
     save(figure, "depth.png")

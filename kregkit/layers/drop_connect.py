@@ -34,7 +34,8 @@ class DropConnect(NoisyLayer):
     - `"exact"`: independent masks, an example at a time in a loop, so that one mask is in memory at once. Slow; meant
       for checking the others.
 
-    Keras Dropout on the inputs drops whole rows of `W`; this drops single entries.
+    A seed gives the same masks eagerly, in a graph and under XLA. Keras's Dropout on the inputs drops whole rows of
+    `W`; this drops single entries.
 
     Inference:
 

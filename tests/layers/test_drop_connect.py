@@ -130,6 +130,38 @@ def test_batch_gradient_is_masked_as_the_weights_are():
     np.testing.assert_array_equal(np.asarray(gradient)[0], np.where(kept, 6.0, 0.0))
 
 
+@pytest.mark.parametrize("mask", ["example", "batch", "exact"])
+def test_gradients_are_those_of_the_masks_drawn(mask):
+    # With its masks fixed, the output is linear in the weights: the gradient is what one weight alone gives.
+    inner = layers.Dense(3, bias_initializer=BIAS)
+    layer = DropConnect(inner, 0.4, mask, seed=0)
+    x, upstream = normal(3, 2), normal(3, 3, seed=1)
+    layer.build(x.shape)
+    state = layer.seed_generator.state.numpy()
+
+    @tf.function
+    def value_and_gradients():
+        with tf.GradientTape() as tape:
+            value = tf.reduce_sum(layer(x, training=True) * upstream)
+        return value, tape.gradient(value, [weight.value for weight in inner.weights])
+
+    def run():
+        layer.seed_generator.state.assign(state)
+        return value_and_gradients()
+
+    gradients = [np.asarray(gradient) for gradient in run()[1]]
+    for weight, gradient in zip(inner.weights, gradients):
+        alone = np.zeros_like(gradient)
+        for index in np.ndindex(*gradient.shape):
+            for other in inner.weights:
+                other.assign(np.zeros(other.shape))
+            one = np.zeros(weight.shape)
+            one[index] = 1
+            weight.assign(one)
+            alone[index] = run()[0]
+        np.testing.assert_allclose(gradient, alone, rtol=1e-5, atol=1e-5)
+
+
 WRAPPED = [
     (lambda: layers.Dense(3, bias_initializer=BIAS), (4,)),
     (lambda: layers.Dense(3), (5, 4)),
