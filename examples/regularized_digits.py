@@ -70,10 +70,10 @@ def build(parts, seed):
                 pool = FixedRegions(1.6)
             x = pool(x)
     x = layers.Flatten()(x)
+    hidden = layers.Dense(64, activation="relu")
+    x = DropConnect(hidden, rate=0.5)(x) if "connect" in parts else hidden(x)
     x = Maxout(32, pieces=2)(x) if "maxout" in parts else layers.Dense(32, activation="relu")(x)
-    head = layers.Dense(10)
-    outputs = DropConnect(head, rate=0.5)(x) if "connect" in parts else head(x)
-    model = keras.Model(inputs, outputs)
+    model = keras.Model(inputs, layers.Dense(10)(x))
     model.compile(
         keras.optimizers.Adam(LEARNING_RATE),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
