@@ -15,7 +15,18 @@ def on_tensorflow():
     return _tensorflow
 
 
-class FixedKey(keras.random.SeedGenerator):
+def compile_apart():
+    """Returns what has XLA compile a function within a plain graph, where that pays: TensorFlow on CPUs; else None.
+
+    Called as it is, without a graph, a function would be compiled anew each time.
+    """
+    tensorflow = on_tensorflow()
+    if tensorflow is None or tensorflow.runs_eagerly() or tensorflow.has_accelerator():
+        return None
+    return None if tensorflow.compiled_by_xla() else tensorflow.compiled
+
+
+class _FixedKey(keras.random.SeedGenerator):
     """One key for one draw, where `keras.random` accepts nothing but generators and integers."""
 
     def __init__(self, value):  # No state of its own, hence no call of the parent.
@@ -28,11 +39,14 @@ class FixedKey(keras.random.SeedGenerator):
 class NoisyLayer(keras.layers.Layer):
     """A layer whose noise is drawn while training, or whenever `draw_call` is called; see `kregkit.layers`.
 
-    A subclass defines `call` and `draw_call` with one signature.
+    A subclass defines `call` and `draw_call` with one signature, and names in `wrapped` those of its arguments that
+    are layers, or None.
 
     Args:
         seed: Integer or None, the argument of the layer's `keras.random.SeedGenerator`.
     """
+
+    wrapped = ()
 
     def __init__(self, seed=None, **kwargs):
         if seed is not None:
@@ -46,7 +60,7 @@ class NoisyLayer(keras.layers.Layer):
         raise NotImplementedError
 
     def next_key(self, per_replica=True):
-        """Returns what the next draw takes as `seed`.
+        """Returns the key `(2,)` of the next draw.
 
         Under `tf.distribute`, generators give the same numbers on every replica; noise per example wants others.
         """
@@ -54,14 +68,23 @@ class NoisyLayer(keras.layers.Layer):
         tensorflow = on_tensorflow()
         if per_replica and tensorflow is not None and tensorflow.num_replicas() > 1:
             key = tensorflow.key_of_replica(key)
-        return FixedKey(key)
+        return key
 
     def uniform(self, shape, per_replica=True):
         """Returns float32 noise in [0, 1): half precision has too few values to compare with a probability."""
-        return keras.random.uniform(shape, dtype="float32", seed=self.next_key(per_replica))
+        return keras.random.uniform(shape, dtype="float32", seed=_FixedKey(self.next_key(per_replica)))
 
     def get_config(self):
-        return {**super().get_config(), "seed": self.seed}
+        layers = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in self.wrapped}
+        return {**super().get_config(), "seed": self.seed, **layers}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        layers = {
+            name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
+            for name in cls.wrapped
+        }
+        return cls(**{**config, **layers})
 
 
 def coin(uniform, probability):

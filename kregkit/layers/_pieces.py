@@ -1,4 +1,4 @@
-"""What the maxout layers share: how wide to start, and the maximum over pieces."""
+"""What the maxout layers share: how wide to start, one product for all pieces, and the maximum over them."""
 
 import math
 
@@ -26,10 +26,33 @@ def initializer(pieces, given=None):
     return keras.initializers.VarianceScaling(1 / second_moment(pieces), "fan_in", "truncated_normal")
 
 
-def max_over_pieces(x, pieces, axis):
-    """Returns the entry-wise maximum of `pieces` equal parts of `x`, cut along `axis`."""
-    parts = ops.split(x, pieces, axis=axis)
-    largest = parts[0]
-    for part in parts[1:]:
-        largest = ops.maximum(largest, part)
-    return largest
+class MaxOfPieces(keras.layers.Layer):
+    """The entry-wise maximum of the `pieces` contiguous parts of what a layer called `product` computes.
+
+    A subclass makes `product` and `pieces`, and names in `arguments` those of its own that are the product's.
+    """
+
+    arguments = ()
+
+    def build(self, input_shape):
+        self.product.build(input_shape)
+
+    def call(self, inputs):
+        largest, *others = ops.split(self.product(inputs), self.pieces, axis=self._axis())
+        for other in others:
+            largest = ops.maximum(largest, other)
+        return largest
+
+    def _axis(self):
+        """Returns the axis that the pieces lie along."""
+        return 1 if getattr(self.product, "data_format", None) == "channels_first" else -1
+
+    def compute_output_shape(self, input_shape):
+        shape = list(self.product.compute_output_shape(input_shape))
+        shape[self._axis()] //= self.pieces
+        return tuple(shape)
+
+    def get_config(self):
+        product = self.product.get_config()
+        arguments = {name: product[name] for name in self.arguments}
+        return {**super().get_config(), "pieces": self.pieces, **arguments}

@@ -8,7 +8,8 @@ import numpy as np
 from keras import ops
 
 from kregkit._core.checks import check_choice, check_integer, check_number
-from kregkit.layers._noise import FixedKey, NoisyLayer
+from kregkit.layers._hash import hashed_choice, hashed_uniform
+from kregkit.layers._noise import NoisyLayer
 
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 _WRAPPED = (keras.layers.Dense, keras.layers.EinsumDense, *_CONVOLUTIONS)
@@ -33,7 +34,8 @@ class DropConnect(NoisyLayer):
     - `"exact"`: independent masks, an example at a time in a loop, so that one mask is in memory at once. Slow; meant
       for checking the others.
 
-    Keras Dropout on the inputs drops whole rows of `W`; this drops single entries.
+    A seed gives the same masks eagerly, in a graph and under XLA. Keras's Dropout on the inputs drops whole rows of
+    `W`; this drops single entries.
 
     Inference:
 
@@ -67,6 +69,8 @@ class DropConnect(NoisyLayer):
     Reference: [Wan et al., 2013](https://proceedings.mlr.press/v28/wan13.html); the signs are those of
     [Wen et al., 2018](https://arxiv.org/abs/1803.04386).
     """
+
+    wrapped = ("layer",)
 
     def __init__(self, layer, rate=0.5, mask="example", inference="mean", draws=16, seed=None, **kwargs):
         if not isinstance(layer, _WRAPPED):
@@ -114,12 +118,13 @@ class DropConnect(NoisyLayer):
 
     def _factor(self, shape, key, of="kernel"):
         """Returns a mask over `p`: 0 or `1 / (1 - rate)`. `of` says what it is for, to who draws in its place."""
-        kept = keras.random.uniform(shape, dtype="float32", seed=key) >= self.rate
-        return ops.cast(kept, self.compute_dtype) * (1 / (1 - self.rate))
+        return hashed_choice(key, shape, self.rate, 0.0, 1 / (1 - self.rate), self.compute_dtype)
+
+    def uniform(self, shape, per_replica=True):
+        return hashed_uniform(self.next_key(per_replica), shape)
 
     def _signs(self, shape):
-        signs = ops.sign(self.uniform(shape) - 0.5 + 2.0**-25)  # The term: 0.5 is among the numbers drawn.
-        return ops.cast(signs, self.compute_dtype)
+        return 2 * ops.cast(self.uniform(shape) < 0.5, self.compute_dtype) - 1
 
     def _draw_example(self, inputs, kernel):
         deviation = self._factor(tuple(kernel.shape), self.next_key()) - 1
@@ -131,14 +136,14 @@ class DropConnect(NoisyLayer):
         return self._product(inputs, kernel * self._factor(tuple(kernel.shape), self.next_key(per_replica=False)))
 
     def _draw_exact(self, inputs, kernel):
-        key = self.next_key().value
+        key = self.next_key()
 
         def one(element):
             example, number = element
             number = ops.cast(number, key.dtype)
             # Apart from what the layer draws otherwise, whose keys differ in the counter, the second entry.
             mixed = key + ops.stack([number + 1, number * 0])
-            masked = kernel * self._factor(tuple(kernel.shape), FixedKey(mixed))
+            masked = kernel * self._factor(tuple(kernel.shape), mixed)
             return self._product(example[None], masked)[0]
 
         return ops.map(one, (inputs, ops.arange(ops.shape(inputs)[0], dtype="int32")))
@@ -232,18 +237,11 @@ class DropConnect(NoisyLayer):
     def get_config(self):
         return {
             **super().get_config(),
-            "layer": keras.saving.serialize_keras_object(self.layer),
             "rate": self.rate,
             "mask": self.mask,
             "inference": self.inference,
             "draws": self.draws,
         }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        config = dict(config)
-        config["layer"] = keras.saving.deserialize_keras_object(config["layer"], custom_objects=custom_objects)
-        return cls(**config)
 
 
 def _sizes_in(labels, weights, shape):

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from kregkit._core.checks import check_choice
-from kregkit.layers._noise import on_tensorflow
+from kregkit.layers._noise import compile_apart, on_tensorflow
 from kregkit.layers._rows import gather
 
 
@@ -33,7 +33,7 @@ def fractional_max_pool(inputs, boundaries, overlapping=False, data_format=None,
         overlapping: Boolean, whether a window includes the next one's first entry. Defaults to `False`.
         data_format: `"channels_last"` or `"channels_first"`. Defaults to Keras's setting.
         compiled: Boolean, whether XLA compiles the operation when the graph around it isn't compiled; TensorFlow
-            only. Defaults to True where TensorFlow runs on CPUs, which halves the time there.
+            only. Defaults to True where TensorFlow traces a graph on CPUs, which halves the time there.
 
     Returns:
         Tensor like `inputs`, with `outputs` entries along each spatial axis.
@@ -116,14 +116,12 @@ def _largest_increment(boundaries, size):
 
 def _pool(inputs, boundaries, widths, overlapping, compiled):
     """Pools a channels-last tensor; `boundaries` are `(outputs + 1,)`, or `(examples, outputs + 1)`."""
-
-    tensorflow = on_tensorflow()
-    if compiled is None:
-        compiled = tensorflow is not None and not tensorflow.has_accelerator()
-    compiled = compiled and tensorflow is not None and not tensorflow.compiled_by_xla()
+    compile = compile_apart() if compiled is None else None
+    if compiled and (tensorflow := on_tensorflow()) is not None and not tensorflow.compiled_by_xla():
+        compile = tensorflow.compiled
     # An axis at a time also when compiled: XLA would fuse both into one loop that computes everything many times.
     for axis, (one, width) in enumerate(zip(boundaries, widths), start=1):
-        inputs = _pool_one(inputs, axis, one, width, overlapping, tensorflow.compiled if compiled else None)
+        inputs = _pool_one(inputs, axis, one, width, overlapping, compile)
     return inputs
 
 

@@ -33,7 +33,8 @@ def pseudorandom_boundaries(size, outputs, draw):
         inner = whole + (part + draw + outputs - 1) // outputs - 1
         edge = np.zeros_like(draw)
         return np.concatenate([edge, inner, edge + size], axis=-1)
-    draw = draw[..., None]
+    # As tensors: PyTorch's don't mix with arrays.
+    draw, whole, part = draw[..., None], ops.convert_to_tensor(whole), ops.convert_to_tensor(part)
     inner = whole + (part + draw + outputs - 1) // outputs - 1
     edge = ops.zeros_like(draw)
     return ops.concatenate([edge, inner, edge + size], axis=-1)

@@ -3,11 +3,11 @@
 import keras
 
 from kregkit._core.checks import check_integer
-from kregkit.layers._pieces import initializer, max_over_pieces
+from kregkit.layers._pieces import MaxOfPieces, initializer
 
 
 @keras.saving.register_keras_serializable(package="kregkit")
-class Maxout(keras.layers.Layer):
+class Maxout(MaxOfPieces):
     """Computes `y_j = max_k (x w_jk + b_jk)` over `pieces` linear functions for each of `units` outputs.
 
     All functions are one product with a kernel `(in, pieces * units)`. Pieces are contiguous: function `k` of output
@@ -41,6 +41,8 @@ class Maxout(keras.layers.Layer):
     Reference: [Goodfellow et al., 2013](https://arxiv.org/abs/1302.4389)
     """
 
+    arguments = ("use_bias", "kernel_initializer", "bias_initializer", "kernel_regularizer")
+
     def __init__(
         self,
         units,
@@ -67,21 +69,5 @@ class Maxout(keras.layers.Layer):
         )
         self.supports_masking = True
 
-    def build(self, input_shape):
-        self.product.build(input_shape)
-
-    def call(self, inputs):
-        return max_over_pieces(self.product(inputs), self.pieces, axis=-1)
-
-    def compute_output_shape(self, input_shape):
-        return (*input_shape[:-1], self.units)
-
     def get_config(self):
-        product = self.product.get_config()
-        names = ("use_bias", "kernel_initializer", "bias_initializer", "kernel_regularizer")
-        return {
-            **super().get_config(),
-            "units": self.units,
-            "pieces": self.pieces,
-            **{name: product[name] for name in names},
-        }
+        return {**super().get_config(), "units": self.units}

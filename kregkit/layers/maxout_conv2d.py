@@ -3,11 +3,11 @@
 import keras
 
 from kregkit._core.checks import check_integer
-from kregkit.layers._pieces import initializer, max_over_pieces
+from kregkit.layers._pieces import MaxOfPieces, initializer
 
 
 @keras.saving.register_keras_serializable(package="kregkit")
-class MaxoutConv2D(keras.layers.Layer):
+class MaxoutConv2D(MaxOfPieces):
     """Computes `y_j = max_k (x * w_jk + b_jk)` over `pieces` convolutions for each of `filters` outputs.
 
     All are one convolution with `pieces * filters` filters; pieces are contiguous, and the default initialiser is
@@ -40,6 +40,18 @@ class MaxoutConv2D(keras.layers.Layer):
 
     Reference: [Goodfellow et al., 2013](https://arxiv.org/abs/1302.4389)
     """
+
+    arguments = (
+        "kernel_size",
+        "strides",
+        "padding",
+        "data_format",
+        "dilation_rate",
+        "use_bias",
+        "kernel_initializer",
+        "bias_initializer",
+        "kernel_regularizer",
+    )
 
     def __init__(
         self,
@@ -76,36 +88,5 @@ class MaxoutConv2D(keras.layers.Layer):
             name="product",
         )
 
-    def build(self, input_shape):
-        self.product.build(input_shape)
-
-    def call(self, inputs):
-        return max_over_pieces(self.product(inputs), self.pieces, self._channel_axis())
-
-    def _channel_axis(self):
-        return -1 if self.product.data_format == "channels_last" else 1
-
-    def compute_output_shape(self, input_shape):
-        shape = list(self.product.compute_output_shape(input_shape))
-        shape[self._channel_axis()] = self.filters
-        return tuple(shape)
-
     def get_config(self):
-        product = self.product.get_config()
-        names = (
-            "kernel_size",
-            "strides",
-            "padding",
-            "data_format",
-            "dilation_rate",
-            "use_bias",
-            "kernel_initializer",
-            "bias_initializer",
-            "kernel_regularizer",
-        )
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "pieces": self.pieces,
-            **{name: product[name] for name in names},
-        }
+        return {**super().get_config(), "filters": self.filters}

@@ -91,6 +91,8 @@ class StochasticDepth(NoisyLayer):
     [Oquab et al., 2023](https://arxiv.org/abs/2304.07193).
     """
 
+    wrapped = ("branch", "shortcut")
+
     def __init__(
         self, branch, survival_probability=0.5, mode="batch", shortcut=None, scale="train", seed=None, **kwargs
     ):
@@ -268,19 +270,10 @@ class StochasticDepth(NoisyLayer):
     def get_config(self):
         return {
             **super().get_config(),
-            "branch": keras.saving.serialize_keras_object(self.branch),
             "survival_probability": self.survival_probability,
             "mode": self.mode,
-            "shortcut": keras.saving.serialize_keras_object(self.shortcut),
             "scale": self.scale,
         }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        config = dict(config)
-        for name in ("branch", "shortcut"):
-            config[name] = keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
-        return cls(**config)
 
 
 def runs_eagerly():

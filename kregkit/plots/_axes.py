@@ -18,7 +18,8 @@ def finish(axes, legend=True):
     axes.spines[["top", "right"]].set_visible(False)
     labels = axes.get_legend_handles_labels()[1]
     if legend and labels:
-        # Above the data, where it hides nothing.
-        columns = len(labels) if sum(map(len, labels)) < 60 else 2
-        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
+        # Above the data, where it hides nothing; in as many columns as are as wide as the axes and their margins.
+        inches = axes.get_position().width * axes.figure.bbox.width / axes.figure.dpi / 0.775
+        columns = int(inches / (0.6 + 0.085 * max(map(len, labels))))
+        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=max(1, columns))
     return axes

@@ -46,6 +46,43 @@ def test_moments_are_those_of_bernoulli_masks(mask, rate):
     assert same == (mask == "batch")
 
 
+@pytest.mark.parametrize("rate", [0.5, 0.3])
+@pytest.mark.parametrize("mask", ["example", "batch", "exact"])
+def test_covariance_of_any_two_outputs_is_exact(mask, rate):
+    inner = layers.Dense(3, bias_initializer=BIAS)
+    x = normal(2, 4, seed=1)
+    num = 4000
+    # As many examples in a call as may share a draw: two, of which all masks but the exact ones make one sample.
+    layer = DropConnect(inner, rate, mask, seed=5)
+    ys = draws(layer, x, num).reshape(num, 6)
+    kernel, bias = (weight.numpy().astype("float64") for weight in inner.weights)
+    expected = np.zeros((2, 3, 2, 3))
+    for a, b, unit in np.ndindex(2, 2, 3):
+        if a == b or mask == "batch":
+            shared = (x[a] * x[b] * kernel[:, unit] ** 2).sum() + bias[unit] ** 2
+            expected[a, unit, b, unit] = rate / (1 - rate) * shared
+    expected = expected.reshape(6, 6)
+    variance = np.diag(expected)
+    # Fourth moments of such sums are below the normal law's, or not far above it.
+    deviation = np.sqrt((np.outer(variance, variance) + expected**2) / num)
+    np.testing.assert_array_less(np.abs(np.cov(ys.T) - expected), 6.5 * deviation)
+
+
+def test_same_draw_in_every_mode():
+    x = normal(70, 80)
+    for mask in ("example", "batch", "exact"):
+        layer = DropConnect(layers.Dense(90), 0.4, mask, seed=6)
+        layer.build(x.shape)
+        state = layer.seed_generator.state.numpy()
+        runs = [layer.draw_call, tf.function(layer.draw_call), tf.function(layer.draw_call, jit_compile=True)]
+        found = []
+        for run in runs:
+            layer.seed_generator.state.assign(state)
+            found.append(np.asarray(run(tf.constant(x))))
+        for other in found[1:]:
+            np.testing.assert_allclose(other, found[0], rtol=1e-4, atol=1e-4)
+
+
 def test_examples_are_uncorrelated_with_sign_masks():
     inner = layers.Dense(1, use_bias=False)
     x = np.repeat(normal(1, 6), 2, axis=0)
@@ -91,6 +128,38 @@ def test_batch_gradient_is_masked_as_the_weights_are():
     gradient = tape.gradient(y, inner.kernel.value)
     kept = np.abs(np.asarray(y)[0]) > 0
     np.testing.assert_array_equal(np.asarray(gradient)[0], np.where(kept, 6.0, 0.0))
+
+
+@pytest.mark.parametrize("mask", ["example", "batch", "exact"])
+def test_gradients_are_those_of_the_masks_drawn(mask):
+    # With its masks fixed, the output is linear in the weights: the gradient is what one weight alone gives.
+    inner = layers.Dense(3, bias_initializer=BIAS)
+    layer = DropConnect(inner, 0.4, mask, seed=0)
+    x, upstream = normal(3, 2), normal(3, 3, seed=1)
+    layer.build(x.shape)
+    state = layer.seed_generator.state.numpy()
+
+    @tf.function
+    def value_and_gradients():
+        with tf.GradientTape() as tape:
+            value = tf.reduce_sum(layer(x, training=True) * upstream)
+        return value, tape.gradient(value, [weight.value for weight in inner.weights])
+
+    def run():
+        layer.seed_generator.state.assign(state)
+        return value_and_gradients()
+
+    gradients = [np.asarray(gradient) for gradient in run()[1]]
+    for weight, gradient in zip(inner.weights, gradients):
+        alone = np.zeros_like(gradient)
+        for index in np.ndindex(*gradient.shape):
+            for other in inner.weights:
+                other.assign(np.zeros(other.shape))
+            one = np.zeros(weight.shape)
+            one[index] = 1
+            weight.assign(one)
+            alone[index] = run()[0]
+        np.testing.assert_allclose(gradient, alone, rtol=1e-5, atol=1e-5)
 
 
 WRAPPED = [

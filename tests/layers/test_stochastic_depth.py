@@ -112,6 +112,15 @@ def test_subset_of_any_batch(batch, jit):
     np.testing.assert_allclose(gradient, np.broadcast_to(1 + factor, x.shape), rtol=1e-6)
 
 
+@pytest.mark.parametrize("jit", [False, True])
+def test_subset_trains_on_a_partial_last_batch(jit):
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, StochasticDepth(block(), 0.5, mode="subset", seed=0)(inputs))
+    model.compile("sgd", "mse", jit_compile=jit)
+    history = model.fit(normal(11, 4), normal(11, 4), batch_size=4, epochs=2, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+
+
 def test_subset_rounds_to_the_size_at_hand_at_test_time():
     layer = StochasticDepth(Double(), 0.5, mode="subset", scale="test", seed=0)
     x = normal(7, 3)
