@@ -50,12 +50,11 @@ class Cut:
             layer = node.operation
             tensors.update((id(tensor), tensor) for tensor in node.outputs)
             reached = any(id(tensor) in noisy for tensor in node.input_tensors)
+            source = id(layer) in behind or (_contains(layer, sources) and sources.get(id(layer)) not in self.moved)
             place = behind.get(id(layer), sources.get(id(layer)))
-            if place in self.moved and id(layer) not in behind:
-                place = None
-            if not reached and place is not None and id(layer) in once and is_elementwise(every[place]):
+            if source and not reached and id(layer) in once and place is not None and is_elementwise(every[place]):
                 handed[id(node.outputs[0])] = place
-            elif reached or place is not None or _contains(layer, sources):
+            elif source or reached:
                 handed.update((id(one), None) for one in node.input_tensors if id(one) not in noisy)
             else:
                 continue
