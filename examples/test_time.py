@@ -32,7 +32,7 @@ from kregkit.inference import Ensemble, marginalize
 from kregkit.layers import FractionalMaxPooling2D
 from kregkit.plots.draws import error_against_draws
 
-SEEDS, EPOCHS, CYCLES, BATCH_SIZE, LEARNING_RATE = 5, 32, 4, 32, 0.1
+SEEDS, EPOCHS, CYCLES, BATCH_SIZE, LEARNING_RATE = 5, 36, 3, 32, 0.03
 # Few digits to learn from, so that there are errors to mend.
 TRAIN, TEST = "train[:20%]", "train[20%:]+test"
 DRAWS = (1, 4, 12, 50)
