@@ -59,8 +59,9 @@ def two_uses():
 def two_inputs():
     keras.utils.set_random_seed(0)
     image, other = keras.Input((8, 8, 2), name="image"), keras.Input((8, 8, 2), name="other")
-    noisy = layers.SpatialDropout2D(0.5)(layers.Conv2D(2, 1)(image))
-    return keras.Model({"other": other, "image": image}, layers.MaxPooling2D()(noisy) + layers.MaxPooling2D()(other))
+    noisy, pool = layers.SpatialDropout2D(0.5)(layers.Conv2D(2, 1)(image)), layers.MaxPooling2D()
+    # Used once more, where there is no noise.
+    return keras.Model({"other": other, "image": image}, pool(noisy) + pool(other))
 
 
 POOLINGS = [
@@ -133,6 +134,16 @@ class TestSameAsWhole:
         np.testing.assert_allclose(
             marginalize(model, noise=None).predict(x[1:2], verbose=0), model.predict(x[1:2, :2], verbose=0), rtol=1e-5
         )
+
+    def test_outputs_keep_their_masks(self):
+        """The loss leaves steps of zeros out."""
+        model = sequential(layers.Masking(0.0), layers.Dropout(1e-9), layers.Dense(1), shape=(4, 2))
+        model.compile(loss="mse")
+        x, y = np.ones((3, 4, 2), "float32"), np.zeros((3, 4, 1))
+        x[1, 2:], y[1, 2:] = 0, 100
+        expected = model.evaluate(x, y, verbose=0)
+        assert expected < 100
+        assert marginalize(model, draws=3).evaluate(x, y, verbose=0) == pytest.approx(expected, rel=1e-5)
 
     def test_examples_split_into_windows_before_the_noise(self, whole):
         inputs = keras.Input((4, 3))
