@@ -28,6 +28,8 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+from _interleave import interleaved_fits, median_ratio
+from _memory import forget_peak, resident
 
 BATCH = {32: 128, 224: 16}
 NUM = {32: 8192, 224: 192}
@@ -270,16 +272,22 @@ def throughput(size, second, repeats, num):
 
 
 def memory(name, size, second, num):
-    """Prints the megabytes that a pass adds to the process, and its children's peak. Runs alone in a process."""
+    """Prints the megabytes that a pass adds to a process that holds the images. Runs alone in a process.
+
+    Processes of its own that a contender starts count whole.
+    """
     x = images(size, num)
+    if name != "albumentations":
+        import kregkit.data  # noqa: F401
+    before = resident("VmRSS")
+    forget_peak()
     dataset = make(name, x, size, second)
     if isinstance(dataset, str):
         print(json.dumps(dataset))
         return
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(2):
         epoch_seconds(dataset)
-    added = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    added = resident("VmHWM") - before
     if hasattr(dataset, "close"):
         dataset.close()
         dataset.pool.join()
@@ -294,32 +302,31 @@ def training(smoke):
 
     from kregkit import data
 
-    x = images(32, 512 if smoke else 4096)
-    y = np.arange(len(x)) % 10
-    layer = keras.layers
-    model = keras.Sequential([
-        keras.Input((32, 32, 3)),
-        layer.Conv2D(32, 3, activation="relu"), layer.Conv2D(32, 3, strides=2, activation="relu"),
-        layer.Conv2D(64, 3, activation="relu"), layer.GlobalAveragePooling2D(), layer.Dense(10),
-    ])  # fmt: skip
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    ready = data.pipeline((x[:128], y[:128]), 128)
-    batch = next(iter(ready))
-    ready = tf.data.Dataset.from_tensors(batch).repeat(len(x) // 128)
+    num = 512 if smoke else 8192
+    x = images(32, num)
+    y = np.arange(num) % 10
+    ready = tf.data.Dataset.from_tensors(next(iter(data.pipeline((x, y), 128)))).repeat(num // 128)
     sets = {
         "one batch, kept ready": ready,
         "without augmentation": data.pipeline((x, y), 128),
         "first group": data.pipeline((x, y), 128, kregkit_operations(32, False, x)),
         "second group": data.pipeline((x, y), 128, kregkit_operations(32, True, x)),
     }
-    rates = {name: [] for name in sets}
-    for repeat in range(2 if smoke else 5):
-        for name, dataset in sets.items():
-            start = time.perf_counter()
-            model.fit(dataset, verbose=0)
-            if repeat:
-                rates[name].append(len(x) // 128 / (time.perf_counter() - start))
-    return {name: statistics.median(rate) for name, rate in rates.items()}
+
+    def fit_on(dataset):
+        layer = keras.layers
+        model = keras.Sequential([
+            keras.Input((32, 32, 3)),
+            layer.Conv2D(32, 3, activation="relu"), layer.Conv2D(32, 3, strides=2, activation="relu"),
+            layer.Conv2D(64, 3, activation="relu"), layer.GlobalAveragePooling2D(), layer.Dense(10),
+        ])  # fmt: skip
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        return lambda turn, epochs: model.fit(dataset, epochs=epochs, callbacks=[turn], shuffle=False, verbose=0)
+
+    fits = {name: fit_on(dataset) for name, dataset in sets.items()}
+    seconds = interleaved_fits(fits, rounds=1 if smoke else 7, warmup=1)
+    base = seconds["one batch, kept ready"]
+    return {name: (num // 128 / statistics.median(own), median_ratio(base, own)) for name, own in seconds.items()}
 
 
 def print_throughput(results, peaks):
@@ -369,12 +376,12 @@ def main():
             peaks[name] = json.loads(output.splitlines()[-1]) if output else "failed"
     if results:
         print_throughput(results, peaks)
+    elif peaks:
+        print("MB added at 224x224:", ", ".join(f"{name} {peak}" for name, peak in peaks.items()))
     if not arguments.no_training:
-        rates = training(arguments.smoke)
-        base = rates["one batch, kept ready"]
         print("\nTraining a small CNN at 32x32, batch 128, steps per second")
-        for name, rate in rates.items():
-            print(f"  {name:24s}{rate:8.1f}   {rate / base:.2f}")
+        for name, (rate, ratio) in training(arguments.smoke).items():
+            print(f"  {name:24s}{rate:8.1f}   {ratio:.2f}")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from _interleave import median_ratio, print_table
+from _memory import forget_peak, resident
 from keras import layers
 
 from kregkit.inference import marginalize
@@ -90,12 +91,6 @@ def row(name, images, draws, rounds):
     return cells
 
 
-def resident(field):
-    """Returns a field of this process's memory in megabytes: `VmRSS` now, `VmHWM` at its peak."""
-    with open("/proc/self/status", encoding="ascii") as file:
-        return next(int(line.split()[1]) / 1024 for line in file if line.startswith(field))
-
-
 def peak(name, images, draws):
     """Prints the megabytes that this process holds before it predicts, and at its peak while it does."""
     model = MODELS[name]()
@@ -103,9 +98,7 @@ def peak(name, images, draws):
     model.predict(x, verbose=0)
     marginal = marginalize(model, draws=draws)
     before = resident("VmRSS")
-    # The peak until now, which imports set, is forgotten.
-    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-        file.write("5")
+    forget_peak()
     marginal.predict(x, verbose=0)
     print(before, resident("VmHWM"))
 

@@ -62,7 +62,7 @@ def gallery(images, rows):
     keys = data.make_keys(SEED, 0, tf.range(NUM_DRAWS))
     labels = np.arange(NUM_DRAWS) % 2
     width = NUM_DRAWS + 1
-    figure, axes = plt.subplots(len(rows), width, figsize=(1.55 * width, 1.62 * len(rows)), squeeze=False)
+    figure, axes = plt.subplots(len(rows), width, figsize=(1.55 * width, 1.45 * len(rows)), squeeze=False)
     for row, (title, chain) in zip(axes, rows.items()):
         augment = data.Augment(chain)
         shown = augment(batch, keys, labels=labels) if augment.mixes else (augment(batch, keys), None)
@@ -84,7 +84,7 @@ def gallery(images, rows):
 def ten_crop(image):
     views = np.asarray(data.TenCrop(SIZE * 3 // 4)(image[None]))[:, 0]
     names = ["upper left", "upper right", "lower left", "lower right", "centre"]
-    figure, axes = plt.subplots(2, 6, figsize=(11, 4.4))
+    figure, axes = plt.subplots(2, 6, figsize=(11, 4.3), layout="constrained")
     for axis, view, name in zip(axes[:, 1:].ravel(), views, names + [f"{name}, mirrored" for name in names]):
         axis.imshow(view)
         axis.set_title(name, fontsize=9)
@@ -93,7 +93,6 @@ def ten_crop(image):
     for axis in axes.ravel():
         axis.axis("off")
     figure.suptitle(f"TenCrop({SIZE * 3 // 4})", fontsize=11)
-    figure.tight_layout(pad=0.5)
     return figure
 
 

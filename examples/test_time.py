@@ -32,7 +32,7 @@ from kregkit.inference import Ensemble, marginalize
 from kregkit.layers import FractionalMaxPooling2D
 from kregkit.plots.draws import error_against_draws
 
-SEEDS, EPOCHS, CYCLES, BATCH_SIZE, LEARNING_RATE = 5, 32, 4, 32, 0.1
+SEEDS, EPOCHS, CYCLES, BATCH_SIZE, LEARNING_RATE = 5, 36, 3, 32, 0.03
 # Few digits to learn from, so that there are errors to mend.
 TRAIN, TEST = "train[:20%]", "train[20%:]+test"
 DRAWS = (1, 4, 12, 50)
@@ -164,7 +164,7 @@ def least_sure(predictor, x, y, num=12):
     """Returns a figure of the images with the most uncertain predictions."""
     prediction, spread = predictor.predict(x, verbose=0)
     order = np.argsort(-spread["entropy"])[:num]
-    figure, grid = plt.subplots(2, num // 2, figsize=(1.7 * num / 2, 4.4), layout="constrained")
+    figure, grid = plt.subplots(2, num // 2, figsize=(1.7 * num / 2, 5.0), layout="constrained")
     p = np.exp(prediction - prediction.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
     for axes, index in zip(grid.flat, order):

@@ -45,6 +45,10 @@ def _between(u, low, high):
     return low + (high - low) * u
 
 
+def _radians(u, angle, most):
+    return _between(u, *check_range("angle", angle, -most, most)) * (math.pi / 180)
+
+
 @register
 class RandomFlip(Geometric):
     """Mirrors each image left to right with probability 1/2: `y[i, j] = x[i, w - 1 - j]`. An exact copy.
@@ -135,7 +139,7 @@ class RandomRotation(Geometric):
         self.fill = check_choice("fill", fill, FILLS)
 
     def steps(self, u, height, width):
-        angle = _between(u[:, 0], *check_range("angle", self.angle, -360, 360)) * (math.pi / 180)
+        angle = _radians(u[:, 0], self.angle, 360)
         cos, sin = tf.cos(angle), tf.sin(angle)
         return [("affine", affine(cos, sin, 0.0, -sin, cos, 0.0))]
 
@@ -195,7 +199,7 @@ class RandomShear(Geometric):
         self.fill = check_choice("fill", fill, FILLS)
 
     def steps(self, u, height, width):
-        angle = _between(u[:, 0], *check_range("angle", self.angle, -80, 80)) * (math.pi / 180)
+        angle = _radians(u[:, 0], self.angle, 80)
         return [("affine", affine(1.0, -tf.tan(angle), 0.0, 0.0, 1.0, 0.0))]
 
 

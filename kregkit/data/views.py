@@ -32,10 +32,15 @@ def _corner(images, size, top, left):
     return images[:, top : top + height, left : left + width]
 
 
-def _check_fits(images, size):
+def _known_size(images):
     height, width = images.shape[1:3]
     if height is None or width is None:
-        raise ValueError(f"Crops need images of a known size. Received: shape={tuple(images.shape)}")
+        raise ValueError(f"Views need images of a known size. Received: shape={tuple(images.shape)}")
+    return height, width
+
+
+def _check_fits(images, size):
+    height, width = _known_size(images)
     if height < size[0] or width < size[1]:
         raise ValueError(f"`size` must be at most the images' {height}x{width}. Received: size={size}")
     return height, width
@@ -74,10 +79,7 @@ class TenCrop(FiveCrop):
     """`FiveCrop`, and then the same five mirrored left to right: AlexNet's ten views.
 
     Args:
-        size: Integer or pair `(height, width)`.
-
-    Raises:
-        ValueError: if an image is smaller than `size`.
+        size: As in `FiveCrop`.
 
     Example:
 
@@ -154,9 +156,7 @@ class MultiScale(Views):
         self.num_views = len(sizes) * (crops.num_views if crops else 1)
 
     def each(self, images):
-        height, width = images.shape[1:3]
-        if height is None or width is None:
-            raise ValueError(f"Scaling needs images of a known size. Received: shape={tuple(images.shape)}")
+        height, width = _known_size(images)
         views = []
         for size in self.sizes:
             scale = size / min(height, width)

@@ -94,6 +94,8 @@ class MarginalModel(_OnePass, keras.Model):
         names = getattr(self.models[0], "output_names", None)
         if names:
             self.output_names = names
+        # Its members are.
+        self.built = True
 
     @property
     def _counting(self):
@@ -102,9 +104,6 @@ class MarginalModel(_OnePass, keras.Model):
             sampler = Sampler(states, self.weights_of_models, self.places, self.views, Plan(**self.plan))
             self._counter = Counting(sampler)
         return self._counter
-
-    def build(self, input_shape=None):
-        self.built = True
 
     def call(self, inputs):
         return self._counting(inputs)

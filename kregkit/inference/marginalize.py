@@ -8,10 +8,11 @@ from kregkit._core.checks import check_choice, check_integer, check_number
 from kregkit.inference._batches import is_arrays
 from kregkit.inference._forward import states
 from kregkit.inference._noise import check_expectations, select_noise
+from kregkit.inference._noisy_forward import default_rows
 from kregkit.inference._predicting import Predicting
 from kregkit.inference._predictor import Predictor
 from kregkit.inference._reduction import REDUCTIONS
-from kregkit.inference._sampler import Plan, Sampler, default_rows
+from kregkit.inference._sampler import Plan, Sampler
 from kregkit.inference._sampling_model import MarginalModel, SamplingPredictor
 from kregkit.inference._views import InputViews
 from kregkit.inference.ensemble import Ensemble
