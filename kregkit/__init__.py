@@ -6,6 +6,8 @@ Training a network is choosing `W` in `y = f(x; W, z)`, where `z` is noise that 
 - add `z`: `kregkit.layers`, `kregkit.data`
 - average out `z` and `W`: `kregkit.inference`
 - do it inside `model.fit`: `kregkit.callbacks`
+- start from another `W`: `kregkit.transfer`
+- find out whether it works: `kregkit.diagnostics`
 - see it: `kregkit.plots`
 """
 
@@ -16,9 +18,20 @@ import importlib
 from kregkit import layers, optimizers, schedules
 from kregkit._version import __version__
 
-_LAZY_ROOMS = ("callbacks", "data", "inference", "plots")
+_LAZY_ROOMS = ("callbacks", "data", "diagnostics", "inference", "plots", "transfer")
 
-__all__ = ["__version__", "callbacks", "data", "inference", "layers", "optimizers", "plots", "schedules"]
+__all__ = [
+    "__version__",
+    "callbacks",
+    "data",
+    "diagnostics",
+    "inference",
+    "layers",
+    "optimizers",
+    "plots",
+    "schedules",
+    "transfer",
+]
 
 
 def __getattr__(name):

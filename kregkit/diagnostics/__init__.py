@@ -1,0 +1,28 @@
+"""Finding out whether it works, before and after the long run."""
+
+from kregkit.diagnostics.finding import Finding, Problem
+from kregkit.diagnostics.gradient_check import gradient_check
+from kregkit.diagnostics.initial_loss import initial_loss
+from kregkit.diagnostics.inputs import input_statistics, label_signal
+from kregkit.diagnostics.learning_rate_range import LearningRateRange, learning_rate, learning_rate_range
+from kregkit.diagnostics.overfit import overfit_small_batch
+from kregkit.diagnostics.preflight import PreflightReport, preflight
+from kregkit.diagnostics.signal_flow import signal_flow
+from kregkit.diagnostics.update_ratio import update_ratio
+
+__all__ = [
+    "Finding",
+    "LearningRateRange",
+    "PreflightReport",
+    "Problem",
+    "gradient_check",
+    "initial_loss",
+    "input_statistics",
+    "label_signal",
+    "learning_rate",
+    "learning_rate_range",
+    "overfit_small_batch",
+    "preflight",
+    "signal_flow",
+    "update_ratio",
+]
