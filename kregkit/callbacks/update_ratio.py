@@ -85,7 +85,8 @@ class UpdateRatio(TracedCallback):
         else:
             ops.cond(self._measured, measure, lambda: None)
         for name, ratio in zip(self._kernels, self._ratios):
-            logs[f"update_ratio/{name}"] = ops.convert_to_tensor(ratio)
+            # Its value now: the eager loop would keep the variable.
+            logs[f"update_ratio/{name}"] = ops.multiply(ratio, 1.0)
 
 
 def _square(tensor):

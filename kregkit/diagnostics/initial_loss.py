@@ -45,7 +45,6 @@ def initial_loss(model, data):
             for task, output, name in zip(probe.loss_tasks, seen.outputs, names)
             for problem in _kind(task, output, f"output {name!r}")
         ]
-        regularized = any(layer.losses for layer in ()) or penalty != 0
         trained = int(keras.ops.convert_to_numpy(model.optimizer.iterations)) > 0
         problems += _size(seen.loss, seen.baseline, trained) if not problems else []
         if penalty < 0:
@@ -57,7 +56,7 @@ def initial_loss(model, data):
             problems.append(Problem("penalty outweighs the loss", "warn", f"{penalty:.3g}", expected, remedy))
     details = {
         "loss": seen.loss, "expected": seen.baseline, "penalty": penalty, "with_penalty": seen.total,
-        "regularized": bool(regularized), "num": seen.num,
+        "regularized": penalty != 0, "num": seen.num,
     }  # fmt: skip
     figure = f"{seen.loss:.4g}" + (f" (+{penalty:.3g} penalty)" if penalty else "")
     return Finding("initial_loss", figure, f"about {seen.baseline:.4g}", tuple(problems), details)
@@ -94,11 +93,11 @@ def _size(loss, expected, trained):
     if not np.isfinite(loss):
         remedy = "look at input_statistics and signal_flow: something is NaN, infinite or overflows"
         return [Problem("initial loss not finite", "fail", figure, f"about {expected:.4g}", remedy)]
-    # The excess of random outputs of unit size over none is half a nat per output; twice the expectation is no chance.
-    if loss > 2 * expected + 0.2:
+    # Random outputs of unit size cost half a nat, or as much again as targets of unit size; three times is no chance.
+    if loss > 3 * expected + 0.3:
         remedy = "make the last layer's first outputs small (smaller initial weights), and its inputs of unit scale"
-        status = "fail" if loss > 4 * expected + 1 else "warn"
-        bound = f"below {2 * expected + 0.2:.4g}"
+        status = "fail" if loss > 6 * expected + 1 else "warn"
+        bound = f"below {3 * expected + 0.3:.4g}"
         return [Problem("initial loss too high", status, figure, bound, remedy)]
     if loss < 0.7 * expected and not trained and expected > 0:
         remedy = "an untrained model can't know this: does the label leak into the input? (Fine if it is pretrained)"
