@@ -98,7 +98,7 @@ def compare_centering(x, y, distance=3.0, angles=None):
     Args:
         x: Array `(num, features)`, at least two features; the two of the largest spread are used, standardised.
         y: Array of two classes, 0 and 1.
-        distance: Float >= 0, how many standard deviations off the uncentred inputs lie, along both features.
+        distance: Float >= 0, how many standard deviations off the uncentred inputs lie, along the line.
         angles: Array of turns in radians. Defaults to -0.5 to 0.5.
 
     Returns:
@@ -124,10 +124,11 @@ def compare_centering(x, y, distance=3.0, angles=None):
     angles = np.linspace(-0.5, 0.5, 101) if angles is None else np.asarray(angles, "float64")
     weights, bias = _logistic(points, y)
     result = {"angles": angles}
-    for name, shift in (("centred", 0.0), ("uncentred", distance)):
+    along = np.array([-weights[1], weights[0]]) / np.linalg.norm(weights)
+    for name, shift in (("centred", 0.0 * along), ("uncentred", distance * along * np.sign(along.sum() or 1))):
         moved = points + shift
         # The same line through the shifted points.
-        offset = bias - shift * weights.sum()
+        offset = bias - shift @ weights
         losses = []
         for angle in angles:
             turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
