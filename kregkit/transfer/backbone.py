@@ -46,7 +46,7 @@ def backbone(name="digits", weights="imagenet", timeout=_TIMEOUT, **arguments):
     original = module.get_file
 
     def get_file(fname=None, origin=None, cache_subdir="datasets", cache_dir=None, **rest):
-        home = pathlib.Path(cache_dir or keras.config.keras_home())
+        home = pathlib.Path(cache_dir or module.config.keras_home())
         path = home / cache_subdir / (fname or pathlib.PurePosixPath(urllib.parse.urlparse(origin).path).name)
         if not path.exists() and not _answers(origin, timeout):
             raise FileNotFoundError(
