@@ -102,8 +102,8 @@ def compare_activations(
 
     The model's hidden layers with kernels are rebuilt with every initialiser and every activation, with and without
     batch normalisation in between, and run on data once. The output layer is left alone. The verdict of a run is
-    `"healthy"`; or `"vanishing"` (the last hidden layer's standard deviation is below 1% of the first's),
-    `"exploding"` (above 100 times), `"saturated"` (over half of a layer's outputs where sigmoid or tanh is flat), or
+    `"healthy"`; or `"vanishing"` (the last hidden layer's standard deviation is below a tenth of the first's),
+    `"exploding"` (above 10 times), `"saturated"` (over half of a layer's outputs where sigmoid or tanh is flat), or
     `"no variety"` (a sigmoid's outputs all about 1/2).
 
     Args:
@@ -171,7 +171,7 @@ def _run(model, kernels, data, initializer, activation, normalize, seed):
         return type(layer).from_config(layer.get_config())
 
     copy = keras.models.clone_model(model, clone_function=clone)
-    outputs = keras.Model(copy.inputs, [unit.output for unit in units])(data, training=False)
+    outputs = keras.Model(copy.input, [unit.output for unit in units])(data, training=False)
     rows = [
         _row(unit.name, np.asarray(ops.convert_to_numpy(values), "float64"), activation)
         for unit, values in zip(units, keras.tree.flatten(outputs))
@@ -206,11 +206,11 @@ def _row(name, values, activation):
 
 def _verdict(rows, activation):
     first, last = rows[0]["std"], rows[-1]["std"]
-    if not np.isfinite(last) or last > 100 * max(first, 1e-30):
+    if not np.isfinite(last) or last > 10 * max(first, 1e-30):
         return "exploding"
     if max(row["saturated"] for row in rows) > 0.5:
         return "saturated"
     if activation == "sigmoid":
         # It can't die out: small inputs all become one half.
         return "no variety" if last < 0.05 else "healthy"
-    return "vanishing" if last < 0.01 * first or last < 1e-3 else "healthy"
+    return "vanishing" if last < 0.1 * first or last < 1e-3 else "healthy"

@@ -268,4 +268,4 @@ def _with_head(model, num_classes, plan):
     stages = features(copy, names, pooling="average")
     joined = keras.layers.Concatenate()(stages.outputs) if len(names) > 1 else stages.outputs[0]
     joined = keras.layers.BatchNormalization(name="stages")(joined)
-    return keras.Model(stages.inputs, keras.layers.Dense(num_classes, name="head", dtype="float32")(joined))
+    return keras.Model(stages.input, keras.layers.Dense(num_classes, name="head", dtype="float32")(joined))

@@ -75,7 +75,7 @@ def replace_head(model, num_classes, pooling="average", name="head", activation=
     body = rebuilt(model)
     x = _pooled(_body_output(body.outputs[0]), pooling)
     head = keras.layers.Dense(num_classes, activation, name=name, dtype="float32")
-    return keras.Model(body.inputs, head(x), name=model.name)
+    return keras.Model(body.input, head(x), name=model.name)
 
 
 def _body_output(output):
@@ -141,7 +141,7 @@ def features(model, layers, pooling=None):
     tensors = _outputs(model, flat)
     if pooling is not None:
         tensors = [_pooled(tensor, pooling) for tensor in tensors]
-    return keras.Model(model.inputs, tensors if several or len(tensors) > 1 else tensors[0])
+    return keras.Model(model.input, tensors if several or len(tensors) > 1 else tensors[0])
 
 
 def _outputs(model, layers):

@@ -89,7 +89,7 @@ def linear_probe(model, data, validation=None, layers=None, penalty=None, seed=0
     best = max(accuracy, key=accuracy.get)
     body = features(model, [best], pooling="average")
     head = keras.layers.Dense(num_classes, name="probe", dtype="float32")
-    probe = keras.Model(body.inputs, head(body.outputs[0]))
+    probe = keras.Model(body.input, head(body.outputs[0]))
     head.set_weights([part.astype("float32") for part in fits[best]])
     reference = held_labels if held is not None else y
     chance = float(np.bincount(reference).max() / len(reference))
