@@ -326,7 +326,9 @@ def quiet(model):
 
         return run
 
-    layers = [layer for layer in leaves(model) if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable]
+    layers = [
+        layer for layer in leaves(model) if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+    ]
     with _shadowed({layer: trained(layer) for layer in layers}):
         yield
 

@@ -152,6 +152,8 @@ def _underfitting(train, validation, plateau):
     tail = train[-max(len(train) // 4, 2) :]
     if plateau is None and tail[0] - tail[-1] > 0.05 * (train[0] - train[-1]):
         return None
-    figure = f"training {train[-1]:.3g}, validation {validation[-1]:.3g}: no gap, {train[-1] / train[0]:.0%} of the start"
+    figure = (
+        f"training {train[-1]:.3g}, validation {validation[-1]:.3g}: no gap, {train[-1] / train[0]:.0%} of the start"
+    )
     remedy = "raise the capacity (more units, more layers), and take regularisers off, one at a time"
     return Problem("underfitting", "warn", figure, "a small gap at a low loss", remedy)

@@ -6,8 +6,10 @@ import numpy as np
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics.finding import Finding, Problem
 
-_PREPROCESSING = ("first zero mean (subtract the training set's mean, per channel for images), then, where features "
-                  "differ in scale, divide by their standard deviation: keras.layers.Normalization does both")  # fmt: skip
+_PREPROCESSING = (
+    "first zero mean (subtract the training set's mean, per channel for images), then, where features "
+    "differ in scale, divide by their standard deviation: keras.layers.Normalization does both"
+)
 
 
 def input_statistics(model, data):
@@ -125,7 +127,7 @@ def _tokens(probe, array):
 
 def _token_range(probe, path, array):
     size = max(l.input_dim for l in probe.model._flatten_layers() if isinstance(l, keras.layers.Embedding))  # noqa: E741
-    if 0 <= array.min() and array.max() < size:
+    if array.min() >= 0 and array.max() < size:
         return []
     remedy = "raise the Embedding's input_dim to the vocabulary's size, or map rare tokens to one for unknown words"
     figure = f"{array.min()} to {array.max()}"

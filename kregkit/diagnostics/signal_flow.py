@@ -63,7 +63,9 @@ def signal_flow(model, data):
             rows.append(row)
             problems += _layer_problems(row)
         attached = {id(v) for v, slope in zip(model.trainable_variables, seen.gradients) if slope is not None}
-        attached = {layer.name for layer in model._flatten_layers() if attached & set(map(id, layer.trainable_variables))}
+        attached = {
+            layer.name for layer in model._flatten_layers() if attached & set(map(id, layer.trainable_variables))
+        }
         hidden = [row for row in rows if row["weights"] and not row["last"]]
         problems += _depth_problems([row for row in hidden if row["layer"] in attached])
         problems += _weight_problems(model, seen.gradients)
@@ -137,7 +139,9 @@ def _depth_problems(rows):
     if len(rows) < 2:
         return
     first, last = rows[0], rows[-1]
-    remedy = f"{_BATCH_NORMALIZATION}; or initialise for the activation (He for ReLU, Xavier for tanh); skip connections"
+    remedy = (
+        f"{_BATCH_NORMALIZATION}; or initialise for the activation (He for ReLU, Xavier for tanh); skip connections"
+    )
     for name, start, end in (
         ("activations", first["std"], last["std"]),
         ("gradients", last["gradient"], first["gradient"]),

@@ -45,7 +45,9 @@ def activation_histograms(runs, figure=None):
             run["verdict"], (0.5, 1), (0, 3), "axes fraction", "offset points", ha="center", fontsize=8.5, color=color
         )  # fmt: skip
         if column == 0:
-            axes.set_ylabel(run["initializer"] + ("\nwith batch norm" if run["batch_normalization"] else ""), fontsize=9)
+            axes.set_ylabel(
+                run["initializer"] + ("\nwith batch norm" if run["batch_normalization"] else ""), fontsize=9
+            )
     return figure
 
 
@@ -75,7 +77,8 @@ def activation_functions(curves, axes=None):
     """Draws activation functions and, dashed, their derivatives.
 
     Args:
-        curves: Dictionary from a name to `{"x", "y", "derivative"}`, as `kregkit.diagnostics.activation_curves()` gives.
+        curves: Dictionary from a name to `{"x", "y", "derivative"}`, as
+            `kregkit.diagnostics.activation_curves()` gives.
         axes: Array of matplotlib Axes, one per function. Defaults to a new figure's.
 
     Returns:

@@ -153,7 +153,9 @@ def recommend(num_examples, num_classes, similarity):
     """
     check_integer("num_examples", num_examples, 1)
     check_integer("num_classes", num_classes, 2)
-    similarity = {"similar": 1.0, "different": 0.0}.get(similarity, similarity) if isinstance(similarity, str) else similarity
+    similarity = (
+        {"similar": 1.0, "different": 0.0}.get(similarity, similarity) if isinstance(similarity, str) else similarity
+    )
     likeness = check_number("similarity", float(similarity) if isinstance(similarity, Similarity) else similarity, 0, 1)
     per_class = num_examples / num_classes
     little, alike = per_class < _LITTLE, likeness >= 0.6
@@ -167,10 +169,14 @@ def recommend(num_examples, num_classes, similarity):
     ]  # fmt: skip
     if little and alike:
         settings = ("linear head", 1, 0.0, 0.0, 1e-2, 0.1, 60, 60, True)
-        reasons.append("so the body stays frozen, its BatchNormalization in inference mode, and only a new linear head trains")
+        reasons.append(
+            "so the body stays frozen, its BatchNormalization in inference mode, and only a new linear head trains"
+        )
     elif little:
         settings = ("heads on several stages", 3, 0.5, 0.5, 1e-2, 0.1, 30, 80, True)
-        reasons.append("so the head reads several stages, the upper half of the body trains too, and its top begins anew")
+        reasons.append(
+            "so the head reads several stages, the upper half of the body trains too, and its top begins anew"
+        )
     elif alike:
         settings = ("fine-tune the top", 1, 0.34, 0.0, 3e-3, 0.1, 10, 40, False)
         reasons.append("so the head trains first, then the top third of the body at a tenth of the rate")

@@ -36,7 +36,7 @@ def freeze(model, until=None):
     """
     chosen = _up_to(model, until)
     prepare(model)
-    set_trainable(model, {layer: False for layer in chosen})
+    set_trainable(model, dict.fromkeys(chosen, False))
     return [layer.name for layer in flat_layers(model) if layer.weights and not layer.trainable]
 
 
@@ -64,7 +64,7 @@ def unfreeze(model, start=None):
     """
     chosen = _from(model, start)
     prepare(model)
-    set_trainable(model, {layer: True for layer in chosen})
+    set_trainable(model, dict.fromkeys(chosen, True))
     return [layer.name for layer in flat_layers(model) if layer.weights and layer.trainable]
 
 
@@ -126,7 +126,7 @@ def prepare(model):
     flat = flat_layers(model)
     flags = {layer: layer.trainable for layer in flat}
     function = model.train_function
-    set_trainable(model, {layer: True for layer in flat})
+    set_trainable(model, dict.fromkeys(flat, True))
     try:
         if optimizer.built:
             known = {variable.path for variable in _known(optimizer)}

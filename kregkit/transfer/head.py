@@ -100,7 +100,9 @@ def _body_output(output):
 
 def _is_class_map(tensor, output):
     layer = tensor._keras_history[0]
-    return isinstance(layer, keras.layers.Conv2D) and set(layer.kernel_size) == {1} and layer.filters == output.shape[-1]
+    return (
+        isinstance(layer, keras.layers.Conv2D) and set(layer.kernel_size) == {1} and layer.filters == output.shape[-1]
+    )
 
 
 def _pooled(x, pooling):
@@ -153,11 +155,14 @@ def _outputs(model, layers):
             nodes = [n for n in layer._inbound_nodes if _belongs(model, n)]
             if len(nodes) != 1:
                 raise ValueError(
-                    f"A layer must be called once to have one output. Received: layer={layer.name!r}, calls={len(nodes)}"
+                    "A layer must be called once to have one output. "
+                    f"Received: layer={layer.name!r}, calls={len(nodes)}"
                 )
             results[id(layer)] = nodes[0].output_tensors[0]
     for inner in (layer for layer in model.layers if isinstance(layer, keras.Model)):
-        wanted = [layer for layer in layers if id(layer) not in results and any(layer is one for one in flat_layers(inner))]
+        wanted = [
+            layer for layer in layers if id(layer) not in results and any(layer is one for one in flat_layers(inner))
+        ]
         if wanted:
             nodes = [n for n in inner._inbound_nodes if _belongs(model, n)]
             outputs = keras.Model(inner.inputs, _outputs(inner, wanted))(nodes[0].input_tensors)
@@ -184,7 +189,8 @@ def insert(model, after, layer):
 
     Example:
 
-    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="one"), keras.layers.Dense(2, name="two")])
+    >>> layers = [keras.Input((4,)), keras.layers.Dense(3, name="one"), keras.layers.Dense(2, name="two")]
+    >>> model = keras.Sequential(layers)
     >>> [one.name for one in insert(model, after="one", layer=keras.layers.Dropout(0.5, name="noise")).layers]
     ['one', 'noise', 'two']
     """
@@ -195,7 +201,9 @@ def insert(model, after, layer):
     for index, place in enumerate(places):
         config = layer.get_config()
         name = config["name"] if len(places) == 1 else f"{config['name']}_{index}"
-        added[id(place)] = layer if index == 0 and len(places) == 1 else type(layer).from_config({**config, "name": name})
+        added[id(place)] = (
+            layer if index == 0 and len(places) == 1 else type(layer).from_config({**config, "name": name})
+        )
     return rebuilt(model, after=added)
 
 
@@ -215,7 +223,9 @@ def strip(model):
     >>> [layer.name for layer in strip(model).layers]
     ['top']
     """
-    return rebuilt(model, drop=lambda layer: isinstance(layer, _TRAINING_ONLY) or getattr(layer, "training_only", False))
+    return rebuilt(
+        model, drop=lambda layer: isinstance(layer, _TRAINING_ONLY) or getattr(layer, "training_only", False)
+    )
 
 
 def reinitialize(model, layers):
@@ -234,7 +244,8 @@ def reinitialize(model, layers):
 
     Example:
 
-    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="one"), keras.layers.Dense(2, name="two")])
+    >>> layers = [keras.Input((4,)), keras.layers.Dense(3, name="one"), keras.layers.Dense(2, name="two")]
+    >>> model = keras.Sequential(layers)
     >>> reinitialize(model, 1)
     ['two']
     """

@@ -13,7 +13,9 @@ X = RNG.normal(size=(128, 5)).astype("float32")
 
 def dense(outputs=3, activation=None, loss="mse", optimizer="sgd", **arguments):
     keras.utils.set_random_seed(0)
-    model = keras.Sequential([keras.Input((5,)), layers.Dense(16, "relu"), layers.Dense(outputs, activation, **arguments)])
+    model = keras.Sequential(
+        [keras.Input((5,)), layers.Dense(16, "relu"), layers.Dense(outputs, activation, **arguments)]
+    )
     model.compile(optimizer, loss)
     return model
 
@@ -61,7 +63,9 @@ def test_preprocessing_inside_of_the_model_counts():
 
 
 def test_tokens():
-    model = keras.Sequential([keras.Input((6,), dtype="int32"), layers.Embedding(50, 4), layers.Flatten(), layers.Dense(1)])
+    model = keras.Sequential(
+        [keras.Input((6,), dtype="int32"), layers.Embedding(50, 4), layers.Flatten(), layers.Dense(1)]
+    )
     model.compile("sgd", "mse")
     tokens = RNG.integers(0, 50, (128, 6))
     assert room.input_statistics(model, (tokens, X[:, :1])).status == "pass"
@@ -106,7 +110,7 @@ def test_expected_initial_loss(loss, outputs, activation, y, expected):
     ("loss", "outputs", "activation", "fault"),
     [
         ("sparse_categorical_crossentropy", 3, None, "logits into a from_logits=False loss"),
-        (keras.losses.SparseCategoricalCrossentropy(from_logits=True), 3, "softmax", "probabilities into a from_logits=True loss"),
+        (keras.losses.SparseCategoricalCrossentropy(from_logits=True), 3, "softmax", "probabilities into a from_logits=True loss"),  # noqa: E501
         ("binary_crossentropy", 1, None, "logits into a from_logits=False loss"),
         (keras.losses.BinaryCrossentropy(from_logits=True), 1, "sigmoid", "probabilities into a from_logits=True loss"),
     ],
@@ -120,7 +124,9 @@ def test_initial_loss_sizes():
     classes = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model = dense(3, loss=classes, kernel_initializer=keras.initializers.RandomNormal(stddev=20.0))
     assert room.initial_loss(model, (X, np.arange(128) % 3)).faults == ["initial loss too high"]
-    model = dense(3, loss=classes, kernel_initializer="zeros", bias_initializer=keras.initializers.Constant([9.0, 0, 0]))
+    model = dense(
+        3, loss=classes, kernel_initializer="zeros", bias_initializer=keras.initializers.Constant([9.0, 0, 0])
+    )
     assert room.initial_loss(model, (X, np.zeros(128, int))).faults == ["initial loss too low"]
     model = dense(1, kernel_regularizer=keras.regularizers.L2(1e4))
     assert "penalty outweighs the loss" in room.initial_loss(model, (X, X[:, :1])).faults
@@ -176,9 +182,9 @@ def test_gradients_of_keras_layers_are_right(kind):
         "dense": lambda z: layers.Dense(6, "elu")(layers.Flatten()(z)),
         "convolution": lambda z: layers.Flatten()(layers.MaxPooling1D()(layers.Conv1D(4, 3, activation="relu")(z))),
         "recurrent": lambda z: layers.LSTM(4)(z),
-        "normalized": lambda z: layers.LayerNormalization()(layers.BatchNormalization()(layers.Dense(4)(layers.Flatten()(z)))),
+        "normalized": lambda z: layers.LayerNormalization()(layers.BatchNormalization()(layers.Dense(4)(layers.Flatten()(z)))),  # noqa: E501
         "embedding": lambda z: layers.Flatten()(layers.Embedding(9, 3)(z)),
-        "attention": lambda z: layers.Flatten()(layers.MultiHeadAttention(2, 3)(layers.Dense(4)(z), layers.Dense(4)(z))),
+        "attention": lambda z: layers.Flatten()(layers.MultiHeadAttention(2, 3)(layers.Dense(4)(z), layers.Dense(4)(z))),  # noqa: E501
     }[kind]  # fmt: skip
     model = keras.Model(inputs, layers.Dense(1)(body(inputs)))
     model.compile("sgd", "mse")
@@ -241,7 +247,9 @@ def test_rate_of_a_schedule_is_its_highest():
     assert room.learning_rate_range(model, (X, X[:, :1]), steps=10).current == pytest.approx(0.3, rel=0.2)
 
 
-@pytest.mark.parametrize(("rate", "fault"), [(0.05, []), (50.0, ["learning rate too high"]), (1e-7, ["learning rate too low"])])
+@pytest.mark.parametrize(
+    ("rate", "fault"), [(0.05, []), (50.0, ["learning rate too high"]), (1e-7, ["learning rate too low"])]
+)
 def test_learning_rate(rate, fault):
     assert room.learning_rate(dense(1, optimizer=keras.optimizers.SGD(rate)), (X, X[:, :1])).faults == fault
 

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kregkit.diagnostics import _probe
 from kregkit._core.weights import copy_values, same_bits
-
+from kregkit.diagnostics import _probe
 from kregkit.diagnostics.preflight import CHECKS, preflight
 
 
@@ -188,7 +187,9 @@ def several_inputs_and_outputs():
         "yes": keras.layers.Dense(1, "sigmoid", name="yes")(hidden),
     }
     model = keras.Model(inputs, outputs)
-    model.compile(keras.optimizers.Adam(0.01), {"value": "mse", "yes": "binary_crossentropy"}, metrics={"yes": ["accuracy"]})
+    model.compile(
+        keras.optimizers.Adam(0.01), {"value": "mse", "yes": "binary_crossentropy"}, metrics={"yes": ["accuracy"]}
+    )
     return model
 
 
@@ -254,4 +255,3 @@ def test_uncompiled_and_unbuilt_models_are_refused():
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match="built"):
         preflight(model, tabular())
-
