@@ -20,14 +20,14 @@ version = {}
 exec(pathlib.Path("kregkit/_version.py").read_text(), version)
 assert message["Name"] == "kregkit", message["Name"]
 assert message["Version"] == version["__version__"], message["Version"]
-assert message["License-Expression"] == "Apache-2.0", message.items()
+assert message["License"] == "Apache-2.0", message.items()
 assert message["Description-Content-Type"] == "text/markdown"
 required = {
     dependency.split(">")[0].split(";")[0].strip().replace("_", "-")
     for dependency in message.get_all("Requires-Dist")
     if "extra ==" not in dependency
 }
-expected = {"keras", "tensorflow", "tensorflow-datasets", "importlib-resources", "numpy", "scipy"}
+expected = {"keras", "tensorflow", "tensorflow-datasets", "importlib-resources", "numpy", "scipy", "threadpoolctl"}
 assert required == expected, required
 assert set(message.get_all("Provides-Extra")) == {"examples", "search", "test", "all"}
 strangers = [name for name in names if not name.startswith(("kregkit/", "kregkit-"))]

@@ -8,6 +8,7 @@ Training a network is choosing `W` in `y = f(x; W, z)`, where `z` is noise that 
 - do it inside `model.fit`: `kregkit.callbacks`
 - start from another `W`: `kregkit.transfer`
 - find out whether it works: `kregkit.diagnostics`
+- find its hyperparameters: `kregkit.search`
 - see it: `kregkit.plots`
 """
 
@@ -18,7 +19,7 @@ import importlib
 from kregkit import layers, optimizers, schedules
 from kregkit._version import __version__
 
-_LAZY_ROOMS = ("callbacks", "data", "diagnostics", "inference", "plots", "transfer")
+_LAZY_ROOMS = ("callbacks", "data", "diagnostics", "inference", "plots", "search", "transfer")
 
 __all__ = [
     "__version__",
@@ -30,6 +31,7 @@ __all__ = [
     "optimizers",
     "plots",
     "schedules",
+    "search",
     "transfer",
 ]
 

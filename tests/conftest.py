@@ -1,6 +1,7 @@
 """What every test file starts from: few threads, two logical devices, fixed seeds, no network."""
 
 import os
+import sys
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -28,3 +29,11 @@ def _fixed_seed():
 def _policy_restored():
     yield
     keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture(autouse=True)
+def _figures_closed():
+    yield
+    # Only where something was drawn: importing pyplot takes a second.
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")

@@ -5,7 +5,10 @@ import math
 from kregkit._core.checks import check_choice
 
 # Metrics of Keras that are better when larger, by the words in their names; all else is a loss or an error.
-_LARGER_IS_BETTER = ("acc", "auc", "precision", "recall", "f1", "fbeta", "iou", "r2", "cosine_similarity", "hit")
+_LARGER_IS_BETTER = (
+    *("acc", "auc", "precision", "recall", "f1", "fbeta", "iou", "io_u", "r2", "cosine_similarity", "hit"),
+    *("sensitivity", "specificity", "true_positives", "true_negatives", "correlation"),
+)
 
 
 def direction(monitor, mode="auto"):

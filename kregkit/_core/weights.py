@@ -14,7 +14,8 @@ def training_state(model):
     """
     metrics = {id(variable) for variable in model.metrics_variables}
     own = [variable for variable in model.variables if id(variable) not in metrics]
-    return own if model.optimizer is None else [*own, *model.optimizer.variables]
+    optimizer = getattr(model, "optimizer", None)
+    return own if optimizer is None else [*own, *optimizer.variables]
 
 
 def copy_values(variables):

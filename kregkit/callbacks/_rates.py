@@ -15,7 +15,8 @@ class RateCallback(TracedCallback):
     In each step, before the model's own work, `rate = base * product of all factors` is assigned to
     `optimizer.learning_rate`, and written to `logs["learning_rate"]`. The base is what the optimizer holds when the
     fit begins; it is put back when the fit ends. Several optimizers (`MultiOptimizer`) each keep their own base; the
-    first one's rate is `"learning_rate"`, the others' are `"learning_rate_1"` and so on.
+    first one's rate is `"learning_rate"`, the others' are `"learning_rate_1"` and so on. A model saved within the fit
+    holds the rate of that moment: who loads it to go on sets `optimizer.learning_rate` to the base first.
 
     Args:
         unit: `"epoch"` or `"step"`, what lengths and times are counted in. A step is a trained batch. Epochs are

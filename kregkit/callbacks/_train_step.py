@@ -2,20 +2,30 @@
 
 A `TrainStep` belongs to one model during one `fit`. It wraps the model's `train_step`, so that its hooks run inside
 the compiled step (under `steps_per_execution`, XLA and `tf.distribute` alike), keeps the clock they read, and undoes
-everything when the fit ends: in `on_train_end`; when the step raises; when the fit's callback list dies, which is
-what an exception anywhere else in `fit` leads to; and at the latest when the model's train function is next asked
-for, which is how every `fit` begins.
+everything when the fit ends: in `on_train_end`; when the step, the validation or a callback raises; when the fit's
+callback list dies, which is what an exception anywhere else in `fit` leads to; and at the latest when the model's
+train function is next asked for, which is how every `fit` begins.
 """
 
+import functools
 import sys
 import weakref
 
 import keras
 import tensorflow as tf
 
-_WRAPPED = ("train_step", "make_train_function")
+from kregkit._core.optimizers import leaf_optimizers
+
 # How Keras's loop learns that the data has ended: not a failure of the step.
 _END_OF_DATA = (StopIteration, tf.errors.OutOfRangeError)
+
+# The hooks of a fit's callback list that run between those that begin and end it.
+_LIST_HOOKS = (
+    *(f"on_epoch_{when}" for when in ("begin", "end")),
+    *(f"on_{what}_batch_{when}" for what in ("train", "test") for when in ("begin", "end")),
+    *(f"on_test_{when}" for when in ("begin", "end")),
+    "on_train_end",
+)
 
 
 def local_variable(initial_value, dtype, name):
@@ -79,8 +89,8 @@ class TrainStep:
 
     @staticmethod
     def _installed_in(model):
-        owner = getattr(vars(model).get("train_step"), "__self__", None)
-        return owner if isinstance(owner, TrainStep) else None
+        installed = getattr(vars(model).get("train_step"), "__self__", None)
+        return installed if isinstance(installed, TrainStep) else None
 
     def __init__(self, model, params):
         self.model = model
@@ -95,14 +105,23 @@ class TrainStep:
         fit_callbacks = _running_callback_list()
         self.callbacks = [] if fit_callbacks is None else fit_callbacks.callbacks
         self._finalizer = None
+        # Weak, since the list's end tells of the fit's.
+        self._fit_callbacks = (lambda: None) if fit_callbacks is None else weakref.ref(fit_callbacks)
         if fit_callbacks is not None:
             self._finalizer = weakref.finalize(fit_callbacks, self.close)
-        # Usually none: methods of the class. But people do assign a `train_step` to a model.
-        self._shadowed = {name: vars(model)[name] for name in _WRAPPED if name in vars(model)}
+            # An interpreter that ends has nothing to put back.
+            self._finalizer.atexit = False
+            # On the very list, so that it goes with it.
+            vars(fit_callbacks).update({name: self._guard_hook(fit_callbacks, name) for name in _LIST_HOOKS})
+        self._build_optimizer()
         self._plain_step = model.train_step
         self._plain_function = model.train_function
         self._plain_make = model.make_train_function
-        vars(model).update(zip(_WRAPPED, (self._run, self._make)))
+        replaced = {"train_step": self._run, "make_train_function": self._make, "evaluate": self._guard_evaluate()}
+        # What the user set on this very model, rather than on its class, is put back as it was.
+        self._own_attributes = {name: vars(model)[name] for name in replaced if name in vars(model)}
+        self._replaced = tuple(replaced)
+        vars(model).update(replaced)
         self._make(force=True)
 
     def share(self, kind):
@@ -132,9 +151,12 @@ class TrainStep:
         if self._finalizer is not None:
             self._finalizer.detach()
         attributes = vars(self.model)
-        for name in _WRAPPED:
+        for name in self._replaced:
             attributes.pop(name, None)
-        attributes.update(self._shadowed)
+        attributes.update(self._own_attributes)
+        fit_callbacks = self._fit_callbacks()
+        for name in () if fit_callbacks is None else _LIST_HOOKS:
+            vars(fit_callbacks).pop(name, None)
         # `compile` may have dropped the function since; then there is nothing to put back.
         if self.model.train_function is self._guarded:
             self.model.train_function = self._plain_function
@@ -148,40 +170,80 @@ class TrainStep:
             return self.model.make_train_function()
         self._plain_make(force=True)
         self._traced = self.model.train_function
-        self.model.train_function = self._guarded = self._guard(self._traced)
+        self.model.train_function = self._guarded = self._closing_on_error(self._traced)
 
-    def _guard(self, traced):
-        def train_function(iterator):
+    def _build_optimizer(self):
+        """Makes the optimizer's variables, which Keras would make when it traces the step: hooks may need them."""
+        model = self.model
+        # The layers of a model that builds itself in its first call have no weights yet.
+        built = all(layer.built for layer in model._flatten_layers(include_self=False))
+        if model.optimizer is not None and not model.optimizer.built and built and model.trainable_variables:
+            with model.distribute_strategy.scope():
+                model.optimizer.build(model.trainable_variables)
+
+    def _closing_on_error(self, function):
+        """Returns `function`, with everything undone when it raises.
+
+        An exception's traceback keeps the fit's frames alive, and with them its callback list, for as long as someone
+        looks at it; what happens meanwhile must find the model as the fit leaves it.
+        """
+
+        @functools.wraps(function)
+        def guarded(*args, **kwargs):
             try:
-                return traced(iterator)
+                return function(*args, **kwargs)
             except _END_OF_DATA:
                 raise
             except BaseException:
                 self.close()
                 raise
 
-        return train_function
+        return guarded
+
+    def _guard_evaluate(self):
+        evaluate = self.model.evaluate
+        validate = self._closing_on_error(evaluate)
+
+        @functools.wraps(evaluate)
+        def guarded(*args, **kwargs):
+            # Only the fit's own validation; who evaluates in a callback may well catch an error.
+            return (validate if kwargs.get("_use_cached_eval_dataset") else evaluate)(*args, **kwargs)
+
+        return guarded
+
+    def _guard_hook(self, fit_callbacks, name):
+        plain, reference = getattr(type(fit_callbacks), name), self._fit_callbacks
+        return self._closing_on_error(lambda *args, **kwargs: plain(reference(), *args, **kwargs))
 
     def _run(self, data):
-        step = tf.identity(self.step)
-        for hook in self.hooks:
-            hook.before_step(step)
         averaging = [hook for hook in self.hooks if type(hook).after_update is not Hook.after_update]
-        before = tf.identity(self.model.optimizer.iterations) if averaging else None
+        # Where the data ends unannounced, TensorFlow begins one more step, and whatever in it needs no data runs before
+        # the end is noticed (Keras's own `iterations` among it). What hooks do waits for the data.
+        tensors = [part for part in tf.nest.flatten(data, expand_composites=True) if tf.is_tensor(part)]
+        with tf.control_dependencies(tensors):
+            step = tf.identity(self.step)
+            before = self._updates() if averaging else None
+            for hook in self.hooks:
+                hook.before_step(step)
         logs = self._plain_step(data)
-        if averaging:
-
-            def update():
-                for hook in averaging:
-                    hook.after_update(step)
-
-            # Loss scaling and gradient accumulation train batches without updating the weights.
-            tf.cond(self.model.optimizer.iterations > before, lambda: (update(), True)[1], lambda: False)
-        logs = dict(logs)
-        for hook in self.hooks:
-            hook.after_step(step, logs)
-        self.step.assign_add(1)
+        with tf.control_dependencies([step]):
+            if averaging:
+                # Loss scaling and gradient accumulation train batches without updating the weights.
+                tf.cond(self._updates() > before, lambda: self._average(averaging, step), lambda: False)
+            logs = dict(logs)
+            for hook in self.hooks:
+                hook.after_step(step, logs)
+            self.step.assign_add(1)
         return logs
+
+    def _average(self, hooks, step):
+        for hook in hooks:
+            hook.after_update(step)
+        return True
+
+    def _updates(self):
+        # Wrappers count batches; what counts updates is the optimizers that make them.
+        return tf.add_n([tf.cast(leaf.iterations, tf.int64) for leaf in leaf_optimizers(self.model.optimizer)])
 
 
 def _running_callback_list():

@@ -63,12 +63,13 @@ class StepDecay(RateCallback):
 
     def __init__(self, factor=0.1, every=None, at=None, unit="epoch"):
         super().__init__(unit)
+        at = None if at is None else list(at)
         # Checked by the schedule, now rather than when the fit begins.
         schedules.StepDecay(1.0, factor, every, at)
         self.factor = factor
         self.every = every
         self.at = at
-        self.whole_epochs_suffice = all(float(time).is_integer() for time in (at or [every]))
+        self.whole_epochs_suffice = all(float(time).is_integer() for time in (self.at or [every]))
 
     def make_schedule(self, unit_steps, total_steps):
         every = None if self.every is None else self.every * unit_steps

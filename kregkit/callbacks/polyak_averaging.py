@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import numbers
+import warnings
 
 import keras
 from keras import ops
@@ -24,8 +25,9 @@ class PolyakAveraging(TracedCallback):
     loses the raw weights and leaves BatchNormalization statistics as they are, nor `SwapEMAWeights`, which rounds.
 
     Validation runs on the average. Callbacks placed after this one see it in the model when the epoch ends, so that
-    `ModelCheckpoint` saves and `EarlyStopping` restores what was scored. Training goes on from the raw weights, whose
-    bits swapping doesn't touch. After `fit` the model holds the average; the raw weights are kept, and another `fit`
+    `ModelCheckpoint` saves and `EarlyStopping` restores what was scored; those placed before it see the raw weights,
+    which is where `BackupAndRestore` belongs. Training goes on from the raw weights, whose bits swapping doesn't
+    touch. After `fit` the model holds the average; the raw weights are kept, and another `fit`
     with this callback goes on from them (unless the model's weights have been changed meanwhile: then from those,
     with a new average). If `fit` ends in an error, the model holds the raw weights.
 
@@ -37,11 +39,11 @@ class PolyakAveraging(TracedCallback):
         decay: Float in [0, 1); `"uniform"`; or a list of these, averages kept side by side. Of several, each epoch's
             validation tells the best, whose scores go into `logs` and which goes into the model at the end; the
             others cost one evaluation each. Defaults to `0.999`.
-        start_step: Integer >= 0, the batches before averaging starts; until then the average is the weights.
-            Defaults to `0`.
+        start_step: Integer >= 0, the batches before averaging starts; until then the average is the weights. A
+            second fit that goes on from the first doesn't start again. Defaults to `0`.
         warmup: Boolean, whether the `t`-th averaged update uses `min(decay, (1 + t) / (10 + t))`, `t` from 0, so that
             early weights are forgotten sooner. Defaults to `False`.
-        monitor: String, what tells the best of several averages. Defaults to `"val_loss"`.
+        monitor: String, what tells the best of several averages, a quantity of validation. Defaults to `"val_loss"`.
         mode: `"min"`, `"max"` or `"auto"` (by the name).
 
     Attributes:
@@ -80,6 +82,11 @@ class PolyakAveraging(TracedCallback):
                         f"`decay` must be a number in [0, 1), 'uniform', or a list. Received: decay={decay!r}"
                     )
                 check_number("decay", one, 0, 1, high_open=True)
+        if len(self.decays) > 1 and not str(monitor).startswith("val_"):
+            raise ValueError(
+                "The best of several averages is told by validation, so `monitor` must start with 'val_'. "
+                f"Received: monitor={monitor!r}"
+            )
         self.start_step = check_integer("start_step", start_step, 0)
         self.warmup = bool(warmup)
         self.monitor = monitor
@@ -90,6 +97,7 @@ class PolyakAveraging(TracedCallback):
         self._left = None  # the fingerprint of what the last fit left in the model
         self._pending = None  # the state to go on from
         self._ended = True
+        self._chosen = False  # whether this fit's validation has told the best
 
     # Outside the step: what users call.
 
@@ -150,10 +158,15 @@ class PolyakAveraging(TracedCallback):
     # Inside the step.
 
     def after_update(self, step):
+        if len(self._weights()) != len(self._traced):
+            raise ValueError(
+                "Averages start from the weights that `fit` starts with, but a model that isn't built has none before "
+                f"the first step: call it once on a batch of inputs. Received: model={self.model.name!r}"
+            )
         if self.start_step == 0:
             self._move()
         else:
-            ops.cond(step >= self.start_step, self._move, self._follow)
+            ops.cond((step >= self.start_step) | (self._updates > 0), self._move, self._follow)
 
     def _move(self):
         count = self._updates + 1
@@ -161,7 +174,11 @@ class PolyakAveraging(TracedCallback):
         for decay, averages in zip(self.decays, self._averages):
             share = self._share(decay, ops.cast(count, "float32"))
             for average, weight in zip(averages, self._traced):
-                difference = ops.cast(weight, average.dtype) - average
+                value = ops.cast(weight, average.dtype)
+                difference = value - average
+                if not weight.trainable:
+                    # What doesn't change stays: masks hold -inf, and inf - inf is no number.
+                    difference = ops.where(value == average, 0.0, difference)
                 average.assign_add(ops.cast(share, average.dtype) * difference)
 
     def _follow(self):
@@ -189,6 +206,12 @@ class PolyakAveraging(TracedCallback):
                     f"The optimizer {leaf.name!r} puts its own average into the model at the end of `fit`: compile "
                     f"without it. Received: use_ema={leaf.use_ema}"
                 )
+        names = [type(callback).__name__ for callback in self.train_step.callbacks]
+        if "BackupAndRestore" in names[names.index(type(self).__name__) :]:
+            raise ValueError(
+                "BackupAndRestore would back up the average and train on from it: place it before PolyakAveraging. "
+                f"Received: callbacks={names}"
+            )
         self._traced = self._weights()
         state, goes_on = self._pending, self._averages is not None and self._left == self._fingerprint()
         self._pending = None
@@ -200,7 +223,7 @@ class PolyakAveraging(TracedCallback):
             self._create([copy_values(self._traced)] * len(self.decays), 0)
         elif self._raw is not None:
             assign_values(self._traced, self._raw)
-        self._raw, self._ended = None, False
+        self._raw, self._ended, self._chosen = None, False, False
 
     def _create(self, averages, updates):
         with self.model.distribute_strategy.scope():
@@ -227,9 +250,15 @@ class PolyakAveraging(TracedCallback):
         if self.train_step is not None:
             self._put_in(self.best)
 
+    def on_test_end(self, logs=None):
+        # For the callbacks before this one.
+        if self.train_step is not None:
+            self._take_out()
+
     def on_epoch_end(self, epoch, logs=None):
         if len(self.decays) > 1 and logs is not None and self.monitor in logs:
             self._choose(logs)
+            self._chosen = True
         self._put_in(self.best)
 
     def _choose(self, logs):
@@ -250,6 +279,12 @@ class PolyakAveraging(TracedCallback):
         logs.update(scores[self.best])
 
     def on_train_end(self, logs=None):
+        if len(self.decays) > 1 and not self._chosen:
+            warnings.warn(
+                f"PolyakAveraging chooses among {self.decays} by {self.monitor!r}, which was never in the logs: the "
+                f"model holds that of {self.best}",
+                stacklevel=2,
+            )
         self._ended = True
         self._put_in(self.best)
         super().on_train_end(logs)

@@ -9,7 +9,7 @@ from keras import ops
 
 from kregkit import schedules
 from kregkit._core.checks import check_integer, check_number
-from kregkit._core.files import replacing
+from kregkit._core.files import file_digest, replacing
 from kregkit._core.optimizers import leaf_optimizers
 from kregkit._core.snapshot_directory import SnapshotDirectory
 from kregkit._core.weights import assign_values, copy_values, swapped, training_state
@@ -74,6 +74,7 @@ class SnapshotEnsemble(RateCallback):
         self.restart_multiplier = check_number("restart_multiplier", restart_multiplier, 1)
         self.overwrite = bool(overwrite)
         self._given = None
+        self._replaces = False
 
     def combines_with(self, other):
         return isinstance(other, Warmup)
@@ -96,6 +97,11 @@ class SnapshotEnsemble(RateCallback):
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
+        if not self.model.optimizer.built:
+            raise ValueError(
+                "A member is complete with the optimizer's slots, which a model that isn't built doesn't have before "
+                f"the first step: call it once on a batch of inputs. Received: model={self.model.name!r}"
+            )
         self.ends = self._schedule.ends
         self._settings = {
             "cycles": self.cycles,
@@ -133,17 +139,28 @@ class SnapshotEnsemble(RateCallback):
                 f"Received: directory={str(self.directory.path)!r}"
             )
         else:
-            self.directory.write(self._settings, [], finished=False)
-            for path in self.directory.path.glob("cycle-*"):
-                path.unlink()
+            # Not now: another callback may still refuse this fit.
+            self._replaces = True
+
+    def _replace(self):
+        self._replaces = False
+        self.directory.write(self._settings, [], finished=False)
+        for path in self.directory.path.glob("cycle-*"):
+            path.unlink()
 
     def _go_on(self):
         last = self._members[-1]
-        self.model.load_weights(self.directory.member_path(last))
-        path = self.directory.path / last["state"]
-        if path.is_file():
-            with np.load(path) as arrays:
-                assign_values(self._tracked, [arrays[name] for name in arrays.files])
+        paths = [self.directory.member_path(member) for member in self._members]
+        state = self.directory.member_path(last["state"])
+        self.model.load_weights(paths[-1])
+        with np.load(state) as arrays:
+            values = [arrays[name] for name in arrays.files]
+        # NumPy's files know no bfloat16: they give its bytes back without a type.
+        values = [
+            value.view(variable.dtype) if value.dtype.kind == "V" else value
+            for value, variable in zip(values, copy_values(self._tracked))
+        ]
+        assign_values(self._tracked, values)
         self._start_epoch, offset = divmod(last["step"], self.train_step.steps_per_epoch)
         self.train_step.offset = offset
         # As BackupAndRestore does; `fit` reads it next. `on_epoch_begin` clears it for the fits to come.
@@ -183,11 +200,14 @@ class SnapshotEnsemble(RateCallback):
                 f"Received: initial_epoch={epoch}"
             )
         self._start_epoch = None
+        if self._replaces:
+            self._replace()
         self._epoch = epoch
         self._before = epoch * self.train_step.steps_per_epoch + self.train_step.offset
 
     def on_train_batch_end(self, batch, logs=None):
-        trained, cycle = self._before + batch + 1, len(self._members)
+        # An execution of several steps counts itself whole, also where the epoch ends within it.
+        trained, cycle = self._before + min(batch + 1, self.train_step.steps_per_epoch), len(self._members)
         if cycle < self.cycles and trained >= self.ends[cycle]:
             self._save(cycle + 1, self.ends[cycle], logs or {})
 
@@ -201,7 +221,7 @@ class SnapshotEnsemble(RateCallback):
         self._members.append(
             {
                 **member,
-                "state": name,
+                "state": {"file": name, "sha256": file_digest(self.directory.path / name)},
                 "cycle": cycle,
                 "epoch": self._epoch,
                 "step": step,
@@ -218,7 +238,11 @@ class SnapshotEnsemble(RateCallback):
         # The manifest is what makes a member count, so it is written last.
         self.directory.write(self._settings, self._members, finished=len(self._members) == self.cycles)
         for member in self._members[:-1]:
-            (self.directory.path / member["state"]).unlink(missing_ok=True)
+            (self.directory.path / member["state"]["file"]).unlink(missing_ok=True)
+
+    def release(self):
+        # An error between the two hooks would leave the next fit with this one's first epoch.
+        self.model._initial_epoch = None
 
     def on_epoch_end(self, epoch, logs=None):
         # Validation came after the member was saved; it belongs to it if the cycle ended with the epoch.

@@ -1,6 +1,52 @@
-"""From a TFDS name, arrays or files to what `model.fit` reads."""
+"""From a TFDS name, arrays or files to what `model.fit` reads, with augmentation that is fast and replayable."""
 
-from kregkit.data.digits import digits
-from kregkit.data.load import load
+from kregkit.data._random import make_keys
+from kregkit.data.augment import Augment
+from kregkit.data.augment_layer import AugmentLayer
+from kregkit.data.bundled_digits import digits
+from kregkit.data.color import ColorJitter, PCAColorNoise, Standardize
+from kregkit.data.crops import RandomCrop, RandomResizedCrop
+from kregkit.data.erasing import Cutout
+from kregkit.data.geometry import (
+    LensDistortion,
+    RandomFlip,
+    RandomRotation,
+    RandomShear,
+    RandomStretch,
+    RandomTranslation,
+)
+from kregkit.data.loading import load
+from kregkit.data.mixing import CutMix, MixUp
+from kregkit.data.pipelines import pipeline
+from kregkit.data.sources import image_folder
+from kregkit.data.views import FiveCrop, Flips, MultiScale, RandomViews, TenCrop, Views
 
-__all__ = ["digits", "load"]
+__all__ = [
+    "Augment",
+    "AugmentLayer",
+    "ColorJitter",
+    "CutMix",
+    "Cutout",
+    "FiveCrop",
+    "Flips",
+    "LensDistortion",
+    "MixUp",
+    "MultiScale",
+    "PCAColorNoise",
+    "RandomCrop",
+    "RandomFlip",
+    "RandomResizedCrop",
+    "RandomRotation",
+    "RandomShear",
+    "RandomStretch",
+    "RandomTranslation",
+    "RandomViews",
+    "Standardize",
+    "TenCrop",
+    "Views",
+    "digits",
+    "image_folder",
+    "load",
+    "make_keys",
+    "pipeline",
+]

@@ -7,6 +7,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from kregkit.inference._forward import as_tensors
+
 
 def normalizations(model):
     """Returns the model's BatchNormalization layers that training would update; a frozen one keeps its statistics."""
@@ -32,8 +34,7 @@ class BatchStatistics:
         self._traced = tf.function(self._run, autograph=False, reduce_retracing=True)
 
     def __call__(self, x):
-        x = keras.tree.map_structure(_as_tensor, x)
-        return (self._run if self.model.run_eagerly else self._traced)(x)
+        return (self._run if self.model.run_eagerly else self._traced)(as_tensors(x))
 
     def _run(self, x):
         met = [[] for _ in self.layers]
@@ -48,11 +49,6 @@ class BatchStatistics:
                 stack.enter_context(_recording(layer, calls, scope))
             self.model(x, **self._arguments)
         return met
-
-
-def _as_tensor(array):
-    tensor = ops.convert_to_tensor(array)
-    return ops.cast(tensor, keras.config.floatx()) if tensor.dtype == "float64" else tensor
 
 
 @contextlib.contextmanager

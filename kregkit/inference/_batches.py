@@ -18,7 +18,7 @@ def batches(data, batch_size=None):
     if isinstance(data, keras.utils.PyDataset):
         yield from (keras.utils.unpack_x_y_sample_weight(data[index]) for index in range(data.num_batches))
         return
-    if not _is_arrays(data):
+    if not is_arrays(data):
         yield from (keras.utils.unpack_x_y_sample_weight(batch) for batch in data)
         return
     # Keras would take a list apart like a tuple; among arrays it is several inputs.
@@ -36,7 +36,8 @@ def batches(data, batch_size=None):
         )
 
 
-def _is_arrays(data):
+def is_arrays(data):
+    """Returns whether `data` is arrays or tensors, and not something that yields batches."""
     leaves = [leaf for leaf in keras.tree.flatten(data) if leaf is not None]
     return all(hasattr(leaf, "shape") and hasattr(leaf, "__getitem__") for leaf in leaves)
 

@@ -22,7 +22,7 @@ class Forward:
     def __init__(self, model):
         self.model = model
         self.variables = list(model.variables)
-        self._arguments = {"training": False} if "training" in inspect.signature(model.call).parameters else {}
+        self.arguments = {"training": False} if "training" in inspect.signature(model.call).parameters else {}
         self._traced = tf.function(self._call, autograph=False, reduce_retracing=True)
 
     def values(self):
@@ -32,7 +32,7 @@ class Forward:
 
     def _call(self, values, inputs):
         with keras.StatelessScope(state_mapping=list(zip(self.variables, values))):
-            outputs = self.model(inputs, **self._arguments)
+            outputs = self.model(inputs, **self.arguments)
         # A function's results are new tensors, so masks travel beside them.
         return outputs, keras.tree.map_structure(lambda y: getattr(y, "_keras_mask", None), outputs)
 
@@ -42,6 +42,16 @@ class Forward:
             if mask is not None:
                 output._keras_mask = mask
         return outputs
+
+
+def as_tensors(inputs):
+    """Returns a structure of arrays as tensors; NumPy's float64 becomes Keras's float, as in `predict`."""
+
+    def convert(array):
+        tensor = tf.convert_to_tensor(array)
+        return tf.cast(tensor, keras.config.floatx()) if tensor.dtype == tf.float64 else tensor
+
+    return keras.tree.map_structure(convert, inputs)
 
 
 @dataclasses.dataclass(eq=False)

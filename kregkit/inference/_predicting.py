@@ -1,8 +1,10 @@
 """What everything that predicts has: `predict`, `evaluate` and a call, all of them Keras's own."""
 
 import keras
+import tensorflow as tf
 
 from kregkit._core.tasks import loss_tasks
+from kregkit.inference._forward import as_tensors
 
 
 class Predicting:
@@ -18,6 +20,7 @@ class Predicting:
         source = min(compiled, key=_num_logits, default=None)
         self._compile_arguments = None if source is None else _compile_arguments(source)
         self._predictor_model = None
+        self._traced_call = None
 
     @property
     def _predictor(self):
@@ -82,8 +85,10 @@ class Predicting:
         return self._predictor.evaluate(x, y, **arguments)
 
     def __call__(self, inputs):
-        """Returns predictions for one batch of tensors, as tensors."""
-        return self._predictor(inputs)
+        """Returns predictions for one batch of arrays or tensors, as tensors, by one compiled function."""
+        if self._traced_call is None:
+            self._traced_call = tf.function(self._predictor, autograph=False, reduce_retracing=True)
+        return (self._predictor if self._predictor.run_eagerly else self._traced_call)(as_tensors(inputs))
 
 
 def _num_logits(model):

@@ -15,20 +15,20 @@ class _Untracked:
 
 
 class Predictor(keras.Model):
-    """Runs several members on each batch and combines their outputs; has no weights of its own.
+    """Predicts by a function of the inputs, with weights that Keras doesn't see.
 
     Being a Keras model, it has Keras's `predict` and `evaluate`, for every kind of data, and reads the data once.
 
     Args:
-        states: List of `State`.
-        combine: Callable from the list of the members' outputs to what this model returns.
+        models: List of the Keras models that `run` calls.
+        run: Callable from one batch of inputs to outputs.
     """
 
-    def __init__(self, states, combine):
+    def __init__(self, models, run):
         # The members cast their inputs themselves, each by its own policy.
         super().__init__(autocast=False, name="predictor")
-        models = {id(state.forward.model): state.forward.model for state in states}.values()
-        self._held = _Untracked(states=states, combine=combine)
+        models = list({id(model): model for model in models}.values())
+        self._held = _Untracked(run=run)
         self.supports_masking = True
         self.supports_jit = all(layer.supports_jit for model in models for layer in model._flatten_layers())
         # Metrics of several outputs are named after them.
@@ -37,7 +37,12 @@ class Predictor(keras.Model):
         self.built = True
 
     def call(self, inputs):
-        return self._held.combine([state(inputs) for state in self._held.states])
+        return self._held.run(inputs)
+
+
+def run_together(states, combine):
+    """Returns a function that runs several `State`s on the inputs and combines the list of their outputs."""
+    return lambda inputs: combine([state(inputs) for state in states])
 
 
 class Combination:

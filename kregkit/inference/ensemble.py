@@ -13,7 +13,7 @@ from kregkit._core.weights import swapped
 from kregkit.inference._batches import batches, concatenate
 from kregkit.inference._forward import Forward, State, states
 from kregkit.inference._predicting import Predicting
-from kregkit.inference._predictor import Combination, Predictor
+from kregkit.inference._predictor import Combination, Predictor, run_together
 from kregkit.inference._reduction import REDUCTIONS
 from kregkit.inference._scores import disagreement, greedy_bag, scores
 from kregkit.inference.report import Report
@@ -38,15 +38,11 @@ class Member(Predicting):
         return f"<Member {self.name!r} of {self.state.forward.model.name!r}>"
 
     def _make_predictor(self):
-        return Predictor([self.state], _only)
+        return Predictor([self.state.forward.model], self.state)
 
     def to_model(self):
         """Returns a new Keras model, uncompiled, with this member's weights."""
         return self.state.rebuild(self.state.forward.model.name)
-
-
-def _only(structures):
-    return structures[0]
 
 
 class Ensemble(Predicting):
@@ -192,7 +188,7 @@ class Ensemble(Predicting):
         return f"<Ensemble of {len(self)}: {', '.join(member.name for member in self._members)}>"
 
     def _make_predictor(self):
-        return Predictor([member.state for member in self._members], self._combination)
+        return Predictor(self._models, run_together([member.state for member in self._members], self._combination))
 
     def to_model(self):
         """Returns the ensemble as one functional Keras model, made of the members and of Keras's own layers.
@@ -318,7 +314,7 @@ class Ensemble(Predicting):
 
     def _predict_members(self, validation, batch_size):
         """Returns targets, sample weights and a list of the members' predictions, from one pass over the data."""
-        predictor = Predictor([member.state for member in self._members], list)
+        predictor = Predictor(self._models, run_together([member.state for member in self._members], list))
         targets, weights, predictions = [], [], []
         for x, y, weight in batches(validation, batch_size):
             if y is None:

@@ -23,6 +23,7 @@ class Objective:
         self.variables = variables
         self._parts = parts
         self._prepare = prepare
+        self._evaluated = None
         self._shapes = [tuple(variable.shape) for variable in variables]
         self._sizes = [int(np.prod(shape)) for shape in self._shapes]
         self.size = sum(self._sizes)
@@ -40,8 +41,14 @@ class Objective:
         """Returns the variables as one float64 vector."""
         return np.concatenate([variable.numpy().ravel() for variable in self.variables]).astype("float64")
 
+    def show(self, vector):
+        """Like `set`, and free if the variables hold the vector since it was last evaluated."""
+        if self._evaluated is None or not np.array_equal(vector, self._evaluated):
+            self.set(vector)
+
     def set(self, vector):
         """Puts the vector's values into the variables, each in its own dtype."""
+        self._evaluated = None
         pieces = np.split(np.asarray(vector), np.cumsum(self._sizes)[:-1])
         for variable, piece, shape in zip(self.variables, pieces, self._shapes):
             variable.assign(piece.reshape(shape).astype(variable.dtype.as_numpy_dtype))
@@ -49,10 +56,12 @@ class Objective:
     def value_and_gradient(self, vector):
         """Returns the value as a float and the gradient as a float64 vector."""
         value, gradient = self._value_and_gradient(vector)
+        self._evaluated = vector.copy()
         return float(value), gradient.numpy()
 
     def hessian_product(self, vector, direction):
         """Returns the Hessian at `vector` times `direction`, exactly, as a float64 vector."""
+        self._evaluated = None
         return self._hessian_product(vector, direction).numpy()
 
     def _assign(self, vector):

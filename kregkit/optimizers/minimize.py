@@ -92,7 +92,7 @@ def minimize(
     with objective_of(model, x, y, loss, batch_size, stochastic, batch_normalization, seed, jit_compile) as objective:
         start = objective.get()
         try:
-            check_standing(objective, start)
+            known = check_standing(objective, start)
         finally:
             objective.set(start)
         callbacks = keras.callbacks.CallbackList(
@@ -106,7 +106,7 @@ def minimize(
         def report(iteration, vector, logs):
             nonlocal latest
             latest = vector.copy()
-            objective.set(vector)
+            objective.show(vector)
             callbacks.on_epoch_end(iteration, dict(logs))
             if model.stop_training:
                 return True
@@ -116,7 +116,16 @@ def minimize(
 
         try:
             result = _solve(
-                objective, start, method, initial_iteration, max_iterations, tolerance, options, report, verbose
+                objective,
+                start,
+                known,
+                method,
+                initial_iteration,
+                max_iterations,
+                tolerance,
+                options,
+                report,
+                verbose,
             )
             latest = result.x
         finally:
@@ -175,7 +184,7 @@ def minimize_function(
         raise ValueError(f"`bounds` needs method 'L-BFGS-B'. Received: method={method!r}")
     objective = _backend().function_objective(f, x0, jit_compile)
     start = objective.get()
-    check_standing(objective, start)
+    known = check_standing(objective, start)
 
     def shaped(vector):
         return vector.reshape(x0.shape).astype(x0.dtype)
@@ -185,7 +194,7 @@ def minimize_function(
 
     if bounds is not None:
         bounds = [tuple(bounds)] * objective.size
-    result = _solve(objective, start, method, 0, max_iterations, tolerance, options, report, verbose, bounds)
+    result = _solve(objective, start, known, method, 0, max_iterations, tolerance, options, report, verbose, bounds)
     result.x = shaped(result.x)
     return result
 
@@ -232,9 +241,12 @@ def _backend():
 
 
 def _solve(
-    objective, start, method, initial_iteration, max_iterations, tolerance, options, report, verbose, bounds=None
+    objective, start, known, method, initial_iteration, max_iterations, tolerance, options, report, verbose, bounds=None
 ):
-    """Runs SciPy's solver; `report(iteration, vector, logs)` sees each iterate and returns True to stop."""
+    """Runs SciPy's solver; `report(iteration, vector, logs)` sees each iterate and returns True to stop.
+
+    `known` are the value and the gradient at the start.
+    """
     import threadpoolctl
     from scipy import optimize
 
@@ -251,7 +263,10 @@ def _solve(
     def value_and_gradient(vector):
         nonlocal evaluations
         evaluations += 1
-        value, gradient = objective.value_and_gradient(vector)
+        if evaluations == 1 and np.array_equal(vector, start):
+            value, gradient = known
+        else:
+            value, gradient = objective.value_and_gradient(vector)
         # The iterate that SciPy reports is one of the points that it tried, known by its value.
         norms[value] = float(np.linalg.norm(gradient))
         return value, gradient

@@ -38,16 +38,19 @@ class SOAP(keras.optimizers.Optimizer):
     ```
 
     with Adam's bias correction in `M^` and `V^`. Adam scales each axis by itself, which can't undo a valley that lies
-    across the axes; here the axes are first turned into the valley. The first step only measures `L` and `R`: their
-    eigenvectors would turn the very gradient they come from into a diagonal, whose empty entries Adam would blow up.
+    across the axes; here the axes are first turned into the valley.
 
     Kernels of more than two axes are treated as the matrix whose split between the axes is most even: a convolution's
     `(height, width, in, out)` mostly as `(height * width * in, out)`. A side longer than `max_precondition_dim` keeps
     its own axes (one-sided); where both are, and for vectors, the rule is Adam.
 
-    Departures from the paper: `M` is kept in the eigenbasis and turned with it, the same rule with four matrix products
-    a step fewer; a noise floor of 256 roundings of the gradient's size is added to the denominator, so that
-    directions without any gradient (dead units, unused rows) aren't moved by the rounding of the others.
+    Departures from the paper: until `L` and `R` have looked back their `1 / (1 - beta_2)` steps the basis is that of
+    the weights, and the rule Adam, where the paper takes the eigenvectors of the first gradient alone (and no first
+    step): a few gradients' axes are mostly chance. At that turn `V` is turned as if the entries of `G` were
+    independent, and scaled to the new axes' eigenvalues. `M` is kept in the eigenbasis and turned with it: the same
+    rule, with two products a step fewer. A noise floor of 256 roundings of the gradient's size is added to the
+    denominator, so that directions without any gradient (dead units, unused rows) aren't moved by the rounding of the
+    others.
 
     Cost: six matrix products of the weight's size per step, one symmetric decomposition in all and one QR decomposition
     per side and refresh; memory of `2 (rows^2 + columns^2)` beside Adam's. State is at least float32.
@@ -92,6 +95,12 @@ class SOAP(keras.optimizers.Optimizer):
         self.precondition_frequency = check_integer("precondition_frequency", precondition_frequency, 1)
         self.max_precondition_dim = check_integer("max_precondition_dim", max_precondition_dim, 0)
 
+    @property
+    def first_refresh(self):
+        """The step of the first turn: the first refresh after the `1 / (1 - beta_2)` steps that the averages span."""
+        # Rounded: 1 / (1 - 0.95) is a little more than 20.
+        return self.precondition_frequency * math.ceil(round(1 / (1 - self.beta_2) / self.precondition_frequency, 6))
+
     def build(self, var_list):
         if self.built:
             return
@@ -127,23 +136,17 @@ class SOAP(keras.optimizers.Optimizer):
         gradient = ops.reshape(ops.cast(ops.convert_to_tensor(gradient), dtype), slots.shape)
         bases = [ops.convert_to_tensor(basis) for basis in slots.bases]
 
-        # Preconditioned weights take their first step on the second call, so that a call's number is its step's.
-        calls = ops.cast(self.iterations, dtype)
-        active = ops.cast(calls > 0, dtype) if slots.sides else ops.ones((), dtype)
-        steps = ops.maximum(calls, 1) if slots.sides else calls + 1
-
+        steps = ops.cast(self.iterations + 1, dtype)
         rotated = _rotate(gradient, slots.sides, bases)
-        momentum = slots.momentum + active * (1 - self.beta_1) * (rotated - slots.momentum)
-        velocity = slots.velocity + active * (1 - self.beta_2) * (ops.square(rotated) - slots.velocity)
-
+        momentum = slots.momentum + (1 - self.beta_1) * (rotated - slots.momentum)
+        velocity = slots.velocity + (1 - self.beta_2) * (ops.square(rotated) - slots.velocity)
         mean = momentum / (1 - ops.power(self.beta_1, steps))
         root = ops.sqrt(velocity / (1 - ops.power(self.beta_2, steps)))
         if slots.sides:
-            floor = 256 * float(np.finfo(dtype).eps) * ops.sqrt(ops.sum(ops.square(root)))
-            root = root + floor
+            root = root + 256 * float(np.finfo(dtype).eps) * ops.sqrt(ops.sum(ops.square(root)))
         step = _rotate(mean / (root + self.epsilon), slots.sides, bases, back=True)
-        scale = active * ops.cast(learning_rate, dtype)
-        self.assign_sub(variable, ops.cast(ops.reshape(scale * step, variable.shape), variable.dtype))
+        step = ops.cast(learning_rate, dtype) * ops.reshape(step, variable.shape)
+        self.assign_sub(variable, ops.cast(step, variable.dtype))
 
         if slots.sides:
             statistics = [
@@ -151,8 +154,11 @@ class SOAP(keras.optimizers.Optimizer):
                 for axis, kept in zip(slots.sides, slots.statistics)
             ]
             # All state goes through the branches as values: JAX can't assign in them.
+            refresh = ops.logical_and(
+                (self.iterations + 1) % self.precondition_frequency == 0, self.iterations + 1 >= self.first_refresh
+            )
             momentum, velocity, *bases = ops.cond(
-                self.iterations % self.precondition_frequency == 0,
+                refresh,
                 lambda: self._refresh(slots.sides, statistics, momentum, velocity, bases),
                 lambda: [momentum, velocity, *bases],
             )
@@ -165,12 +171,17 @@ class SOAP(keras.optimizers.Optimizer):
         """Returns the momentum, the velocity and the bases after the eigenvectors are brought up to date."""
 
         def decomposed():
-            # Falling eigenvalues, the order in which orthogonal iteration converges.
-            return [
-                momentum,
-                velocity,
-                *(ops.flip(ops.linalg.eigh(_untied(matrix))[1], axis=1) for matrix in statistics),
-            ]
+            new, scales = [], velocity
+            for axis, matrix in zip(sides, statistics):
+                values, vectors = ops.linalg.eigh(matrix)
+                # Falling eigenvalues, the order in which orthogonal iteration converges.
+                basis, energy = ops.flip(vectors, axis=1), ops.maximum(ops.flip(values), 0)
+                # What the squares would be if the entries were independent, then set right in each new axis's sum.
+                scales = _rotate(scales, [axis], [ops.square(basis)])
+                sums = ops.sum(scales, axis=1 - axis)
+                scales = scales * ops.expand_dims(energy / ops.maximum(sums, 1e-30), axis=1 - axis)
+                new.append(basis)
+            return [_rotate(momentum, sides, new), scales, *new]
 
         def iterated():
             turned, scales, new = momentum, velocity, []
@@ -184,8 +195,7 @@ class SOAP(keras.optimizers.Optimizer):
                 new.append(q)
             return [turned, scales, *new]
 
-        # A schedule may thaw or scale variables in between: only the very first refresh starts from nothing.
-        return ops.cond(self.iterations == 0, decomposed, iterated)
+        return ops.cond(self.iterations + 1 == self.first_refresh, decomposed, iterated)
 
     def get_config(self):
         return {
@@ -211,15 +221,6 @@ def _rotate(matrix, sides, bases, back=False):
         left = basis if back else ops.transpose(basis)
         matrix = left @ matrix if axis == 0 else matrix @ ops.transpose(left)
     return matrix
-
-
-def _untied(matrix):
-    """Returns the matrix with a slope on its diagonal that is too small to matter where there is any gradient.
-
-    Where there is none, each basis is as good as another, and rounding would choose: the slope chooses the axes.
-    """
-    slope = ops.cast(np.linspace(1, 0, matrix.shape[0]), matrix.dtype)
-    return matrix + ops.diag(1e-4 * ops.trace(matrix) * slope)
 
 
 def _second_moment(gradient, axis):

@@ -129,8 +129,8 @@ def _losses(axis, landscape, colors):
     if landscape.get("labels"):
         # Below the curves, where it hides none.
         axis.legend(
-            loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=8, frameon=False, labelcolor="0.4",
-            labelspacing=0.2, handlelength=1.2, columnspacing=1.2,
+            loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=7.5, frameon=False, labelcolor="0.4",
+            labelspacing=0.2, handlelength=1.2, columnspacing=0.8,
         )  # fmt: skip
 
 

@@ -77,7 +77,8 @@ class CosineCycles(keras.optimizers.schedules.LearningRateSchedule):
             lengths = [end - start for start, end in zip(starts, ends)]
         if any(end <= start for start, end in zip(starts, ends)):
             raise ValueError(
-                f"`total_steps` must be enough for {cycles} cycles of at least one step each. "
+                f"`total_steps` must be enough for {cycles} cycles of whole steps, {math.ceil(total / cycles)} each "
+                "or growing, the last one cut short. "
                 f"Received: total_steps={total}, cycles={cycles}, restart_multiplier={ratio}"
             )
         return starts, lengths, ends

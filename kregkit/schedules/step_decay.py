@@ -9,6 +9,9 @@ from keras import ops
 
 from kregkit._core.checks import check_number
 
+# Steps may be int32, so whatever comes later never comes.
+_LARGEST = 2**31 - 1
+
 
 @keras.saving.register_keras_serializable(package="kregkit")
 class StepDecay(keras.optimizers.schedules.LearningRateSchedule):
@@ -21,7 +24,7 @@ class StepDecay(keras.optimizers.schedules.LearningRateSchedule):
     Args:
         initial_learning_rate: Float > 0, the rate `a0` before the first decay.
         factor: Float > 0, what each decay multiplies by. Usually 0.1 or 0.5.
-        every: Float > 0, steps between decays. Give this or `at`.
+        every: Float >= 1e-6, steps between decays. Give this or `at`.
         at: Increasing list of floats >= 0, the steps at which to decay. Give this or `every`.
         name: String, the schedule's name.
 
@@ -41,7 +44,7 @@ class StepDecay(keras.optimizers.schedules.LearningRateSchedule):
         self.factor = check_number("factor", factor, 0, low_open=True)
         if (every is None) == (at is None):
             raise ValueError(f"Give exactly one of `every` and `at`. Received: every={every}, at={at}")
-        self.every = None if every is None else check_number("every", every, 0, low_open=True)
+        self.every = None if every is None else check_number("every", every, 1e-6)
         if at is not None:
             at = [check_number("at", step, 0) for step in at]
             if not at or any(later <= earlier for earlier, later in itertools.pairwise(at)):
@@ -60,15 +63,16 @@ class StepDecay(keras.optimizers.schedules.LearningRateSchedule):
     def _count_whole(self, step):
         if self.at is not None:
             # The first whole step at or after each boundary; 0.3 * 10 steps is meant to be 3.
-            steps = [math.ceil(boundary - 1e-9 * max(1.0, boundary)) for boundary in self.at]
+            steps = [min(math.ceil(boundary - 1e-9 * max(1.0, boundary)), _LARGEST) for boundary in self.at]
             return ops.sum(ops.cast(step >= ops.convert_to_tensor(steps, dtype=step.dtype), "int32"))
-        every = fractions.Fraction(self.every).limit_denominator(10**6)
+        every = fractions.Fraction(min(self.every, _LARGEST)).limit_denominator(10**6)
         if every.denominator != 1:
-            step = ops.cast(step, "int64")
-        return ops.floor_divide(step * every.denominator, every.numerator)
+            step = ops.cast(step, "int64") * every.denominator
+        return ops.floor_divide(step, every.numerator)
 
     def _count_fractional(self, step):
-        tolerance = 1e-6
+        # Two units in the last place: what the two divisions before may have lost.
+        tolerance = 2.4e-7
         if self.at is not None:
             boundaries = [boundary * (1 - tolerance) for boundary in self.at]
             return ops.sum(ops.cast(step >= ops.convert_to_tensor(boundaries, dtype=step.dtype), "int32"))

@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
-    from kregkit.data.digits import prepared_digits
+    from kregkit.data.bundled_digits import prepared_digits
 
     directory = tmp_path_factory.mktemp("tfds")
     prepared_digits(directory)

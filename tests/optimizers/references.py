@@ -175,27 +175,29 @@ def schedule_free_adamw(y, a, b1=0.9, b2=0.999, epsilon=1e-8, keras=False):
 
 
 def soap(x, a, b1=0.95, b2=0.95, epsilon=1e-8, every=3, rounding=0.0):
-    """SOAP on a matrix, with the momentum in the weights' own axes as the paper has it."""
+    """SOAP on a matrix, Adam up to the first turn; the momentum is in the weights' own axes, as the paper has it."""
     m, v, t = np.zeros_like(x), np.zeros_like(x), 0
     second = [np.zeros((dim, dim)) for dim in x.shape]
-    q = None
+    q = [np.eye(dim) for dim in x.shape]
     while True:
         g = yield x
-        if q is not None:
-            t += 1
-            m = b1 * m + (1 - b1) * g
-            v = b2 * v + (1 - b2) * (q[0].T @ g @ q[1]) ** 2
-            root = np.sqrt(v / (1 - b2**t))
-            floor = 256 * rounding * np.linalg.norm(root)
-            step = (q[0].T @ m @ q[1]) / (1 - b1**t) / (root + epsilon + floor)
-            x = x - a * q[0] @ step @ q[1].T
+        t += 1
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * (q[0].T @ g @ q[1]) ** 2
+        root = np.sqrt(v / (1 - b2**t))
+        floor = 256 * rounding * np.linalg.norm(root)
+        step = (q[0].T @ m @ q[1]) / (1 - b1**t) / (root + epsilon + floor)
+        x = x - a * q[0] @ step @ q[1].T
         second = [b2 * old + (1 - b2) * new for old, new in zip(second, (g @ g.T, g.T @ g))]
-        if q is None:
-            q = []
-            for matrix in second:
-                slope = 1e-4 * np.trace(matrix) * np.diag(np.linspace(1, 0, len(matrix)))
-                q.append(np.linalg.eigh(matrix + slope)[1][:, ::-1])
-        elif t % every == 0:
+        first = every * int(np.ceil(round(1 / (1 - b2) / every, 6)))
+        if t == first:
+            q = [np.linalg.svd(matrix)[0] for matrix in second]
+            energies = [np.diag(basis.T @ matrix @ basis) for basis, matrix in zip(q, second)]
+            v = (q[0] ** 2).T @ v
+            v = v * (energies[0] / np.maximum(v.sum(axis=1), 1e-300))[:, None]
+            v = v @ q[1] ** 2
+            v = v * (energies[1] / np.maximum(v.sum(axis=0), 1e-300))[None, :]
+        elif t % every == 0 and t > first:
             for axis, matrix in enumerate(second):
                 order = np.argsort(np.diag(q[axis].T @ matrix @ q[axis]))[::-1]
                 v = np.take(v, order, axis=axis)

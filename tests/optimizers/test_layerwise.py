@@ -17,7 +17,7 @@ INNER = {
     "RMSprop": lambda a: K.RMSprop(a, momentum=0.5, centered=True),
     "Lion": lambda a: K.Lion(a, weight_decay=0.1),
     "Muon": lambda a: K.Muon(a),  # Has a weight decay of its own making.
-    "SOAP": lambda a: SOAP(a, precondition_frequency=2, weight_decay=0.1),
+    "SOAP": lambda a: SOAP(a, beta_2=0.6, precondition_frequency=2, weight_decay=0.1),
     "clipped": lambda a: K.Adam(a, global_clipnorm=0.1),
 }
 

@@ -54,8 +54,8 @@ RULES = {
         lambda x: ref.adam(x, A, b2=0.5, correct=False, amsgrad=True),
     ),
     "kregkit.SOAP": (
-        lambda: SOAP(A, precondition_frequency=3),
-        lambda x: ref.soap(x, A, rounding=EPS) if x.ndim == 2 else ref.adam(x, A, 0.95, 0.95, 1e-8, hat=False),
+        lambda: SOAP(A, beta_2=0.7, precondition_frequency=3),  # Turns at steps 6, 9, ...
+        lambda x: ref.soap(x, A, b2=0.7, rounding=EPS) if x.ndim == 2 else ref.adam(x, A, 0.95, 0.7, 1e-8, hat=False),
     ),
 }
 KINDS = ("random", "sparse", "zero", "huge", "tiny")

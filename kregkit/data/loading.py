@@ -5,7 +5,7 @@ import difflib
 from kregkit._core.checks import check_choice
 from kregkit._core.optional import import_optional
 from kregkit.data import _tfds
-from kregkit.data.digits import prepared_digits
+from kregkit.data.bundled_digits import prepared_digits
 
 
 def load(name, split, data_dir=None, *, as_supervised=True, shuffle_files=False, download=None):

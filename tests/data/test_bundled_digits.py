@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 import kregkit
 from kregkit.data import digits
-from kregkit.data.digits import prepared_digits
+from kregkit.data.bundled_digits import prepared_digits
 
 ROOT = pathlib.Path(kregkit.__file__).parents[1]
 PREPARE = "import sys; from kregkit.data import digits; print(len(digits('train', sys.argv[1])))"
@@ -62,7 +62,7 @@ def test_dataset_dictionary_and_slices(data_dir):
 
 
 def test_environment_variable_names_the_directory(tmp_path):
-    code = "import os; from kregkit.data.digits import prepared_digits as p; print(p().data_path)"
+    code = "import os; from kregkit.data.bundled_digits import prepared_digits as p; print(p().data_path)"
     environment = {**os.environ, "TFDS_DATA_DIR": str(tmp_path / "here")}
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True, cwd=ROOT

@@ -1,0 +1,230 @@
+"""What averaging at test time brings: dropout, fractional pooling, ten-crop, snapshots, and all of them at once.
+
+    python examples/test_time.py            # about five minutes on two cores
+    python examples/test_time.py --smoke    # seconds: one short run of each, for seeing that it works
+
+Two tasks on real images, several seeds each. Digits: one network with dropout and fractional max pooling, trained by
+SnapshotEnsemble. Photographs: scikit-learn's two are cut into small grey patches, left halves to train on and right
+halves to test on, and the network says which photograph a patch is from. The table is printed with 95% intervals over
+the seeds, and pictures are saved to examples/output/test_time/: errors, error against draws, and the test images that
+the network is least sure of.
+"""
+
+import argparse
+import os
+import pathlib
+import tempfile
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+from keras import layers
+from scipy import stats
+from sklearn.datasets import load_sample_images
+
+from kregkit import plots
+from kregkit.callbacks import SnapshotEnsemble
+from kregkit.data import Augment, RandomCrop, RandomFlip, TenCrop, digits
+from kregkit.inference import Ensemble, marginalize
+from kregkit.layers import FractionalMaxPooling2D
+from kregkit.plots.draws import error_against_draws
+
+SEEDS, EPOCHS, CYCLES, BATCH_SIZE, LEARNING_RATE = 5, 32, 4, 32, 0.1
+# Few digits to learn from, so that there are errors to mend.
+TRAIN, TEST = "train[:20%]", "train[20%:]+test"
+DRAWS = (1, 4, 12, 50)
+PATCH, VIEW, NUM_PATCHES = 14, 12, 1200
+OUTPUT = pathlib.Path(__file__).parent / "output" / "test_time"
+
+
+def compiled(*stack):
+    model = keras.Sequential(stack)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(LEARNING_RATE, momentum=0.9), loss, metrics=["accuracy"])
+    return model
+
+
+def digits_network():
+    return compiled(
+        keras.Input((8, 8, 1)),
+        layers.Conv2D(24, 3, padding="same", activation="relu"),
+        FractionalMaxPooling2D(2**0.5),
+        layers.Conv2D(32, 2, padding="same", activation="relu"),
+        FractionalMaxPooling2D(2**0.5),
+        layers.Conv2D(48, 2, padding="same", activation="relu"),
+        layers.Flatten(),
+        layers.Dropout(0.5),
+        layers.Dense(10),
+    )
+
+
+def patches_network():
+    return compiled(
+        keras.Input((VIEW, VIEW, 1)),
+        layers.Conv2D(16, 3, activation="relu"),
+        layers.MaxPooling2D(),
+        layers.Conv2D(32, 3, activation="relu"),
+        layers.Flatten(),
+        layers.Dropout(0.5),
+        layers.Dense(2),
+    )
+
+
+def patches(num, left):
+    """Returns grey patches `(num, PATCH, PATCH, 1)` in [0, 1] from one side of both photographs, and which each is."""
+    random = np.random.default_rng(int(left))
+    labels = random.integers(0, 2, num)
+    photographs = [image[::4, ::4].mean(-1, dtype="float32") / 255 for image in load_sample_images().images]
+    found = []
+    for label in labels:
+        height, width = photographs[label].shape
+        low, high = (0, width // 2 - PATCH) if left else (width // 2, width - PATCH)
+        top, side = random.integers(0, height - PATCH), random.integers(low, high)
+        patch = photographs[label][top : top + PATCH, side : side + PATCH]
+        # Brightness and contrast alone would tell the two apart.
+        found.append((patch - patch.mean()) / (patch.std() + 0.02))
+    return np.array(found, "float32")[..., None], labels
+
+
+def fit(model, x, y, epochs, cycles):
+    with tempfile.TemporaryDirectory() as directory:
+        model.fit(
+            x, y, batch_size=BATCH_SIZE, epochs=epochs, verbose=0, callbacks=[SnapshotEnsemble(directory, cycles)]
+        )
+        return Ensemble.from_directory(directory, model=model)
+
+
+def error(predictor, x, y):
+    return 100 * float(np.mean(predictor.predict(x, verbose=0).argmax(axis=-1) != y))
+
+
+def digits_errors(seed, data, epochs, cycles, draws):
+    """Returns errors by name, errors by number of draws, and a predictor with its spread."""
+    x, y, x_test, y_test = data
+    keras.utils.set_random_seed(seed)
+    augment = Augment([RandomCrop(1)])
+    model = digits_network()
+    ensemble = fit(
+        model, np.concatenate([x, *np.asarray(augment.views(3, seed=seed)(x))]), np.tile(y, 4), epochs, cycles
+    )
+    dropout, pooling = [layers.Dropout], [FractionalMaxPooling2D]
+    found = {"plain prediction": error(model, x_test, y_test)}
+    curves = {}
+    for name, noise in (("dropout", dropout), ("fractional pooling", pooling), ("both", "all")):
+        curves[name] = [error(marginalize(model, n, noise=noise, seed=seed), x_test, y_test) for n in draws]
+    found[f"dropout, {draws[-1]} draws"] = curves["dropout"][-1]
+    found |= {f"fractional pooling, {n}": value for n, value in zip(draws, curves["fractional pooling"])}
+    found[f"both, {draws[-1]} draws"] = curves["both"][-1]
+    found["snapshot ensemble"] = error(ensemble, x_test, y_test)
+    found[f"ensemble x both, {draws[-1]}"] = error(marginalize(ensemble, draws[-1], seed=seed), x_test, y_test)
+    return found, curves, marginalize(ensemble, draws[-1], seed=seed, spread=True)
+
+
+def patches_errors(seed, data, epochs, cycles, draws):
+    x, y, x_test, y_test = data
+    keras.utils.set_random_seed(seed)
+    model = patches_network()
+    views = Augment([RandomCrop(0, size=VIEW), RandomFlip()], value_range=(-10.0, 10.0)).views(3, seed=seed)
+    ensemble = fit(model, np.concatenate(np.asarray(views(x))), np.tile(y, 3), epochs, cycles)
+    edge = (PATCH - VIEW) // 2
+    centre = x_test[:, edge : edge + VIEW, edge : edge + VIEW]
+    ten = TenCrop(VIEW)
+    return {
+        "plain, central crop": error(model, centre, y_test),
+        f"dropout, {draws[-1]} draws": error(marginalize(model, draws[-1], seed=seed), centre, y_test),
+        "ten-crop": error(marginalize(model, views=ten, noise=None), x_test, y_test),
+        "snapshot ensemble": error(ensemble, centre, y_test),
+        "ensemble x ten-crop x dropout": error(marginalize(ensemble, 4, views=ten, seed=seed), x_test, y_test),
+    }
+
+
+def summary(rows):
+    """Returns means, and 95% intervals of the mean by Student's t, over a list of dictionaries."""
+    means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    if len(rows) == 1:
+        return means, {}
+    intervals = {}
+    for name in means:
+        half = stats.t.ppf(0.975, len(rows) - 1) * np.std([row[name] for row in rows], ddof=1) / np.sqrt(len(rows))
+        intervals[name] = (max(0.0, means[name] - half), means[name] + half)
+    return means, intervals
+
+
+def show(title, means, intervals):
+    print(f"\n{title}\n")
+    for name, value in means.items():
+        low, high = intervals.get(name, (np.nan, np.nan))
+        print(f"{name:32}{value:7.2f} %   [{low:5.2f}, {high:5.2f}]")
+
+
+def least_sure(predictor, x, y, num=12):
+    """Returns a figure of the images with the most uncertain predictions."""
+    prediction, spread = predictor.predict(x, verbose=0)
+    order = np.argsort(-spread["entropy"])[:num]
+    figure, grid = plt.subplots(2, num // 2, figsize=(1.7 * num / 2, 4.4), layout="constrained")
+    p = np.exp(prediction - prediction.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    for axes, index in zip(grid.flat, order):
+        first, second = np.argsort(-p[index])[:2]
+        axes.imshow(x[index, ..., 0], cmap="gray_r", vmin=0, vmax=1)
+        axes.set_title(f"{first} {p[index, first]:.0%}, {second} {p[index, second]:.0%}", fontsize=9)
+        right = f"is {y[index]}"
+        axes.set_xlabel(
+            f"{right}\nentropy {spread['entropy'][index]:.2f}, of it noise {spread['mutual_information'][index]:.2f}",
+            fontsize=7, color="tab:green" if first == y[index] else "tab:red",
+        )  # fmt: skip
+        axes.set_xticks([])
+        axes.set_yticks([])
+    figure.suptitle("The test images that the ensemble is least sure of", fontsize=11)
+    return figure
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="one short run of each")
+    smoke = parser.parse_args().smoke
+    seeds, epochs, cycles, draws = (1, 2, 2, (1, 2)) if smoke else (SEEDS, EPOCHS, CYCLES, DRAWS)
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+
+    x, y = digits(TRAIN, as_arrays=True)
+    x_test, y_test = digits(TEST, as_arrays=True)
+    data = (x / np.float32(255), y, x_test / np.float32(255), y_test)
+    print(f"{len(x)} digits to train on, {len(x_test)} to test on, {seeds} seeds")
+    rows, curves = [], []
+    for seed in range(seeds):
+        row, curve, predictor = digits_errors(seed, data, epochs, cycles, draws)
+        rows.append(row)
+        curves.append(curve)
+        print(f"seed {seed}: plain {row['plain prediction']:.2f} %, best {min(row.values()):.2f} %", flush=True)
+    means, intervals = summary(rows)
+    show("Test error on the digits", means, intervals)
+    axes = plots.errors(means, intervals=intervals, baseline="plain prediction")
+    axes.set_title("Digits: test error, mean of seeds and 95% interval", fontsize=10)
+    axes.figure.savefig(OUTPUT / "digits.png", dpi=130)
+
+    axes = None
+    for name in curves[0]:
+        axes = error_against_draws(draws, [curve[name] for curve in curves], axes, label=name)
+    plain = [row["plain prediction"] for row in rows]
+    axes.axhline(np.mean(plain), color="0.4", linestyle="--", linewidth=1, label="plain prediction")
+    axes.legend(frameon=False)
+    axes.set_title("Digits: error against draws, mean and range of seeds", fontsize=10)
+    axes.figure.savefig(OUTPUT / "draws.png", dpi=130)
+    least_sure(predictor, data[2], y_test).savefig(OUTPUT / "least_sure.png", dpi=130)
+
+    num = 64 if smoke else NUM_PATCHES
+    data = (*patches(num, left=True), *patches(num, left=False))
+    rows = [patches_errors(seed, data, epochs, cycles, draws) for seed in range(seeds)]
+    means, intervals = summary(rows)
+    show("Test error on the photographs' patches", means, intervals)
+    axes = plots.errors(means, intervals=intervals, baseline="plain, central crop")
+    axes.set_title("Photographs: test error, mean of seeds and 95% interval", fontsize=10)
+    axes.figure.savefig(OUTPUT / "photographs.png", dpi=130)
+    print(f"\nPictures in {OUTPUT}")
+
+
+if __name__ == "__main__":
+    main()

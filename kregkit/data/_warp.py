@@ -1,0 +1,157 @@
+"""Moves pixels: exact copies by rows and columns, and one bilinear resampling for everything else.
+
+Coordinates are in pixels, measured from the image's centre, x to the right and y down. A transform is written as
+steps from an output pixel back to the place in the input that it shows.
+"""
+
+import tensorflow as tf
+
+
+def sizes(images):
+    """Returns height and width, as integers where they are known and tensors where not."""
+    dynamic = tf.shape(images)
+    return tuple(images.shape[axis] if images.shape[axis] is not None else dynamic[axis] for axis in (1, 2))
+
+
+def compiled(function, images):
+    """Returns `function` under XLA, where the images' size is fixed; sizes that change would compile each time."""
+    jit = images.shape[1:].is_fully_defined()
+    return tf.function(function, jit_compile=True, autograph=False) if jit else function
+
+
+def affine(a, b, tx, c, d, ty):
+    """Returns matrices `(batch, 3, 3)` with `x' = a x + b y + tx`, `y' = c x + d y + ty`, from scalars or vectors."""
+    reference = next(value for value in (a, b, tx, c, d, ty) if getattr(value, "shape", None) not in (None, ()))
+    rows = [value + tf.zeros_like(reference) for value in (a, b, tx, c, d, ty)]
+    zero, one = tf.zeros_like(reference), tf.ones_like(reference)
+    return tf.reshape(tf.stack([*rows, zero, zero, one], -1), (-1, 3, 3))
+
+
+def coordinates(steps, height, width):
+    """Returns x and y, each `(batch, height, width)`: where each output pixel lies in the input, from its centre.
+
+    Args:
+        steps: List, first operation first, of `("affine", matrices)` and `("radial", coefficients, scales)`, each
+            from an operation's output back to its input. Neighbouring matrices are multiplied first.
+        height, width: The output's size.
+    """
+    y = tf.range(tf.cast(height, tf.float32)) - (tf.cast(height, tf.float32) - 1) / 2
+    x = tf.range(tf.cast(width, tf.float32)) - (tf.cast(width, tf.float32) - 1) / 2
+    y, x = y[None, :, None], x[None, None, :]
+    pending = None
+    for kind, *values in [*reversed(steps), ("end",)]:
+        if kind == "affine":
+            pending = values[0] if pending is None else values[0] @ pending
+            continue
+        if pending is not None:
+            m = pending[:, :, :, None, None]
+            x, y = m[:, 0, 0] * x + m[:, 0, 1] * y + m[:, 0, 2], m[:, 1, 0] * x + m[:, 1, 1] * y + m[:, 1, 2]
+            pending = None
+        if kind == "radial":
+            coefficient, scale = values[0][:, None, None], values[1]
+            factor = 1 + coefficient * (x * x + y * y) * scale
+            x, y = x * factor, y * factor
+    return x, y
+
+
+def _settle(position, size, fill):
+    """Brings positions into [0, size - 1]; for a constant fill, also says which were inside."""
+    top = tf.cast(size, tf.float32) - 1
+    inside = (position >= -0.5) & (position <= top + 0.5) if fill == "constant" else None
+    if fill == "reflect":
+        # The edge pixel is repeated: d c b a | a b c d | d c b a.
+        period = 2 * (top + 1)
+        position = tf.math.floormod(position + 0.5, period)
+        position = tf.minimum(position, period - position) - 0.5
+    return tf.clip_by_value(position, 0.0, top), inside
+
+
+def warp(images, steps, height, width, fill, masks=None):
+    """Resamples images once: bilinear between pixel centres; masks by the nearest pixel.
+
+    Args:
+        images: `(batch, h, w, channels)`, uint8 or float.
+        steps: As for `coordinates`.
+        height, width: The output's size.
+        fill: `"constant"` shows zeros outside the image (whose border is half a pixel beyond the outermost centres),
+            `"nearest"` the edge, `"reflect"` the mirror image.
+        masks: `(batch, h, w)` or `(batch, h, w, channels)` of any type, or `None`.
+
+    Returns:
+        float32 images `(batch, height, width, channels)` in the input's units, and the masks.
+    """
+    input_height, input_width = sizes(images)
+    kinds = [step[0] for step in steps]
+    stride = input_width + 2
+
+    def places(*tensors):
+        tensors = list(tensors)
+        rebuilt = [(kind, *[tensors.pop(0) for _ in range(1 if kind == "affine" else 2)]) for kind in kinds]
+        x, y = coordinates(rebuilt, height, width)
+        x, inside_x = _settle(x + (tf.cast(input_width, tf.float32) - 1) / 2, input_width, fill)
+        y, inside_y = _settle(y + (tf.cast(input_height, tf.float32) - 1) / 2, input_height, fill)
+        if inside_x is not None:
+            # To the right of the image there are two columns of zeros.
+            x = tf.where(inside_x & inside_y, x, tf.cast(input_width, tf.float32))
+        left, top = tf.floor(x), tf.floor(y)
+        first = tf.range(tf.shape(x)[0]) * ((input_height + 1) * stride)
+        index = first[:, None, None] + tf.cast(top, tf.int32) * stride + tf.cast(left, tf.int32)
+        return index, x - left, y - top
+
+    def interpolate(padded, index, across, down):
+        pixels = tf.reshape(padded, (-1, padded.shape[-1]))
+
+        def neighbour(offset):
+            return tf.cast(tf.gather(pixels, index + offset), tf.float32)
+
+        across, down = across[..., None], down[..., None]
+        above, below = neighbour(0), neighbour(stride)
+        above += across * (neighbour(1) - above)
+        below += across * (neighbour(stride + 1) - below)
+        return above + down * (below - above)
+
+    # Three compiled pieces and not one: XLA would compute the coordinates again for each channel.
+    flat = [tensor for step in steps for tensor in step[1:]]
+    index, across, down = compiled(places, images)(*flat)
+    padded = tf.pad(images, [[0, 0], [0, 1], [0, 2], [0, 0]])
+    result = compiled(interpolate, images)(padded, index, across, down)
+    if masks is not None:
+        flat_mask = masks if masks.shape.rank == 4 else masks[..., None]
+        nearest = index + tf.cast(across >= 0.5, tf.int32) + tf.cast(down >= 0.5, tf.int32) * stride
+        pixels = tf.reshape(tf.pad(flat_mask, [[0, 0], [0, 1], [0, 2], [0, 0]]), (-1, flat_mask.shape[-1]))
+        moved = tf.gather(pixels, nearest)
+        masks = moved if masks.shape.rank == 4 else moved[..., 0]
+    return result, masks
+
+
+def copy(images, moves, height, width, margin):
+    """Copies whole pixels: `out[i, j] = in[row(i), column(j)]`, zeros outside.
+
+    Args:
+        images: `(batch, h, w, ...)`, any type: images or masks.
+        moves: Pair, for rows and for columns, of `(flipped, shift)`: Boolean and int32 vectors; the input position
+            is `shift + (size - 1 - i if flipped else i)`.
+        height, width: The output's size.
+        margin: Integer, how far positions may lie outside.
+    """
+
+    def places(move, size):
+        flipped, shift = move
+        i = tf.range(size)[None, :]
+        return shift[:, None] + margin + tf.where(flipped[:, None], size - 1 - i, i)
+
+    def run(images, *moves):
+        rest = images.shape.rank - 3
+        padded = tf.pad(images, [[0, 0], [margin, margin], [margin, margin], *[[0, 0]] * rest]) if margin else images
+        rows = tf.gather(padded, places(moves[:2], height), batch_dims=1)
+        columns = tf.broadcast_to(places(moves[2:], width)[:, None, :], tf.shape(rows)[:3] * [1, 1, 0] + [0, 0, width])
+        return tf.gather(rows, columns, batch_dims=2)
+
+    return compiled(run, images)(images, *moves[0], *moves[1])
+
+
+def compose_moves(first, second, middle, size):
+    """Returns the move that does `first` (to `middle` pixels) and then `second` (to `size` pixels)."""
+    (flip_one, shift_one), (flip_two, shift_two) = first, second
+    shift = shift_one + tf.where(flip_one, middle - shift_two - size, shift_two)
+    return tf.math.logical_xor(flip_one, flip_two), shift

@@ -1,0 +1,242 @@
+"""Operations that move pixels. Neighbours fuse: the image is resampled once, or only copied where that is exact."""
+
+import math
+
+import tensorflow as tf
+
+from kregkit._core.checks import check_choice, check_integer, check_number
+from kregkit.data._operation import Operation, check_range, register
+from kregkit.data._warp import affine
+
+FILLS = ("constant", "nearest", "reflect")
+
+
+class Geometric(Operation):
+    """An operation that says, for each output pixel, which place of the input it shows.
+
+    `move` is the form for whole pixels, `steps` the general one. `u` are the draws `(batch, num_draws)`, or `None` at
+    test time, when only operations that change the size still act, by their central version.
+    """
+
+    exact = False
+    margin = 0
+    fill = None  # An operation that never looks outside fuses with any fill.
+
+    def output_size(self, height, width):
+        return height, width
+
+    def move(self, u, height, width):
+        """Returns `((flip, shift) of rows, (flip, shift) of columns)` of whole pixels, vectors of the batch."""
+        raise NotImplementedError
+
+    def steps(self, u, height, width):
+        """Returns steps from this operation's output back to its input, as `_warp.coordinates` reads them."""
+        sizes = (height, width)
+        steps = []
+        for (flip, shift), size, out in zip(self.move(u, height, width), sizes, self.output_size(height, width)):
+            sign = tf.where(flip, -1.0, 1.0)
+            # Centred: shift + i - (size - 1) / 2, where i = i_centred + (out - 1) / 2; a flip only negates i_centred.
+            steps.append((sign, tf.cast(shift, tf.float32) + tf.cast(out - size, tf.float32) / 2))
+        (sign_y, shift_y), (sign_x, shift_x) = steps
+        return [("affine", affine(sign_x, 0.0, shift_x, 0.0, sign_y, shift_y))]
+
+
+def _between(u, low, high):
+    return low + (high - low) * u
+
+
+@register
+class RandomFlip(Geometric):
+    """Mirrors each image left to right with probability 1/2: `y[i, j] = x[i, w - 1 - j]`. An exact copy.
+
+    Args:
+        mode: `"horizontal"` (the default), `"vertical"`, or `"both"`: two independent flips, so that all four
+            results are equally likely (`keras.layers.RandomFlip("horizontal_and_vertical")` gives only two).
+        probability: Float in [0, 1], of each flip. Defaults to `0.5`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from kregkit.data import RandomFlip
+    >>> image = np.arange(4, dtype="uint8").reshape(1, 1, 4, 1)
+    >>> (RandomFlip(probability=1.0)(image, key=0) * 255).numpy().round().ravel().tolist()
+    [3.0, 2.0, 1.0, 0.0]
+    """
+
+    num_draws = 2
+    exact = True
+
+    def __init__(self, mode="horizontal", probability=0.5):
+        self.mode = check_choice("mode", mode, ("horizontal", "vertical", "both"))
+        self.probability = check_number("probability", probability, 0, 1)
+
+    def move(self, u, height, width):
+        flip = u < self.probability
+        never, still = tf.zeros_like(flip[:, 0]), tf.zeros_like(u[:, 0], tf.int32)
+        horizontal = flip[:, 0] if self.mode != "vertical" else never
+        vertical = flip[:, 1] if self.mode != "horizontal" else never
+        return (vertical, still), (horizontal, still)
+
+
+@register
+class RandomTranslation(Geometric):
+    """Shifts each image: `y(p) = x(p - t)`, `t_x ~ U(-width, width) w`, `t_y ~ U(-height, height) h`.
+
+    Args:
+        height, width: Floats in [0, 1] or pairs `(low, high)` in [-1, 1], as fractions of the image's size; positive
+            moves down and right. Default to `0.1`.
+        fill: `"constant"` (zeros, the default), `"nearest"` or `"reflect"`: what shows where the image has left.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from kregkit.data import RandomTranslation
+    >>> image = np.arange(4, dtype="uint8").reshape(1, 1, 4, 1)
+    >>> (RandomTranslation(0.0, (0.25, 0.25))(image, key=0) * 255).numpy().round().ravel().tolist()
+    [0.0, 0.0, 1.0, 2.0]
+    """
+
+    num_draws = 2
+
+    def __init__(self, height=0.1, width=0.1, fill="constant"):
+        check_range("height", height, -1, 1)
+        check_range("width", width, -1, 1)
+        self.height, self.width = height, width
+        self.fill = check_choice("fill", fill, FILLS)
+
+    def steps(self, u, height, width):
+        down = _between(u[:, 0], *check_range("height", self.height, -1, 1)) * tf.cast(height, tf.float32)
+        right = _between(u[:, 1], *check_range("width", self.width, -1, 1)) * tf.cast(width, tf.float32)
+        return [("affine", affine(1.0, 0.0, -right, 0.0, 1.0, -down))]
+
+
+@register
+class RandomRotation(Geometric):
+    """Turns each image about its centre: `y(R p) = x(p)`, `R = [[cos a, -sin a], [sin a, cos a]]`, `a` uniform.
+
+    Args:
+        angle: Float or pair `(low, high)`, in degrees; positive turns clockwise, as y points down. Defaults to `15.0`.
+        fill: `"constant"` (zeros, the default), `"nearest"` or `"reflect"`: what shows in the corners.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from kregkit.data import RandomRotation
+    >>> image = np.arange(4, dtype="uint8").reshape(1, 2, 2, 1)
+    >>> (RandomRotation((90, 90))(image, key=0) * 255).numpy().round().ravel().tolist()
+    [2.0, 0.0, 3.0, 1.0]
+    """
+
+    num_draws = 1
+
+    def __init__(self, angle=15.0, fill="constant"):
+        check_range("angle", angle, -360, 360)
+        self.angle = angle
+        self.fill = check_choice("fill", fill, FILLS)
+
+    def steps(self, u, height, width):
+        angle = _between(u[:, 0], *check_range("angle", self.angle, -360, 360)) * (math.pi / 180)
+        cos, sin = tf.cos(angle), tf.sin(angle)
+        return [("affine", affine(cos, sin, 0.0, -sin, cos, 0.0))]
+
+
+@register
+class RandomStretch(Geometric):
+    """Stretches each axis about the centre: `y(s p) = x(p)`, `log s_x, log s_y ~ U(-log(1 + f), log(1 + f))`.
+
+    Args:
+        factor: Float in [0, 10]: each axis is stretched or shrunk by up to `1 + factor`, both as often. Defaults to
+            `0.2`.
+        same: Boolean, whether both axes share one draw, which zooms and keeps proportions. Defaults to `False`.
+        fill: `"constant"` (zeros, the default), `"nearest"` or `"reflect"`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from kregkit.data import RandomStretch
+    >>> tuple(RandomStretch(0.3)(np.zeros((2, 8, 8, 3), "uint8"), key=0).shape)
+    (2, 8, 8, 3)
+    """
+
+    num_draws = 2
+
+    def __init__(self, factor=0.2, same=False, fill="constant"):
+        self.factor = check_number("factor", factor, 0, 10)
+        self.same = check_choice("same", same, (True, False))
+        self.fill = check_choice("fill", fill, FILLS)
+
+    def steps(self, u, height, width):
+        most = math.log1p(self.factor)
+        x, y = _between(u[:, 0], -most, most), _between(u[:, 0 if self.same else 1], -most, most)
+        return [("affine", affine(tf.exp(-x), 0.0, 0.0, 0.0, tf.exp(-y), 0.0))]
+
+
+@register
+class RandomShear(Geometric):
+    """Slants each image about its centre: `y(p_x + k p_y, p_y) = x(p)`, `k = tan a`, `a ~ U(-angle, angle)`.
+
+    Args:
+        angle: Float or pair `(low, high)` in [-80, 80], in degrees. Defaults to `10.0`.
+        fill: `"constant"` (zeros, the default), `"nearest"` or `"reflect"`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from kregkit.data import RandomShear
+    >>> tuple(RandomShear(20)(np.zeros((2, 8, 8, 3), "uint8"), key=0).shape)
+    (2, 8, 8, 3)
+    """
+
+    num_draws = 1
+
+    def __init__(self, angle=10.0, fill="constant"):
+        check_range("angle", angle, -80, 80)
+        self.angle = angle
+        self.fill = check_choice("fill", fill, FILLS)
+
+    def steps(self, u, height, width):
+        angle = _between(u[:, 0], *check_range("angle", self.angle, -80, 80)) * (math.pi / 180)
+        return [("affine", affine(1.0, -tf.tan(angle), 0.0, 0.0, 1.0, 0.0))]
+
+
+@register
+class LensDistortion(Geometric):
+    """Bends each image as a lens does: `y(p) = x(p (1 + k r^2))`, `r = |p| / (half the diagonal)`, `k ~ U(-c, c)`.
+
+    Positive `k` gives barrel distortion, as of a wide-angle lens, negative `k` pincushion.
+
+    Args:
+        coefficient: Float in [0, 0.3], or pair `(low, high)` in [-0.3, 0.3], in which the map stays one to one.
+            Defaults to `0.15`.
+        fill: `"constant"` (zeros, the default), `"nearest"` or `"reflect"`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from kregkit.data import LensDistortion
+    >>> tuple(LensDistortion(0.2)(np.zeros((2, 8, 8, 3), "uint8"), key=0).shape)
+    (2, 8, 8, 3)
+
+    Reference: [Brown, 1966](https://www.asprs.org/wp-content/uploads/pers/1966journal/may/1966_may_444-462.pdf), the
+    first radial term.
+    """
+
+    num_draws = 1
+
+    def __init__(self, coefficient=0.15, fill="constant"):
+        check_range("coefficient", coefficient, -0.3, 0.3)
+        self.coefficient = coefficient
+        self.fill = check_choice("fill", fill, FILLS)
+
+    def steps(self, u, height, width):
+        k = _between(u[:, 0], *check_range("coefficient", self.coefficient, -0.3, 0.3))
+        height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
+        return [("radial", k, 4.0 / (height * height + width * width))]
+
+
+def check_size(size):
+    """Returns a size as `(height, width)`."""
+    pair = size if isinstance(size, (tuple, list)) else (size, size)
+    if len(pair) != 2:
+        raise ValueError(f"`size` must be an integer or a pair (height, width). Received: size={size!r}")
+    return check_integer("size", pair[0], 1), check_integer("size", pair[1], 1)

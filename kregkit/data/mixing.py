@@ -1,0 +1,143 @@
+"""Operations that mix two examples, images and labels."""
+
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+from kregkit._core.checks import check_choice, check_integer, check_number
+from kregkit.data._operation import Operation, register
+from kregkit.data._warp import sizes
+from kregkit.data.erasing import box_mask
+
+
+@functools.lru_cache(maxsize=16)
+def _beta_quantiles(alpha, num=4096):
+    from scipy.stats import beta
+
+    return beta.ppf(np.linspace(0, 1, num + 1), alpha, alpha).astype("float32")
+
+
+def beta_draw(u, alpha):
+    """Turns uniform numbers into `Beta(alpha, alpha)` ones, by its quantiles, linear between 4,097 of them."""
+    quantiles = tf.constant(_beta_quantiles(alpha))
+    place = u * (len(_beta_quantiles(alpha)) - 1)
+    below = tf.cast(tf.floor(place), tf.int32)
+    first = tf.gather(quantiles, below)
+    return first + (place - tf.floor(place)) * (tf.gather(quantiles, below + 1) - first)
+
+
+class Mixing(Operation):
+    """An operation on examples and their partners. `u` are the draws of the example that is changed."""
+
+    def __init__(self, alpha, num_classes, probability, partners):
+        self.alpha = check_number("alpha", alpha, 0, low_open=True)
+        self.num_classes = None if num_classes is None else check_integer("num_classes", num_classes, 2)
+        self.probability = check_number("probability", probability, 0, 1)
+        self.partners = check_choice("partners", partners, ("epoch", "batch"))
+
+    def one_hot(self, labels):
+        """Returns labels that can be mixed: floats as they are, integers one-hot."""
+        if labels.dtype.is_floating:
+            return labels
+        if self.num_classes is None:
+            raise ValueError(
+                f"`{type(self).__name__}` mixes labels, so integer labels need `num_classes`, to be one-hot encoded. "
+                f"Received: num_classes=None, labels of type {labels.dtype.name}"
+            )
+        if labels.shape.rank == 2 and labels.shape[-1] == self.num_classes:
+            return tf.cast(labels, tf.float32)
+        if labels.shape.rank == 2 and labels.shape[-1] == 1:
+            labels = labels[:, 0]
+        if labels.shape.rank != 1:
+            raise ValueError(f"Labels must be `(batch,)` or one-hot. Received: shape={tuple(labels.shape)}")
+        return tf.one_hot(labels, self.num_classes)
+
+    def mix(self, images, labels, other_images, other_labels, u):
+        """Returns mixed images and labels."""
+        raise NotImplementedError
+
+    def _blend(self, values, others, weight):
+        weight = tf.reshape(tf.cast(weight, values.dtype), (-1, *[1] * (values.shape.rank - 1)))
+        return others + weight * (values - others)
+
+
+_ARGUMENTS = """
+    Args:
+        alpha: Float > 0. Defaults to `{alpha}`.
+        num_classes: Integer >= 2, to one-hot encode integer labels. Labels that are floats are mixed as they are.
+        probability: Float in [0, 1], of mixing an example at all. Defaults to `1.0`.
+        partners: `"epoch"` (the default) or `"batch"`. In `pipeline`, on a source with random access, an `"epoch"`
+            partner is any example of the source, as it looks in this epoch: the result doesn't depend on how the epoch
+            is cut into batches or shards, for twice the work of the operations before. `"batch"` takes the partner
+            from the same batch, as most do, for free. Elsewhere both mean `"batch"`.
+"""
+
+
+@register
+class MixUp(Mixing):
+    """Blends each example with another: `x' = r x + (1 - r) x~`, `y' = r y + (1 - r) y~`, `r ~ Beta(alpha, alpha)`.
+
+    Partners and `r` are drawn by key, for each image. Sample weights stay with the example.
+    {arguments}
+    Example:
+
+    >>> import numpy as np
+    >>> from kregkit.data import Augment, MixUp
+    >>> images = np.zeros((4, 8, 8, 3), "uint8")
+    >>> x, y = Augment([MixUp(num_classes=10)])(images, key=0, labels=np.arange(4))
+    >>> tuple(y.shape), y.numpy().sum(1).round(5).tolist()
+    ((4, 10), [1.0, 1.0, 1.0, 1.0])
+
+    Reference: [Zhang et al., 2018](https://arxiv.org/abs/1710.09412)
+    """
+
+    num_draws = 2
+
+    def __init__(self, alpha=0.2, num_classes=None, probability=1.0, partners="epoch"):
+        super().__init__(alpha, num_classes, probability, partners)
+
+    def mix(self, images, labels, other_images, other_labels, u):
+        weight = tf.where(u[:, 0] < self.probability, beta_draw(u[:, 1], self.alpha), 1.0)
+        return self._blend(images, other_images, weight), self._blend(labels, other_labels, weight)
+
+
+@register
+class CutMix(Mixing):
+    """Pastes a box of another example: `x'` is `x~` inside the box and `x` outside; labels mix by area.
+
+    The box has sides `h sqrt(1 - r)` and `w sqrt(1 - r)`, `r ~ Beta(alpha, alpha)`, rounded to pixels, around a
+    uniformly drawn pixel, cut off at the border. `y' = a y + (1 - a) y~`, with `a` the share of pixels that stayed.
+    {arguments}
+    Example:
+
+    >>> import numpy as np
+    >>> from kregkit.data import Augment, CutMix
+    >>> images = np.zeros((4, 8, 8, 3), "uint8")
+    >>> x, y = Augment([CutMix(num_classes=10)])(images, key=0, labels=np.arange(4))
+    >>> tuple(y.shape), y.numpy().sum(1).round(5).tolist()
+    ((4, 10), [1.0, 1.0, 1.0, 1.0])
+
+    Reference: [Yun et al., 2019](https://arxiv.org/abs/1905.04899)
+    """
+
+    num_draws = 4
+
+    def __init__(self, alpha=1.0, num_classes=None, probability=1.0, partners="epoch"):
+        super().__init__(alpha, num_classes, probability, partners)
+
+    def mix(self, images, labels, other_images, other_labels, u):
+        side = tf.sqrt(1 - tf.where(u[:, 0] < self.probability, beta_draw(u[:, 1], self.alpha), 1.0))
+        size = sizes(images)
+        height, width = (
+            tf.cast(tf.round(side * tf.cast(pixels, tf.float32)), tf.int32)[:, None] for pixels in size
+        )  # fmt: skip
+        box = box_mask(u[:, 2:], height[:, 0], width[:, 0], size)
+        kept = 1 - tf.reduce_mean(tf.cast(box, tf.float32), (1, 2))
+        return tf.where(box[..., None], other_images, images), self._blend(labels, other_labels, kept)
+
+
+for _class, _alpha in ((MixUp, 0.2), (CutMix, 1.0)):
+    # `python -OO` drops docstrings.
+    if _class.__doc__:
+        _class.__doc__ = _class.__doc__.replace("{arguments}", _ARGUMENTS.strip("\n").format(alpha=_alpha))

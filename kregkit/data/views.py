@@ -1,0 +1,210 @@
+"""Test-time views: several versions of each image, whose predictions are averaged."""
+
+from keras import ops
+
+from kregkit._core.checks import check_integer
+from kregkit.data.geometry import check_size
+
+
+class Views:
+    """What every kind of views keeps to.
+
+    - `views.num_views`: integer.
+    - `views.each(images)`: a list of `num_views` batches made from images `(batch, h, w, channels)`; they may differ
+      in size.
+    - `views(images)`: the same as one tensor `(num_views, batch, h', w', channels)`, where they have one size.
+
+    All but `RandomViews` are written in `keras.ops`, so that they work on arrays, in `ds.map` and in a model's graph
+    (also on symbolic tensors), and keep the images' type.
+    """
+
+    num_views = None
+
+    def each(self, images):
+        raise NotImplementedError
+
+    def __call__(self, images):
+        return ops.stack(self.each(images), axis=0)
+
+
+def _corner(images, size, top, left):
+    height, width = size
+    return images[:, top : top + height, left : left + width]
+
+
+def _check_fits(images, size):
+    height, width = images.shape[1:3]
+    if height is None or width is None:
+        raise ValueError(f"Crops need images of a known size. Received: shape={tuple(images.shape)}")
+    if height < size[0] or width < size[1]:
+        raise ValueError(f"`size` must be at most the images' {height}x{width}. Received: size={size}")
+    return height, width
+
+
+class FiveCrop(Views):
+    """The four corners and the centre, cut to `size`: upper left, upper right, lower left, lower right, centre.
+
+    Args:
+        size: Integer or pair `(height, width)`.
+
+    Raises:
+        ValueError: if an image is smaller than `size`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from kregkit.data import FiveCrop
+    >>> tuple(FiveCrop(6)(np.zeros((2, 8, 8, 1), "float32")).shape)
+    (5, 2, 6, 6, 1)
+    """
+
+    num_views = 5
+
+    def __init__(self, size):
+        self.size = check_size(size)
+
+    def each(self, images):
+        height, width = _check_fits(images, self.size)
+        down, right = height - self.size[0], width - self.size[1]
+        places = [(0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2)]
+        return [_corner(images, self.size, *place) for place in places]
+
+
+class TenCrop(FiveCrop):
+    """`FiveCrop`, and then the same five mirrored left to right: AlexNet's ten views.
+
+    Args:
+        size: Integer or pair `(height, width)`.
+
+    Raises:
+        ValueError: if an image is smaller than `size`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from kregkit.data import TenCrop
+    >>> tuple(TenCrop(6)(np.zeros((2, 8, 8, 1), "float32")).shape)
+    (10, 2, 6, 6, 1)
+
+    Reference: [Krizhevsky, Sutskever and Hinton, 2012](https://papers.nips.cc/paper/4824), section 4.1
+    """
+
+    num_views = 10
+
+    def each(self, images):
+        five = super().each(images)
+        return five + [ops.flip(view, axis=2) for view in five]
+
+
+class Flips(Views):
+    """The images as they are, and mirrored.
+
+    Args:
+        vertical: Boolean, whether to mirror top to bottom as well, for four views. Defaults to `False`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from kregkit.data import Flips
+    >>> tuple(Flips()(np.zeros((2, 8, 8, 1), "float32")).shape)
+    (2, 2, 8, 8, 1)
+    """
+
+    def __init__(self, vertical=False):
+        if not isinstance(vertical, bool):
+            raise ValueError(f"`vertical` must be True or False. Received: vertical={vertical!r}")
+        self.vertical = vertical
+        self.num_views = 4 if vertical else 2
+
+    def each(self, images):
+        two = [images, ops.flip(images, axis=2)]
+        return two + [ops.flip(view, axis=1) for view in two] if self.vertical else two
+
+
+class MultiScale(Views):
+    """The images at several sizes, for a fully convolutional model, or cut into crops for any other.
+
+    The short side becomes each of `sizes`, the proportions stay; bilinear, smoothed where it shrinks. Float images
+    stay float; uint8 ones become float32 in their own units.
+
+    Args:
+        sizes: Sequence of integers, the short sides, such as ResNet's `(224, 256, 384, 480, 640)`.
+        crops: Views such as `TenCrop(224)`, cut from each size, or `None` (the default).
+
+    Example:
+
+    >>> import numpy as np
+    >>> from kregkit.data import MultiScale, TenCrop
+    >>> images = np.zeros((2, 8, 12, 1), "float32")
+    >>> [tuple(view.shape) for view in MultiScale((8, 16)).each(images)]
+    [(2, 8, 12, 1), (2, 16, 24, 1)]
+    >>> tuple(MultiScale((8, 16), TenCrop(8))(images).shape)
+    (20, 2, 8, 8, 1)
+
+    Reference: [He et al., 2016](https://arxiv.org/abs/1512.03385), section 3.4
+    """
+
+    def __init__(self, sizes, crops=None):
+        if not isinstance(sizes, (list, tuple)) or not sizes:
+            raise ValueError(f"`sizes` must be a sequence of integers. Received: sizes={sizes!r}")
+        self.sizes = [check_integer("sizes", size, 1) for size in sizes]
+        if crops is not None and not isinstance(crops, Views):
+            raise ValueError(f"`crops` must be views, such as TenCrop(224), or None. Received: crops={crops!r}")
+        self.crops = crops
+        self.num_views = len(sizes) * (crops.num_views if crops else 1)
+
+    def each(self, images):
+        height, width = images.shape[1:3]
+        if height is None or width is None:
+            raise ValueError(f"Scaling needs images of a known size. Received: shape={tuple(images.shape)}")
+        views = []
+        for size in self.sizes:
+            scale = size / min(height, width)
+            shape = (round(height * scale), round(width * scale))
+            floats = ops.cast(images, "float32") if "float" not in str(images.dtype) else images
+            resized = ops.image.resize(
+                floats, shape, interpolation="bilinear", antialias=True, data_format="channels_last"
+            )
+            views += self.crops.each(resized) if self.crops else [resized]
+        return views
+
+    def __call__(self, images):
+        if len(self.sizes) > 1 and not self.crops:
+            raise ValueError(
+                "Views of several sizes can't be one tensor: use `each(images)`, or give `crops=`. "
+                f"Received: sizes={self.sizes}"
+            )
+        return super().__call__(images)
+
+
+class RandomViews(Views):
+    """Random augmentations as views: view `v` of the image at place `i` is drawn by the key `(seed, v, i)`.
+
+    Args:
+        augment: `kregkit.data.Augment`, without operations that mix labels.
+        num_views: Integer >= 1.
+        seed: Integer. Defaults to `0`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from kregkit.data import Augment, RandomCrop, RandomFlip
+    >>> views = Augment([RandomFlip(), RandomCrop(1)]).views(4, seed=0)
+    >>> tuple(views(np.zeros((2, 8, 8, 1), "float32")).shape)
+    (4, 2, 8, 8, 1)
+    """
+
+    def __init__(self, augment, num_views, seed=0):
+        if not hasattr(augment, "transform") or augment.mixes:
+            raise ValueError(f"`augment` must be an Augment that doesn't mix labels. Received: augment={augment!r}")
+        self.augment = augment
+        self.num_views = check_integer("num_views", num_views, 1)
+        self.seed = check_integer("seed", seed)
+
+    def each(self, images):
+        import tensorflow as tf
+
+        from kregkit.data._random import make_keys
+
+        batch = tf.range(tf.shape(images, tf.int64)[0])
+        return [self.augment(images, make_keys(self.seed, view, batch)) for view in range(self.num_views)]

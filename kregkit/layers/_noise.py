@@ -1,0 +1,69 @@
+"""What all of kregkit's stochastic layers share: a seed, and noise that can be forced from outside."""
+
+import keras
+from keras import ops
+
+from kregkit._core.checks import check_integer
+
+
+def on_tensorflow():
+    """Returns the room's TensorFlow module on that backend, else None."""
+    if keras.backend.backend() != "tensorflow":
+        return None
+    from kregkit.layers import _tensorflow
+
+    return _tensorflow
+
+
+class FixedKey(keras.random.SeedGenerator):
+    """One key for one draw, where `keras.random` accepts nothing but generators and integers."""
+
+    def __init__(self, value):  # No state of its own, hence no call of the parent.
+        self.value = value
+
+    def next(self, ordered=True):
+        return self.value
+
+
+class NoisyLayer(keras.layers.Layer):
+    """A layer whose noise is drawn while training, or whenever `draw_call` is called; see `kregkit.layers`.
+
+    A subclass defines `call` and `draw_call` with one signature.
+
+    Args:
+        seed: Integer or None, the argument of the layer's `keras.random.SeedGenerator`.
+    """
+
+    def __init__(self, seed=None, **kwargs):
+        if seed is not None:
+            check_integer("seed", seed, low=0)
+        super().__init__(**kwargs)
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def draw_call(self, *args, **kwargs):
+        """Does what `call` does in training, as far as the noise goes; `training` only reaches nested layers."""
+        raise NotImplementedError
+
+    def next_key(self, per_replica=True):
+        """Returns what the next draw takes as `seed`.
+
+        Under `tf.distribute`, generators give the same numbers on every replica; noise per example wants others.
+        """
+        key = self.seed_generator.next()
+        tensorflow = on_tensorflow()
+        if per_replica and tensorflow is not None and tensorflow.num_replicas() > 1:
+            key = tensorflow.key_of_replica(key)
+        return FixedKey(key)
+
+    def uniform(self, shape, per_replica=True):
+        """Returns float32 noise in [0, 1): half precision has too few values to compare with a probability."""
+        return keras.random.uniform(shape, dtype="float32", seed=self.next_key(per_replica))
+
+    def get_config(self):
+        return {**super().get_config(), "seed": self.seed}
+
+
+def coin(uniform, probability):
+    """Returns booleans that are true with `probability`."""
+    return ops.less(uniform, probability)

@@ -1,0 +1,57 @@
+"""What `keras.ops` can't say: whether XLA compiles this graph, which replica runs, a compiled part of a plain graph."""
+
+import tensorflow as tf
+
+
+def compiled_by_xla():
+    """Returns whether the graph being traced is that of a `tf.function(jit_compile=True)`."""
+    if tf.executing_eagerly():
+        return False
+    graph = tf.compat.v1.get_default_graph()
+    while graph is not None:
+        # jit_compile enters a control-flow context for as long as it traces; there is no public question to ask.
+        context = graph._get_control_flow_context()
+        while context is not None:
+            if type(context).__name__ == "XLAControlFlowContext":
+                return True
+            context = context.outer_context
+        graph = getattr(graph, "outer_graph", None)
+    return False
+
+
+def runs_eagerly():
+    """Returns whether no graph is being traced."""
+    return tf.executing_eagerly()
+
+
+def has_accelerator():
+    """Returns whether TensorFlow sees any device besides CPUs."""
+    return any(device.device_type != "CPU" for device in tf.config.list_logical_devices())
+
+
+def num_replicas():
+    """Returns the number of replicas of the strategy in scope."""
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def key_of_replica(key):
+    """Returns `key` moved away from those of the other replicas."""
+    replica = tf.distribute.get_replica_context()
+    if replica is None:
+        return key
+    number = tf.convert_to_tensor(replica.replica_id_in_sync_group)
+    step = tf.cast(number, key.dtype) * tf.cast(0x5851F42D, key.dtype)
+    return key + tf.stack([step, tf.zeros_like(step)])
+
+
+def gather(x, rows):
+    """Returns the rows of `x`, without the branch for negative indices that `keras.ops.take` has.
+
+    Inside a loop that XLA fuses, that branch costs six times the rest.
+    """
+    return tf.gather(x, rows)
+
+
+def compiled(function):
+    """Returns `function`, compiled by XLA wherever it is called from."""
+    return tf.function(function, jit_compile=True, autograph=False)

@@ -1,0 +1,264 @@
+"""DropConnect: weights, in place of activations, that are dropped at random while training."""
+
+import math
+import statistics
+
+import keras
+import numpy as np
+from keras import ops
+
+from kregkit._core.checks import check_choice, check_integer, check_number
+from kregkit.layers._noise import FixedKey, NoisyLayer
+
+_CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+_WRAPPED = (keras.layers.Dense, keras.layers.EinsumDense, *_CONVOLUTIONS)
+
+
+@keras.saving.register_keras_serializable(package="kregkit")
+class DropConnect(NoisyLayer):
+    """Computes `activation((M * W) v + m * b) / p`, the division inside, with masks `M, m ~ Bernoulli(p = 1 - rate)`.
+
+    That is, training computes `activation(((M / p) * W) v + (m / p) * b)`: inverted, as Keras's Dropout is, so that
+    inference uses the weights as they are. Gradients are masked as the weights are.
+
+    What a mask is drawn for:
+
+    - `"example"`: each example, at the cost of two products and without `batch x in x out` memory. One mask `R` of
+      random signs is shared, and turned for each example by random signs `s` on its inputs and `r` on its outputs:
+      `M = (1 + R * r s^T) / 2`. At rate 0.5, every example's mask is exactly Bernoulli, and independent from entry to
+      entry; masks of different examples depend on each other through `R` (any two agree in all entries up to signs).
+      At other rates, `R` is the shared mask's deviation from its mean: the outputs' mean, variance and covariance over
+      an example are exact, higher moments are not. Bias masks are exact at any rate, and independent.
+    - `"batch"`: one mask for the mini-batch, the cheapest: one product.
+    - `"exact"`: independent masks, an example at a time in a loop, so that one mask is in memory at once. Slow; meant
+      for checking the others.
+
+    Keras Dropout on the inputs drops whole rows of `W`; this drops single entries.
+
+    Inference:
+
+    - `"mean"`: the layer as it is, `activation(W v + b)`.
+    - `"gaussian"`: the mean of `activation(u)` over `u ~ N(W v + b, rate / p * ((W * W)(v * v) + b * b))`, the
+      paper's. Linear and ReLU activations have it in closed form (`mu Phi(mu / sigma) + sigma phi(mu / sigma)`);
+      others take the mean of `draws` samples, stratified per unit (a Latin hypercube), the same at every call, for
+      every example and every position.
+
+    Args:
+        layer: A `Dense`, `EinsumDense`, `Conv1D`, `Conv2D` or `Conv3D` layer, built or not. It keeps its weights and
+            their names; it can be used without the wrapper at any time.
+        rate: Float in [0, 1), the fraction of weights dropped. Defaults to 0.5.
+        mask: `"example"`, `"batch"` or `"exact"`. Defaults to `"example"`.
+        inference: `"mean"` or `"gaussian"`. Defaults to `"mean"`.
+        draws: Integer >= 1, the samples for `inference="gaussian"` where there is no closed form. Defaults to 16.
+        seed: Integer >= 0 or None, seeds the masks. Defaults to None, a random seed.
+
+    Input shape, output shape: the wrapped layer's. The first axis is the examples'.
+
+    Raises:
+        ValueError: for an argument outside its range, and for layers of other classes, quantized ones and transposed
+            or depthwise convolutions among them.
+
+    Example:
+
+    >>> layer = DropConnect(keras.layers.Dense(4, activation="relu"), rate=0.5)
+    >>> tuple(layer(keras.ops.ones((2, 3)), training=True).shape)
+    (2, 4)
+
+    Reference: [Wan et al., 2013](https://proceedings.mlr.press/v28/wan13.html); the signs are those of
+    [Wen et al., 2018](https://arxiv.org/abs/1803.04386).
+    """
+
+    def __init__(self, layer, rate=0.5, mask="example", inference="mean", draws=16, seed=None, **kwargs):
+        if not isinstance(layer, _WRAPPED):
+            names = ", ".join(one.__name__ for one in _WRAPPED)
+            raise ValueError(f"`layer` must be one of {names}. Received: layer={layer!r}")
+        if getattr(layer, "quantization_mode", None) is not None:
+            raise ValueError(f"`layer` must not be quantized. Received: layer={layer!r}")
+        check_number("rate", rate, 0, 1, high_open=True)
+        check_choice("mask", mask, ("example", "batch", "exact"))
+        check_choice("inference", inference, ("mean", "gaussian"))
+        check_integer("draws", draws, low=1)
+        kwargs.setdefault("dtype", layer.dtype_policy)
+        super().__init__(seed=seed, **kwargs)
+        self.layer = layer
+        self.rate = rate
+        self.mask = mask
+        self.inference = inference
+        self.draws = draws
+        self.supports_masking = True
+
+    def build(self, input_shape):
+        if not self.layer.built:
+            self.layer.build(input_shape)
+
+    def call(self, inputs, training=None):
+        if training:
+            return self.draw_call(inputs, training=training)
+        if self.inference == "mean" or self.rate == 0 or self._activation() == "linear":
+            return self.layer(inputs)
+        return self._gaussian(inputs)
+
+    def draw_call(self, inputs, training=None):
+        if self.rate == 0:
+            return self.layer(inputs)
+        kernel = ops.convert_to_tensor(self.layer.kernel)
+        draw = {"example": self._draw_example, "batch": self._draw_batch, "exact": self._draw_exact}[self.mask]
+        outputs = draw(inputs, kernel)
+        if self.layer.bias is not None:
+            shared = self.mask == "batch"
+            examples = 1 if shared else ops.shape(inputs)[0]
+            bias = ops.convert_to_tensor(self.layer.bias)
+            factor = self._factor((examples, *bias.shape), self.next_key(per_replica=not shared), of="bias")
+            outputs = outputs + self._behind_examples(bias * factor, outputs)
+        return self._activate(outputs)
+
+    def _factor(self, shape, key, of="kernel"):
+        """Returns a mask over `p`: 0 or `1 / (1 - rate)`. `of` says what it is for, to who draws in its place."""
+        kept = keras.random.uniform(shape, dtype="float32", seed=key) >= self.rate
+        return ops.cast(kept, self.compute_dtype) * (1 / (1 - self.rate))
+
+    def _signs(self, shape):
+        signs = ops.sign(self.uniform(shape) - 0.5 + 2.0**-25)  # The term: 0.5 is among the numbers drawn.
+        return ops.cast(signs, self.compute_dtype)
+
+    def _draw_example(self, inputs, kernel):
+        deviation = self._factor(tuple(kernel.shape), self.next_key()) - 1
+        into, out_of = self._sign_shapes(inputs)
+        turned = self._product(inputs * self._signs(into), kernel * deviation)
+        return self._product(inputs, kernel) + turned * self._signs(out_of)
+
+    def _draw_batch(self, inputs, kernel):
+        return self._product(inputs, kernel * self._factor(tuple(kernel.shape), self.next_key(per_replica=False)))
+
+    def _draw_exact(self, inputs, kernel):
+        key = self.next_key().value
+
+        def one(element):
+            example, number = element
+            number = ops.cast(number, key.dtype)
+            # Apart from what the layer draws otherwise, whose keys differ in the counter, the second entry.
+            mixed = key + ops.stack([number + 1, number * 0])
+            masked = kernel * self._factor(tuple(kernel.shape), FixedKey(mixed))
+            return self._product(example[None], masked)[0]
+
+        return ops.map(one, (inputs, ops.arange(ops.shape(inputs)[0], dtype="int32")))
+
+    def _product(self, inputs, kernel):
+        """Returns what the wrapped layer computes before bias and activation, with another kernel."""
+        layer = self.layer
+        if isinstance(layer, keras.layers.Dense):
+            return ops.matmul(inputs, kernel)
+        if isinstance(layer, keras.layers.EinsumDense):
+            return ops.einsum(layer.equation, inputs, kernel)
+        padding = layer.padding
+        if padding == "causal":
+            padding = "valid"
+            past = (layer.dilation_rate[0] * (layer.kernel_size[0] - 1), 0)
+            last = layer.data_format == "channels_last"
+            inputs = ops.pad(inputs, ((0, 0), past, (0, 0)) if last else ((0, 0), (0, 0), past))
+        return ops.conv(
+            inputs,
+            kernel,
+            strides=list(layer.strides),
+            padding=padding,
+            dilation_rate=layer.dilation_rate,
+            data_format=layer.data_format,
+        )
+
+    def _sign_shapes(self, inputs):
+        """Returns the shapes of an example's signs on its inputs and on its outputs: 1 where the kernel is shared."""
+        layer, examples, rank = self.layer, ops.shape(inputs)[0], len(inputs.shape)
+        if isinstance(layer, keras.layers.EinsumDense):
+            sources, target = layer.equation.replace(" ", "").split("->")
+            source, weights = sources.split(",")
+            output = layer.compute_output_shape(inputs.shape)
+            return (
+                (examples, *_sizes_in(source, weights, inputs.shape)[1:]),
+                (examples, *_sizes_in(target, weights, output)[1:]),
+            )
+        ones = [1] * (rank - 2)
+        if isinstance(layer, keras.layers.Dense):
+            return (examples, *ones, inputs.shape[-1]), (examples, *ones, layer.units)
+        if layer.data_format == "channels_last":
+            return (examples, *ones, inputs.shape[-1]), (examples, *ones, layer.filters)
+        return (examples, inputs.shape[1], *ones), (examples, layer.filters, *ones)
+
+    def _behind_examples(self, bias, outputs):
+        """Returns `(examples, ...)` biases, shaped to be added to the outputs."""
+        ones = [1] * (len(outputs.shape) - len(bias.shape))
+        shape = tuple(bias.shape)[1:]
+        if isinstance(self.layer, _CONVOLUTIONS) and self.layer.data_format == "channels_first":
+            return ops.reshape(bias, (-1, *shape, *ones))
+        return ops.reshape(bias, (-1, *ones, *shape))
+
+    def _activation(self):
+        activation = self.layer.activation
+        if activation is None or activation is keras.activations.linear:
+            return "linear"
+        return "relu" if activation is keras.activations.relu else "other"
+
+    def _activate(self, outputs):
+        return outputs if self.layer.activation is None else self.layer.activation(outputs)
+
+    def _gaussian(self, inputs):
+        kernel = ops.convert_to_tensor(self.layer.kernel)
+        mean, variance = self._product(inputs, kernel), self._product(ops.square(inputs), ops.square(kernel))
+        if self.layer.bias is not None:
+            bias = ops.convert_to_tensor(self.layer.bias)[None]
+            mean = mean + self._behind_examples(bias, mean)
+            variance = variance + self._behind_examples(ops.square(bias), mean)
+        # In float32: the ratio of two small numbers of half precision would be noise.
+        mean = ops.cast(mean, "float32")
+        deviation = ops.sqrt(ops.maximum(ops.cast(variance, "float32"), 1e-20) * (self.rate / (1 - self.rate)))
+        if self._activation() == "relu":
+            z = mean / deviation
+            below = 0.5 * ops.erfc(-z / math.sqrt(2)) if hasattr(ops, "erfc") else 0.5 * (1 + ops.erf(z / math.sqrt(2)))
+            density = ops.exp(-0.5 * ops.square(z)) / math.sqrt(2 * math.pi)
+            return ops.cast(mean * below + deviation * density, self.compute_dtype)
+        units = tuple(self.layer.bias.shape) if self.layer.bias is not None else (mean.shape[self._unit_axis()],)
+        total = 0.0
+        for noise in _latin_hypercube(self.draws, units):
+            noise = self._behind_examples(ops.convert_to_tensor(noise[None]), mean)
+            total = total + ops.cast(self._activate(mean + deviation * noise), "float32")
+        return ops.cast(total / self.draws, self.compute_dtype)
+
+    def _unit_axis(self):
+        convolution = isinstance(self.layer, _CONVOLUTIONS)
+        return 1 if convolution and self.layer.data_format == "channels_first" else -1
+
+    def compute_output_shape(self, input_shape):
+        return self.layer.compute_output_shape(input_shape)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "layer": keras.saving.serialize_keras_object(self.layer),
+            "rate": self.rate,
+            "mask": self.mask,
+            "inference": self.inference,
+            "draws": self.draws,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        config["layer"] = keras.saving.deserialize_keras_object(config["layer"], custom_objects=custom_objects)
+        return cls(**config)
+
+
+def _sizes_in(labels, weights, shape):
+    """Returns `shape` with 1 for each axis whose label isn't among those of `weights`; `...` stands for any."""
+    before, _, behind = labels.partition("...")
+    sizes = [size if label in weights else 1 for label, size in zip(before, shape)]
+    sizes += [1] * (len(shape) - len(before) - len(behind))
+    start = len(shape) - len(behind)
+    return sizes + [size if label in weights else 1 for label, size in zip(behind, shape[start:])]
+
+
+def _latin_hypercube(draws, units):
+    """Returns float32 `(draws, *units)`: in each unit, the means of the normal law's `draws` equal slices, shuffled."""
+    normal = statistics.NormalDist()
+    edges = [normal.pdf(normal.inv_cdf(index / draws)) for index in range(1, draws)]
+    slices = draws * -np.diff([0.0, *edges, 0.0])
+    random = np.random.default_rng(0)
+    return random.permuted(np.tile(slices, (math.prod(units), 1)), axis=1).T.reshape(draws, *units).astype("float32")

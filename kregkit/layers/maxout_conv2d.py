@@ -1,0 +1,111 @@
+"""Maxout over the channels of a convolution."""
+
+import keras
+
+from kregkit._core.checks import check_integer
+from kregkit.layers._pieces import initializer, max_over_pieces
+
+
+@keras.saving.register_keras_serializable(package="kregkit")
+class MaxoutConv2D(keras.layers.Layer):
+    """Computes `y_j = max_k (x * w_jk + b_jk)` over `pieces` convolutions for each of `filters` outputs.
+
+    All are one convolution with `pieces * filters` filters; pieces are contiguous, and the default initialiser is
+    that of `Maxout`, where both are explained.
+
+    Args:
+        filters: Integer >= 1, the output's channels.
+        kernel_size: Integer, or two.
+        pieces: Integer >= 1, the convolutions for each channel. Defaults to 2.
+        strides: Integer, or two. Defaults to 1.
+        padding: `"valid"` or `"same"`. Defaults to `"valid"`.
+        data_format: `"channels_last"` or `"channels_first"`. Defaults to Keras's setting.
+        dilation_rate: Integer, or two. Defaults to 1.
+        use_bias: Boolean, whether there is a bias. Defaults to `True`.
+        kernel_initializer: Initialiser, or None for that of `Maxout`. Defaults to None.
+        bias_initializer: Initialiser. Defaults to `"zeros"`.
+        kernel_regularizer: Regulariser or None. Defaults to None.
+
+    Input shape: `(batch, height, width, channels)` or `(batch, channels, height, width)`.
+    Output shape: that of `keras.layers.Conv2D` with `filters` filters.
+
+    Raises:
+        ValueError: for `filters` or `pieces` below 1, and what `keras.layers.Conv2D` refuses.
+
+    Example:
+
+    >>> layer = MaxoutConv2D(4, 3, pieces=2, padding="same", data_format="channels_last")
+    >>> tuple(layer(keras.ops.ones((2, 8, 8, 3))).shape)
+    (2, 8, 8, 4)
+
+    Reference: [Goodfellow et al., 2013](https://arxiv.org/abs/1302.4389)
+    """
+
+    def __init__(
+        self,
+        filters,
+        kernel_size,
+        pieces=2,
+        strides=1,
+        padding="valid",
+        data_format=None,
+        dilation_rate=1,
+        use_bias=True,
+        kernel_initializer=None,
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        **kwargs,
+    ):
+        check_integer("filters", filters, low=1)
+        check_integer("pieces", pieces, low=1)
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.pieces = pieces
+        self.product = keras.layers.Conv2D(
+            filters * pieces,
+            kernel_size,
+            strides=strides,
+            padding=padding,
+            data_format=data_format,
+            dilation_rate=dilation_rate,
+            use_bias=use_bias,
+            kernel_initializer=initializer(pieces, kernel_initializer),
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            dtype=self.dtype_policy,
+            name="product",
+        )
+
+    def build(self, input_shape):
+        self.product.build(input_shape)
+
+    def call(self, inputs):
+        return max_over_pieces(self.product(inputs), self.pieces, self._channel_axis())
+
+    def _channel_axis(self):
+        return -1 if self.product.data_format == "channels_last" else 1
+
+    def compute_output_shape(self, input_shape):
+        shape = list(self.product.compute_output_shape(input_shape))
+        shape[self._channel_axis()] = self.filters
+        return tuple(shape)
+
+    def get_config(self):
+        product = self.product.get_config()
+        names = (
+            "kernel_size",
+            "strides",
+            "padding",
+            "data_format",
+            "dilation_rate",
+            "use_bias",
+            "kernel_initializer",
+            "bias_initializer",
+            "kernel_regularizer",
+        )
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "pieces": self.pieces,
+            **{name: product[name] for name in names},
+        }

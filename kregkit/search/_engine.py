@@ -1,0 +1,141 @@
+"""The rounds of a search, run by one of its workers."""
+
+import contextlib
+import dataclasses
+import time
+
+from kregkit._core.checks import check_choice, check_integer, check_number
+from kregkit._core.metrics import direction as direction_of
+from kregkit._core.optional import import_optional
+from kregkit.search._progress import Progress
+from kregkit.search._round import Round, open_storage
+from kregkit.search._trial import WorkerDied, derived_seed, run_trial, run_trial_in_process
+from kregkit.search.result import SearchResult, trial_of
+
+
+@dataclasses.dataclass
+class Engine:
+    """What `search` and `grid` share. The arguments are those of `search`."""
+
+    train: object
+    metric: str = "val_loss"
+    direction: str = "auto"
+    storage: object = None
+    seed: int = 0
+    repeats: int = 1
+    name: str = "search"
+    sampler: object = None
+    pruner: object = None
+    max_loss_ratio: float | None = 3.0
+    fresh_process: bool = False
+    timeout: float = 60.0
+    catch: tuple = ()
+    verbose: int = 1
+
+    def __post_init__(self):
+        if not callable(self.train):
+            raise ValueError(f"`train` must be callable, as `build_and_fit` makes it. Received: train={self.train!r}")
+        check_choice("direction", self.direction, ("auto", "min", "max"))
+        self.mode = direction_of(self.metric, self.direction)
+        check_integer("seed", self.seed, 0)
+        check_integer("repeats", self.repeats, 1)
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"`name` must be a string that isn't empty. Received: name={self.name!r}")
+        if self.sampler is not None and not callable(self.sampler):
+            raise ValueError(f"`sampler` must be callable, as Optuna's classes are. Received: sampler={self.sampler!r}")
+        if self.max_loss_ratio is not None:
+            check_number("max_loss_ratio", self.max_loss_ratio, 1, low_open=True)
+        check_number("timeout", self.timeout, 0, low_open=True)
+        self.catch = tuple(self.catch) if isinstance(self.catch, (tuple, list)) else (self.catch,)
+        check_integer("verbose", self.verbose, 0, 1)
+
+    def run(self, space, trials, epochs, quantile=0.2, fixed=None):
+        """Runs all rounds and returns a `SearchResult`; `trials` and `epochs` are lists, one number per round.
+
+        With `fixed`, a list of drawn parameters, a round's trials take these.
+        """
+        optuna = import_optional("optuna", "kregkit.search")
+        storage = open_storage(self.storage)
+        finished, rounds, studies, remarks = [], [], [], {}
+        with _quiet(optuna), Progress(sum(trials), self.metric, self.mode, self.verbose) as progress:
+            for number, (num_trials, num_epochs) in enumerate(zip(trials, epochs), start=1):
+                settings = {
+                    "space": space.to_json(),
+                    "metric": self.metric,
+                    "mode": self.mode,
+                    "epochs": num_epochs,
+                    "repeats": self.repeats,
+                    "seed": self.seed,
+                    **({"grid": fixed} if fixed else {}),
+                }
+                pruner = self.pruner or optuna.pruners.MedianPruner()
+                round = Round(storage, f"{self.name}-{number}", self.mode, num_trials, settings, pruner, self.timeout)
+                progress.start_round(number, len(trials), num_trials, num_epochs, space, remarks)
+                self._work(round, number, space, num_epochs, fixed, progress, finished)
+                done = [trial_of(number, slot, frozen) for slot, frozen in round.trials().items()]
+                finished += done
+                rounds.append({"space": space, "epochs": num_epochs, "trials": num_trials, "remarks": remarks})
+                studies.append(round.study)
+                scores = [(trial.parameters, trial.value) for trial in done if trial.state == "complete"]
+                space, remarks = space.around(scores, self.mode, quantile)
+            progress.finish(remarks)
+        return SearchResult(finished, rounds, space, remarks, self.metric, self.mode, studies)
+
+    def _work(self, round, number, space, epochs, fixed, progress, earlier):
+        """Takes slots of a round until all are finished, by this worker or others."""
+        optuna = round.optuna
+        make = self.sampler or optuna.samplers.RandomSampler
+
+        def sampler(slot):
+            return make(seed=derived_seed(self.seed, number, slot))
+
+        def params(slot):
+            drawn = fixed[slot] if fixed else {}
+            return {name: (value, space.parameters[name].distribution()) for name, value in drawn.items()}
+
+        while True:
+            taken = round.take(sampler, params)
+            if self.verbose:
+                progress.show([*earlier, *(trial_of(number, *item) for item in round.trials().items())])
+            if taken is not None:
+                self._run(round, *taken, number, space, epochs)
+            elif round.is_finished():
+                return
+            else:
+                round.give_up_dead()
+                time.sleep(min(0.5, self.timeout / 10))
+
+    def _run(self, round, slot, trial, number, space, epochs):
+        def report(epoch, value):
+            trial.report(value, epoch)
+            return trial.should_prune()
+
+        run = run_trial_in_process if self.fresh_process else run_trial
+        try:
+            with round.beating(trial):
+                # From 1, since SeedSequence takes a trailing 0 for nothing: then the sampler's seed would come again.
+                seeds = [derived_seed(self.seed, number, slot, 1 + repeat) for repeat in range(self.repeats)]
+                values = space.values(space.draw(trial))
+                try:
+                    outcome = run(
+                        self.train, values, epochs, seeds, self.metric, self.mode, self.max_loss_ratio, report
+                    )
+                except (*self.catch, WorkerDied) as error:
+                    outcome = {"state": "failed", "value": None, "reason": f"{type(error).__name__}: {error}"}
+        except round.optuna.exceptions.UpdateFinishedTrialError:
+            # Given up by others while this worker showed no life: its slot is theirs now.
+            return
+        except BaseException:
+            round.release(trial)
+            raise
+        round.record(trial, outcome)
+
+
+@contextlib.contextmanager
+def _quiet(optuna):
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)

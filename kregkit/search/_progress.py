@@ -1,0 +1,60 @@
+"""What a search shows while it runs."""
+
+from kregkit._core.metrics import is_better
+
+
+class Progress:
+    """A progress bar with the best so far, and a line for each round and each widened range.
+
+    Args:
+        total: Integer, how many trials there are.
+        metric, mode: Strings.
+        verbose: 0 for nothing at all.
+    """
+
+    def __init__(self, total, metric, mode, verbose):
+        self.total, self.metric, self.mode, self.verbose = total, metric, mode, verbose
+        self._best = None
+
+    def __enter__(self):
+        if self.verbose:
+            # Keras depends on rich.
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = [BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")]
+            self._bar = Progress(*columns)
+            self._bar.start()
+            self._task = self._bar.add_task("", total=self.total)
+        return self
+
+    def __exit__(self, *_):
+        if self.verbose:
+            self._bar.stop()
+
+    def start_round(self, number, rounds, trials, epochs, space, remarks):
+        """Says what a round searches."""
+        self._say(f"round {number} of {rounds}: {trials} trials of {epochs} {'epoch' if epochs == 1 else 'epochs'}")
+        for name, parameter in space.parameters.items():
+            self._say(f"  {name}: {parameter}" + (f" ({remarks[name]})" if name in remarks else ""))
+
+    def show(self, trials):
+        """Moves the bar to the trials that are finished, whoever ran them."""
+        best = None
+        for trial in trials:
+            if trial.state == "complete" and is_better(trial.value, best and best.value, self.mode):
+                best = trial
+        text = f"best {self.metric} {best.value:.4g}" if best else ""
+        self._best = best
+        self._bar.update(self._task, completed=len(trials), description=text)
+
+    def finish(self, remarks):
+        """Says what was best, and where a further round would look beyond the ranges."""
+        if self._best:
+            drawn = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in self._best.parameters.items())
+            self._say(f"best {self.metric} {self._best.value:.4g}: {', '.join(drawn)}")
+        for name, remark in remarks.items():
+            self._say(f"{name} would be {remark}: search on from `result.space`")
+
+    def _say(self, text):
+        if self.verbose:
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,235 @@
+"""One round of a search: an Optuna study whose trials any number of workers share.
+
+A round has a fixed number of slots. A worker takes a slot by adding a trial that carries the slot's index and then
+looking who holds it: of several trials with one index that have not failed, the first to be stored holds the slot, and
+the others withdraw. Storages number trials atomically, so this needs no lock, and a worker may be killed at any moment:
+its trial stops beating, the others give it up, and the slot is free again.
+"""
+
+import contextlib
+import os
+import platform
+import random
+import threading
+import time
+import uuid
+
+from kregkit._core.optional import import_optional
+
+# A slot whose worker died this often is given up for good: its setting may be what kills them.
+LOSSES = 3
+# Beats per timeout.
+BEATS = 6
+
+
+def open_storage(storage):
+    """Returns an Optuna storage for None (memory), a path (a journal file), a URL (a database), or itself."""
+    storages = import_optional("optuna.storages", "kregkit.search")
+    journal = import_optional("optuna.storages.journal", "kregkit.search")
+    if storage is None:
+        return storages.InMemoryStorage()
+    if not isinstance(storage, (str, os.PathLike)):
+        return storage
+    if "://" not in str(storage):
+        path = os.path.abspath(storage)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return storages.JournalStorage(journal.JournalFileBackend(path))
+    # SQLite lets one process write at a time; the others wait. Its tables may be made by two at once: one then fails.
+    sqlite = str(storage).startswith("sqlite")
+    arguments = {"connect_args": {"timeout": 60}} if sqlite else {}
+    for attempt in range(20):
+        try:
+            return storages.RDBStorage(str(storage), engine_kwargs=arguments)
+        except Exception:
+            if not sqlite or attempt == 19:
+                raise
+            time.sleep(0.1 + 0.2 * random.random())
+
+
+def _process_started(pid):
+    # Field 22 of stat, counted after the name, which may hold spaces.
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else fields[19]
+
+
+def this_worker():
+    """Returns what identifies this process: on Linux, others on the same machine can see whether it is still there."""
+    worker = {"host": platform.node(), "pid": os.getpid()}
+    with contextlib.suppress(OSError):
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            worker["machine"] = file.read().strip() + os.readlink("/proc/self/ns/pid")
+        worker["started"] = _process_started(os.getpid())
+    return worker
+
+
+def is_gone(worker):
+    """Returns whether a worker's process is known to have ended; False where that can't be seen from here."""
+    here = this_worker()
+    if "machine" not in here or worker.get("machine") != here["machine"]:
+        return False
+    return _process_started(worker["pid"]) != worker["started"]
+
+
+class Round:
+    """One round, as this worker sees it.
+
+    Args:
+        storage: An Optuna storage.
+        name: String, the study's name.
+        mode: `"min"` or `"max"`.
+        num_slots: Integer.
+        settings: Dictionary of JSON values that all workers must agree on.
+        pruner: An Optuna pruner.
+        timeout: Float, seconds without a beat after which a trial is given up.
+    """
+
+    def __init__(self, storage, name, mode, num_slots, settings, pruner, timeout):
+        self.optuna = import_optional("optuna", "kregkit.search")
+        self.study = self.optuna.create_study(
+            storage=storage,
+            study_name=name,
+            direction={"min": "minimize", "max": "maximize"}[mode],
+            pruner=pruner,
+            load_if_exists=True,
+        )
+        self.num_slots = num_slots
+        self.timeout = timeout
+        self.states = self.optuna.trial.TrialState
+        self._watched = {}
+        known = self.study.user_attrs.get("settings")
+        if known is None:
+            self.study.set_user_attr("settings", settings)
+        elif known != settings:
+            differing = sorted(key for key in {*known, *settings} if known.get(key) != settings.get(key))
+            was, now = ({key: one.get(key) for key in differing} for one in (known, settings))
+            raise ValueError(
+                f"The storage holds study {name!r} with {was}. Search under another `name`, or with the same settings. "
+                f"Received: {', '.join(f'{key}={value!r}' for key, value in now.items())}"
+            )
+
+    def _slots(self):
+        """Returns a dictionary from slots to the trial that holds each."""
+        holders, losses, last_lost = {}, {}, {}
+        for trial in self.study.get_trials(deepcopy=False):
+            slot = trial.user_attrs.get("slot")
+            if slot is None or slot >= self.num_slots:
+                continue
+            if trial.state != self.states.FAIL or "outcome" in trial.user_attrs:
+                holders.setdefault(slot, trial)
+            elif "lost" in trial.user_attrs:
+                losses[slot] = losses.get(slot, 0) + 1
+                last_lost[slot] = trial
+        for slot, trial in last_lost.items():
+            if losses[slot] >= LOSSES:
+                holders.setdefault(slot, trial)
+        return holders
+
+    def trials(self):
+        """Returns the finished trials that count, as a dictionary from slots to Optuna's frozen trials."""
+        return {slot: trial for slot, trial in sorted(self._slots().items()) if trial.state.is_finished()}
+
+    def is_finished(self):
+        """Returns whether every slot has its trial."""
+        return len(self.trials()) == self.num_slots
+
+    def take(self, sampler, params=None):
+        """Returns `(slot, trial)` for a slot that is now this worker's, or None where others hold all that are left.
+
+        Args:
+            sampler: Callable from a slot to an Optuna sampler.
+            params: Callable from a slot to a dictionary of `(value, distribution)`, the trial's fixed parameters.
+        """
+        while True:
+            holders = self._slots()
+            free = [slot for slot in range(self.num_slots) if slot not in holders]
+            if not free:
+                return None
+            # Alone, in order; among others, at random, so that two rarely reach for the same slot.
+            alone = all(trial.state.is_finished() for trial in holders.values())
+            slot = free[0] if alone else random.SystemRandom().choice(free)
+            fixed = params(slot) if params else {}
+            bid = uuid.uuid4().hex
+            self.study.add_trial(
+                self.optuna.trial.create_trial(
+                    state=self.states.RUNNING,
+                    params={name: value for name, (value, _) in fixed.items()},
+                    distributions={name: distribution for name, (_, distribution) in fixed.items()},
+                    user_attrs={"slot": slot, "bid": bid, "worker": this_worker()},
+                )
+            )
+            holder = self._slots()[slot]
+            if holder.user_attrs["bid"] == bid:
+                self.study.sampler = sampler(slot)
+                return slot, self.optuna.Trial(self.study, holder._trial_id)
+            mine = next(trial for trial in self.study.get_trials(deepcopy=False) if trial.user_attrs.get("bid") == bid)
+            self._finish(mine.number, self.states.FAIL)
+
+    def release(self, trial):
+        """Frees the slot of a trial that this worker doesn't finish."""
+        self._finish(trial.number, self.states.FAIL)
+
+    def record(self, trial, outcome):
+        """Stores a trial's outcome; returns False if others had given the trial up meanwhile, so that it is void.
+
+        Args:
+            trial: What `take` returned.
+            outcome: Dictionary of JSON values with the keys `state` (`"complete"`, `"pruned"` or `"failed"`) and
+                `value`.
+        """
+        state = {"complete": self.states.COMPLETE, "pruned": self.states.PRUNED, "failed": self.states.FAIL}
+        try:
+            trial.set_user_attr("outcome", outcome)
+        except self.optuna.exceptions.UpdateFinishedTrialError:
+            return False
+        value = outcome["value"] if outcome["state"] == "complete" else None
+        return self._finish(trial.number, state[outcome["state"]], value)
+
+    def _finish(self, number, state, value=None):
+        try:
+            self.study.tell(number, value, state)
+        except (ValueError, self.optuna.exceptions.UpdateFinishedTrialError):
+            trial = next(trial for trial in self.study.get_trials(deepcopy=False) if trial.number == number)
+            if not trial.state.is_finished():
+                raise
+            return False
+        return True
+
+    def give_up_dead(self):
+        """Frees the slots of workers that are gone, or that have not beaten for `timeout` seconds of this clock."""
+        now = time.monotonic()
+        for trial in self._slots().values():
+            if trial.state != self.states.RUNNING:
+                continue
+            beat = trial.user_attrs.get("beat", 0)
+            seen, since = self._watched.get(trial.number, (None, now))
+            # By this worker's clock, whatever the others' clocks say.
+            self._watched[trial.number] = (beat, since if beat == seen else now)
+            if is_gone(trial.user_attrs["worker"]) or now - self._watched[trial.number][1] > self.timeout:
+                with contextlib.suppress(self.optuna.exceptions.UpdateFinishedTrialError):
+                    self.optuna.Trial(self.study, trial._trial_id).set_user_attr("lost", True)
+                    self._finish(trial.number, self.states.FAIL)
+
+    @contextlib.contextmanager
+    def beating(self, trial):
+        """Lets a thread show, for a block, that this worker is at work on a trial."""
+        ended = threading.Event()
+
+        def beat():
+            count = 0
+            while not ended.wait(self.timeout / BEATS):
+                count += 1
+                # A storage that is out of reach for a moment is no reason to end; the next beat tries again.
+                with contextlib.suppress(Exception):
+                    trial.set_user_attr("beat", count)
+
+        thread = threading.Thread(target=beat, name="kregkit.search", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()

@@ -1,0 +1,195 @@
+"""One trial: training one setting once or several times, watched, in this process or a fresh one."""
+
+import math
+import multiprocessing
+import pickle
+import traceback
+
+import keras
+import numpy as np
+
+from kregkit._core.metrics import is_better
+from kregkit.search.interval import mean_interval
+
+
+class Monitor(keras.callbacks.Callback):
+    """Reports a metric after each epoch and stops what is hopeless. It ends `fit` by `stop_training`, so that the other
+    callbacks end as they would after any epoch.
+
+    Args:
+        metric: String, the logged quantity to report.
+        mode: `"min"` or `"max"`.
+        report: Callable `(epoch, value)` that returns whether to stop.
+        epochs: Integer; the last of them is reported, but stops nothing.
+        max_loss_ratio: Float or None: a loss above this many times the first batch's loss, or one that isn't finite,
+            stops at once. The loss is Keras's running mean over the epoch's batches.
+    """
+
+    def __init__(self, metric, mode, report, epochs, max_loss_ratio):
+        super().__init__()
+        self.metric, self.mode = metric, mode
+        self.report, self.total, self.max_loss_ratio = report, epochs, max_loss_ratio
+        self.reason = None
+        self.epochs = 0
+        self.fits = 0
+
+    def on_train_begin(self, logs=None):
+        self.fits += 1
+        self._initial_loss = self._best = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.reason:
+            # A `train` that fits again after the trial has been ended.
+            self.model.stop_training = True
+            return
+        loss = (logs or {}).get("loss")
+        if loss is None or self.max_loss_ratio is None:
+            return
+        loss = float(loss)
+        if self._initial_loss is None:
+            self._initial_loss = loss
+        # A loss that starts below zero has no scale to compare with.
+        too_high = self._initial_loss > 0 and loss > self.max_loss_ratio * self._initial_loss
+        if too_high or not math.isfinite(loss):
+            self.reason = f"loss {loss:.3g} after a first one of {self._initial_loss:.3g}"
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs += 1
+        value = (logs or {}).get(self.metric)
+        # Repeats and folds train the same setting again: the first fit speaks for all.
+        if self.reason or value is None or self.fits > 1:
+            return
+        if is_better(float(value), self._best, self.mode):
+            self._best = float(value)
+        stop = self.report(epoch, float(value))
+        if stop and epoch + 1 < self.total:
+            self.reason = f"pruned after epoch {epoch + 1}"
+            self.model.stop_training = True
+
+
+def derived_seed(*numbers):
+    """Returns a seed in [0, 2**32) that depends on all of the numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def best_epoch(history, metric, mode):
+    """Returns a run's logs at its epoch with the best metric; an epoch of NaN is the best of none.
+
+    Raises:
+        ValueError: The history does not hold the metric.
+    """
+    record = getattr(history, "history", history)
+    if not isinstance(record, dict) or not record.get(metric):
+        keys = sorted(record) if isinstance(record, dict) else record
+        raise ValueError(f"`train` must return a History that holds {metric!r}. Received: history={keys!r}")
+    best, place = None, 0
+    for epoch, value in enumerate(record[metric]):
+        if is_better(float(value), best, mode):
+            best, place = float(value), epoch
+    length = len(record[metric])
+    # With validation_freq > 1 the lists differ in length; those of another length are left out.
+    return {name: float(values[place]) for name, values in record.items() if len(values) == length}
+
+
+def run_trial(train, parameters, epochs, seeds, metric, mode, max_loss_ratio, report):
+    """Trains once per seed; returns the outcome as a dictionary of JSON values.
+
+    Its keys: `state` (`"complete"` or `"pruned"`), `value` (the mean over seeds of the metric at each run's best
+    epoch), `values`, `interval`, `metrics` (means of all logged quantities at those epochs), `epochs` (how many were
+    trained, all told), `reason`.
+    """
+    monitor = Monitor(metric, mode, report, epochs, max_loss_ratio)
+    runs, epochs_returned = [], 0
+    for seed in seeds:
+        keras.utils.set_random_seed(seed)
+        history = train(dict(parameters), epochs, [monitor])
+        if monitor.reason:
+            break
+        runs.append(best_epoch(history, metric, mode))
+        epochs_returned += len(getattr(history, "history", history)[metric])
+    # A `train` that leaves the callbacks out is counted by what it returns.
+    trained = monitor.epochs or epochs_returned
+    values = [run[metric] for run in runs]
+    reason = monitor.reason or ("" if all(map(math.isfinite, values)) else f"{metric} is {values}")
+    if reason:
+        return {"state": "pruned", "value": None, "epochs": trained, "reason": reason}
+    value, low, high = mean_interval(values)
+    names = [name for name in runs[0] if all(name in run for run in runs)]
+    means = {name: float(np.mean([run[name] for run in runs])) for name in names}
+    return {
+        "state": "complete",
+        "value": value,
+        "values": values,
+        "interval": None if len(values) == 1 else [low, high],
+        "metrics": {name: mean for name, mean in means.items() if math.isfinite(mean)},
+        "epochs": trained,
+        "reason": "",
+    }
+
+
+class WorkerDied(RuntimeError):
+    """A trial's own process ended without a result, as when the system kills it for want of memory."""
+
+
+def _child(connection, arguments):
+    def report(epoch, value):
+        connection.send(("report", (epoch, value)))
+        # Whoever started this process may be gone: then there is nobody to train for.
+        return connection.recv()
+
+    try:
+        connection.send(("outcome", run_trial(*arguments, report)))
+    except EOFError:
+        return
+    except BaseException as error:
+        text = "".join(traceback.format_exception(error))
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:
+            error = RuntimeError(f"{type(error).__name__}: {error}")
+        error.add_note(f"In the trial's process:\n{text}")
+        connection.send(("error", error))
+
+
+def run_trial_in_process(*arguments):
+    """Does what `run_trial` does, in a new process, so that all memory is given back at its end.
+
+    Raises:
+        ValueError: `train` can't be sent to another process.
+        WorkerDied: The process ended without a result.
+    """
+    *arguments, report = arguments
+    train = arguments[0]
+    try:
+        pickle.dumps(train)
+    except Exception as error:
+        raise ValueError(
+            "With `fresh_process=True`, `train` must be a function at the top of a module, or an object that pickles "
+            f"({error}). Received: train={train!r}"
+        ) from error
+    # Not forked: TensorFlow's threads don't survive a fork.
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_child, args=(there, arguments), daemon=True)
+    process.start()
+    there.close()
+    try:
+        while True:
+            try:
+                kind, content = here.recv()
+            except (EOFError, ConnectionResetError):
+                process.join()
+                raise WorkerDied(f"the trial's process ended with code {process.exitcode}") from None
+            if kind == "report":
+                here.send(report(*content))
+            elif kind == "error":
+                raise content
+            else:
+                process.join(timeout=30)
+                return content
+    finally:
+        if process.is_alive():
+            process.terminate()
+            process.join()
+        here.close()

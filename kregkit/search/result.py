@@ -1,0 +1,191 @@
+"""What a search found."""
+
+import csv
+import dataclasses
+
+from kregkit._core.checks import check_integer
+from kregkit._core.files import replacing
+from kregkit._core.metrics import direction as direction_of
+from kregkit._core.metrics import is_better
+from kregkit._core.optional import import_optional
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One finished trial.
+
+    Args:
+        round: Integer, counted from 1.
+        index: Integer, its place in the round, counted from 0.
+        state: `"complete"`, `"pruned"` (ended early as hopeless) or `"failed"` (`train` raised, or its worker died).
+        parameters: Dictionary of what was drawn; options of a choice by their names.
+        value: Float, the metric at the best epoch, a mean over repeats; None unless complete.
+        interval: `[low, high]`, its 95% confidence interval over repeats; None for a single training.
+        values: List of floats, the metric of each repeat.
+        metrics: Dictionary of all logged quantities at those epochs.
+        epochs: Integer, how many were trained, all repeats together.
+        seconds: Float, how long it took.
+        reason: String, why it ended early or failed.
+    """
+
+    round: int
+    index: int
+    state: str
+    parameters: dict
+    value: float | None
+    interval: list | None
+    values: list
+    metrics: dict
+    epochs: int
+    seconds: float
+    reason: str
+
+
+def trial_of(number, index, frozen):
+    """Returns the `Trial` of an Optuna trial in round `number`."""
+    outcome = frozen.user_attrs.get("outcome", {"state": "failed", "reason": "its workers died"})
+    return Trial(
+        round=number,
+        index=index,
+        state=outcome["state"],
+        parameters=dict(frozen.params),
+        value=outcome.get("value"),
+        interval=outcome.get("interval"),
+        values=outcome.get("values", []),
+        metrics=outcome.get("metrics", {}),
+        epochs=outcome.get("epochs", 0),
+        seconds=(frozen.datetime_complete - frozen.datetime_start).total_seconds(),
+        reason=outcome["reason"],
+    )
+
+
+class SearchResult:
+    """The trials of a search and what they say. Returned by `search` and `grid`.
+
+    Attributes:
+        trials: List of `Trial`s, by round and index.
+        rounds: List of dictionaries, one per round: `space` (a `Space`), `epochs`, `trials` and `remarks`
+            (a dictionary from parameters to what was said when their range was made).
+        space: The `Space` that a further round would search; `remarks` says where and why it was widened.
+        metric, mode: Strings, what was optimised, and `"min"` or `"max"`.
+        studies: List of Optuna studies, one per round, for Optuna's own tools.
+    """
+
+    def __init__(self, trials, rounds, space, remarks, metric, mode, studies):
+        self.trials, self.rounds, self.space, self.remarks = trials, rounds, space, remarks
+        self.metric, self.mode, self.studies = metric, mode, studies
+
+    @property
+    def best(self):
+        """The complete trial with the best value, or None."""
+        best = None
+        for trial in self.trials:
+            if trial.state == "complete" and is_better(trial.value, best and best.value, self.mode):
+                best = trial
+        return best
+
+    @property
+    def best_parameters(self):
+        """The best trial's parameters as `train` received them, options of a choice by what they stand for.
+
+        Raises:
+            ValueError: No trial is complete.
+        """
+        best = self.best
+        if best is None:
+            reasons = sorted({trial.reason for trial in self.trials})
+            raise ValueError(f"No trial is complete. Received: reasons={reasons}")
+        return self.rounds[best.round - 1]["space"].values(best.parameters)
+
+    def rows(self):
+        """Returns the trials as flat dictionaries, `params_` before the parameters' names as Optuna has it."""
+        rows = []
+        for trial in self.trials:
+            low, high = trial.interval or (None, None)
+            rows.append(
+                {
+                    "round": trial.round,
+                    "index": trial.index,
+                    "state": trial.state,
+                    self.metric: trial.value,
+                    "low": low,
+                    "high": high,
+                    "epochs": trial.epochs,
+                    "seconds": trial.seconds,
+                    **{f"params_{name}": value for name, value in trial.parameters.items()},
+                    **{name: value for name, value in trial.metrics.items() if name != self.metric},
+                    "reason": trial.reason,
+                }
+            )
+        return rows
+
+    def to_csv(self, path):
+        """Writes the trials to a CSV file, whole or not at all; what a trial lacks is empty."""
+        rows = self.rows()
+        # In the order of the longest rows, since a pruned trial has no metrics.
+        columns = list(dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row))
+        with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def to_dataframe(self):
+        """Returns the trials as a `pandas.DataFrame`.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        return import_optional("pandas", "SearchResult.to_dataframe").DataFrame(self.rows())
+
+    def importance(self, round=1, dependent=False):
+        """Returns each parameter's share in the metric's variation over a round, largest first.
+
+        By Optuna's default evaluator, PED-ANOVA. The first round says most: its ranges are the widest. It needs a
+        dozen trials or more to mean anything.
+
+        Args:
+            round: Integer, counted from 1.
+            dependent: Boolean, whether to include parameters that only some trials have. For want of trials theirs
+                is easily overestimated.
+
+        Raises:
+            ValueError: There is no such round, or it has fewer than two complete trials.
+
+        Reference: [Watanabe et al., 2023](https://arxiv.org/abs/2304.10255)
+        """
+        check_integer("round", round, 1, len(self.rounds))
+        complete = sum(trial.round == round and trial.state == "complete" for trial in self.trials)
+        if complete < 2:
+            raise ValueError(f"Importance needs two complete trials; round {round} has {complete}. Received: {round=}")
+        importance = import_optional("optuna.importance", "kregkit.search")
+        parameters = self.rounds[round - 1]["space"].parameters
+        names = [name for name, one in parameters.items() if dependent or not one.condition]
+        return importance.get_param_importances(self.studies[round - 1], params=names)
+
+    def plot(self, x=None, y=None, color=None):
+        """Draws trials over two parameters, importance per parameter and the range of each round.
+
+        See `kregkit.plots.search_results`, whose array of Axes it returns.
+
+        Args:
+            x, y: Strings, parameters. Default to the first two with logarithmic ranges.
+            color: String, a logged quantity. Defaults to the metric of the search.
+        """
+        from kregkit import plots
+
+        color = color or self.metric
+        complete = sum(trial.round == 1 and trial.state == "complete" for trial in self.trials)
+        return plots.search_results(
+            [dataclasses.asdict(trial) for trial in self.trials],
+            [one["space"].to_json() for one in self.rounds],
+            self.importance() if complete >= 2 else {},
+            x=x,
+            y=y,
+            color=color,
+            direction=self.mode if color == self.metric else direction_of(color),
+        )
+
+    def __repr__(self):
+        best = self.best
+        found = f"best {self.metric} {best.value:.4g} with {best.parameters}" if best else "none complete"
+        return f"SearchResult({len(self.trials)} trials in {len(self.rounds)} rounds, {found})"

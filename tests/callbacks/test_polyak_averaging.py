@@ -1,0 +1,365 @@
+"""Polyak averages against a float64 replay of the weights that training passed through."""
+
+import keras
+import numpy as np
+import probes
+import pytest
+import tensorflow as tf
+
+from kregkit._core.weights import copy_values, same_bits
+from kregkit.callbacks import PolyakAveraging, SnapshotEnsemble
+
+
+def replay(start, weights, decay, start_step=0, warmup=False):
+    """Returns the average after `weights`, one row per update, with the batch that each came from."""
+    average, count, total = np.array(start, "float64"), 0, 0.0
+    for step, row in weights:
+        if step < start_step:
+            average = np.array(row)
+        elif decay == "uniform":
+            total, count = total + row, count + 1
+            average = total / count
+        else:
+            now = min(decay, (1 + count) / (10 + count)) if warmup else decay
+            average, count = now * average + (1 - now) * row, count + 1
+    return average
+
+
+def flat(weights):
+    return np.concatenate([np.ravel(weight) for weight in weights]).astype("float64")
+
+
+def fit(model, callbacks, num=14, **arguments):
+    x, y = probes.regression(num)
+    return model.fit(
+        x, y, callbacks=callbacks, **{"batch_size": 2, "epochs": 2, "verbose": 0, "shuffle": False, **arguments}
+    )
+
+
+def updates(record):
+    """Returns `(batch, weights)` of each step in `record` that updated."""
+    iterations = record.rows[:, 0]
+    changed = np.diff(np.concatenate([[0], iterations])) > 0
+    return [(step, row[1:]) for step, row in enumerate(record.rows) if changed[step]]
+
+
+AVERAGES = {
+    "exponential": (0.9, {}),
+    "uniform": ("uniform", {}),
+    "warm-up": (0.9, {"warmup": True}),
+    "started late": (0.8, {"start_step": 5}),
+    "uniform, started late": ("uniform", {"start_step": 9}),
+    "warm-up, started late": (0.95, {"start_step": 3, "warmup": True}),
+    "last": (0.0, {}),
+}
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+def test_average_of_all_updates(name):
+    decay, settings = AVERAGES[name]
+    model = probes.small_model(batch_normalization=True, steps_per_execution=3)
+    start = flat(model.get_weights())
+    record, average = probes.record_weights(), PolyakAveraging(decay, **settings)
+    fit(model, [average, record])
+    assert len(record.rows) == 14
+    expected = replay(start, updates(record), decay, **settings)
+    # BatchNormalization statistics are the third and fourth of the weights, and they move.
+    assert not np.allclose(record.rows[-1, 1:], expected, atol=1e-4) or name == "last"
+    np.testing.assert_allclose(flat(model.get_weights()), expected, rtol=2e-6, atol=2e-6)
+    with average.raw():
+        np.testing.assert_array_equal(flat(model.get_weights()), record.rows[-1, 1:])
+    np.testing.assert_allclose(flat(model.get_weights()), expected, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("wrap", ["plain", "multi"])
+def test_one_move_per_update_under_accumulation(wrap):
+    inner = keras.optimizers.SGD(0.05, gradient_accumulation_steps=3)
+    optimizer = inner if wrap == "plain" else keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(inner))
+    model = probes.small_model(optimizer)
+    start = flat(model.get_weights())
+    record, average = probes.Record(lambda model: [inner.iterations, *model.weights]), PolyakAveraging([0.5, "uniform"])
+    fit(model, [average, record], batch_size=1)
+    moves = updates(record)
+    assert [step for step, _ in moves] == list(range(2, 28, 3))
+    for decay in average.decays:
+        with average.applied(decay):
+            np.testing.assert_allclose(flat(model.get_weights()), replay(start, moves, decay), rtol=3e-6, atol=1e-6)
+    assert average.get_state()["updates"] == 9
+
+
+def test_one_move_per_update_where_loss_scaling_skips():
+    model = probes.slope_model(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.5), initial_scale=4.0))
+    record, average = probes.record_weights(), PolyakAveraging(["uniform", 0.5])
+    data = probes.ones(8)
+    data[[0, 3, 7]] = np.inf
+    model.fit(data, data, batch_size=1, shuffle=False, verbose=0, callbacks=[average, record])
+    moves = updates(record)
+    assert [step for step, _ in moves] == [1, 2, 4, 5, 6]
+    for decay in average.decays:
+        with average.applied(decay):
+            np.testing.assert_allclose(flat(model.get_weights()), replay([0.0], moves, decay), rtol=1e-6)
+
+
+def test_a_second_fit_goes_on_from_the_raw_weights():
+    model, together = probes.small_model(), probes.small_model()
+    average, whole = PolyakAveraging(0.9, start_step=4), PolyakAveraging(0.9, start_step=4)
+    fit(model, [average], epochs=1)
+    held = model.get_weights()
+    fit(model, [average], epochs=1)
+    assert not same_bits(held, model.get_weights())
+    fit(together, [whole], epochs=2)
+    assert same_bits(model.get_weights(), together.get_weights())
+    assert average.get_state()["updates"] == 10
+    with average.raw(), whole.raw():
+        assert same_bits(model.get_weights(), together.get_weights())
+
+
+def test_weights_changed_meanwhile_start_a_new_average():
+    model = probes.small_model()
+    average = PolyakAveraging(0.9)
+    fit(model, [average])
+    new = [np.full_like(weight, 0.25) for weight in model.get_weights()]
+    model.set_weights(new)
+    record = probes.record_weights()
+    fit(model, [average, record])
+    np.testing.assert_allclose(
+        flat(model.get_weights()), replay(flat(new), [(0, row[1:]) for row in record.rows], 0.9), rtol=2e-6, atol=1e-6
+    )
+
+
+class Constant(keras.layers.Layer):
+    """Adds nothing, but holds a mask of infinities and a trainable weight without a gradient."""
+
+    def build(self, input_shape):
+        self.mask = self.add_weight(shape=(4,), trainable=False, name="mask")
+        self.count = self.add_weight(shape=(), dtype="int32", trainable=False, initializer="zeros", name="count")
+
+    def call(self, x):
+        self.count.assign_add(1)
+        return x
+
+
+def test_swapping_keeps_every_bit_also_of_infinities_and_nan():
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((2,)), Constant(), keras.layers.Dense(3), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=False)
+    # A NaN with a payload, infinities, a negative zero, a denormal.
+    odd = np.array([0x7FC12345, 0x7F800000, 0xFF800000, 0x80000000, 0x00000001, 0x3F800001], "uint32").view("float32")
+    planted = model.get_weights()
+    planted[2] = odd.reshape(2, 3)
+    planted[0] = np.array([-np.inf, np.inf, 0.0, -np.inf], "float32")
+    model.set_weights(planted)
+    average = PolyakAveraging([0.9, "uniform"])
+    fit(model, [average], validation_data=probes.regression(4))
+    with average.raw():
+        raw = model.get_weights()
+        # The integers are not averaged; the gradients are NaN where the loss is.
+        assert int(raw[1]) > 0
+        assert same_bits([raw[0]], [planted[0]])
+    left = copy_values(model.weights)
+    # A mask that doesn't change is its own average.
+    assert same_bits([left[0]], [planted[0]])
+    for block in (average.applied(), average.applied("uniform"), average.raw()):
+        with block:
+            pass
+        assert same_bits(copy_values(model.weights), left)
+    model.set_weights(planted)
+    with average.applied():
+        assert not same_bits(copy_values(model.weights), planted)
+    assert same_bits(copy_values(model.weights), planted)
+
+
+def test_training_is_bit_identical_with_and_without_it():
+    x, y = probes.regression(6)
+    plain, averaged = (probes.small_model(keras.optimizers.Adam(0.01), batch_normalization=True) for _ in range(2))
+    average = PolyakAveraging(0.9)
+    fit(plain, [], validation_data=(x, y))
+    fit(averaged, [average], validation_data=(x, y))
+    with average.raw():
+        assert same_bits(plain.get_weights(), averaged.get_weights())
+
+
+def test_who_judges_sees_the_average_and_who_stands_before_sees_the_raw_weights(tmp_path):
+    x, y = probes.regression(6, seed=5)
+    seen = {}
+
+    class Look(keras.callbacks.Callback):
+        def __init__(self, name):
+            super().__init__()
+            self.name = name
+            seen[name] = []
+
+        def on_epoch_end(self, epoch, logs=None):
+            seen[self.name].append((flat(self.model.get_weights()), logs["val_loss"]))
+
+    model = probes.small_model(batch_normalization=True)
+    start, record, average = flat(model.get_weights()), probes.record_weights(), PolyakAveraging(0.8)
+    checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", save_best_only=True)
+    stopping = keras.callbacks.EarlyStopping("val_loss", patience=10, restore_best_weights=True)
+    history = fit(
+        model, [Look("before"), average, record, Look("after"), checkpoint, stopping], epochs=3, validation_data=(x, y)
+    )
+    averages = [replay(start, updates(record)[: 7 * epoch], 0.8) for epoch in (1, 2, 3)]
+    np.testing.assert_allclose([row for row, _ in seen["after"]], averages, rtol=2e-6, atol=2e-6)
+    np.testing.assert_array_equal([row for row, _ in seen["before"]], record.rows[[6, 13, 20], 1:])
+    scorer = probes.small_model(batch_normalization=True)
+    for (row, logged), place in zip(seen["after"], range(3)):
+        shapes = [weight.shape for weight in scorer.get_weights()]
+        parts = np.split(row, np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1])
+        scorer.set_weights([part.reshape(shape) for part, shape in zip(parts, shapes)])
+        assert scorer.evaluate(x, y, verbose=0) == pytest.approx(logged, rel=1e-5)
+        assert history.history["val_loss"][place] == logged
+    best = int(np.argmin(history.history["val_loss"]))
+    np.testing.assert_allclose(
+        flat(keras.models.load_model(tmp_path / "best.keras").get_weights()), seen["after"][best][0]
+    )
+    if best != 2:
+        np.testing.assert_array_equal(flat(model.get_weights()), seen["after"][best][0])
+
+
+def test_early_stopping_restores_the_average_of_its_best_epoch():
+    model, rows = probes.slope_model(keras.optimizers.SGD(0.5)), []
+
+    class Worse(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            rows.append(flat(self.model.get_weights()))
+            logs["score"] = [3.0, 1.0, 2.0, 2.0, 2.0][epoch]
+
+    average = PolyakAveraging(0.5)
+    stopping = keras.callbacks.EarlyStopping("score", mode="min", patience=2, restore_best_weights=True)
+    model.fit(probes.ones(3), probes.ones(3), batch_size=1, epochs=5, verbose=0, callbacks=[average, Worse(), stopping])
+    assert len(rows) == 4
+    np.testing.assert_array_equal(flat(model.get_weights()), rows[1])
+
+
+def test_snapshots_beside_it_are_raw(tmp_path):
+    model, record = probes.small_model(), probes.record_weights()
+    average = PolyakAveraging(0.9)
+    fit(model, [average, SnapshotEnsemble(tmp_path, 2, 0.05), record], validation_data=probes.regression(4))
+    for cycle, place in ((1, 6), (2, 13)):
+        model.load_weights(tmp_path / f"cycle-{cycle:02d}.weights.h5")
+        np.testing.assert_array_equal(flat(model.get_weights()), record.rows[place, 1:])
+
+
+def test_the_best_of_several_is_chosen_and_its_scores_are_logged():
+    x, y = probes.regression(6, seed=3)
+    model = probes.small_model(keras.optimizers.SGD(0.3), metrics=["mae"])
+    start, record = flat(model.get_weights()), probes.record_weights()
+    average = PolyakAveraging([0.0, 0.99, "uniform", 0.5])
+    history = fit(model, [average, record], epochs=4, validation_data=(x, y)).history
+    scorer, best = probes.small_model(metrics=["mae"]), []
+    for epoch in range(4):
+        scores = {}
+        for decay in average.decays:
+            row = replay(start, updates(record)[: 7 * (epoch + 1)], decay)
+            scorer.set_weights([row[:2].reshape(2, 1), row[2:]])
+            scores[decay] = scorer.evaluate(x, y, verbose=0)
+            assert history[f"val_loss_{decay}"][epoch] == pytest.approx(scores[decay][0], rel=1e-4)
+        best.append(min(scores, key=lambda decay: scores[decay][0]))
+        assert history["val_loss"][epoch] == pytest.approx(scores[best[-1]][0], rel=1e-4)
+        assert history["val_mae"][epoch] == pytest.approx(scores[best[-1]][1], rel=1e-4)
+    assert best[-1] != average.decays[0]
+    assert average.best == best[-1]
+    np.testing.assert_allclose(
+        flat(model.get_weights()), replay(start, updates(record), best[-1]), rtol=2e-6, atol=1e-6
+    )
+
+
+def test_several_without_validation_warn_and_keep_the_first():
+    model = probes.small_model()
+    average = PolyakAveraging([0.5, 0.9])
+    with pytest.warns(UserWarning, match="by 'val_loss', which was never in the logs"):
+        fit(model, [average])
+    assert average.best == 0.5
+
+
+def test_state_leaves_and_comes_back():
+    whole_model, first_model, second_model = (probes.small_model(keras.optimizers.SGD(0.05)) for _ in range(3))
+    whole, first, second = (PolyakAveraging([0.9, "uniform"], start_step=3) for _ in range(3))
+    fit(whole_model, [whole], epochs=2)
+    fit(first_model, [first], epochs=1)
+    state = first.get_state()
+    second.set_state(state)
+    fit(second_model, [second], epochs=2, initial_epoch=1)
+    for one, other in zip(whole.get_state()["averages"], second.get_state()["averages"]):
+        assert same_bits(one, other)
+    assert same_bits(whole.get_state()["raw"], second.get_state()["raw"])
+    assert same_bits(whole_model.get_weights(), second_model.get_weights())
+    with pytest.raises(ValueError, match="Received: averages=2"):
+        PolyakAveraging(0.9).set_state(state)
+
+
+def test_half_precision_weights_are_averaged_in_single():
+    keras.config.set_dtype_policy("bfloat16")
+    model = probes.small_model(keras.optimizers.SGD(0.05))
+    assert model.weights[0].dtype == "bfloat16"
+    start, record, average = flat(model.get_weights()), probes.record_weights(), PolyakAveraging(0.9)
+    fit(model, [average, record], validation_data=probes.regression(4))
+    expected = replay(start, updates(record), 0.9)
+    np.testing.assert_allclose(flat(average.get_state()["averages"][0]), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(flat(model.get_weights()), expected, rtol=4e-3, atol=1e-3)
+    with average.raw():
+        np.testing.assert_array_equal(flat(model.get_weights()), record.rows[-1, 1:])
+
+
+@pytest.mark.parametrize(
+    ("make", "others", "text"),
+    [
+        (lambda: probes.small_model(keras.optimizers.SGD(0.1, use_ema=True)), [], r"Received: use_ema=True"),
+        (
+            lambda: probes.small_model(),
+            [keras.callbacks.BackupAndRestore("unused")],
+            r"BackupAndRestore .*before PolyakAveraging",
+        ),
+    ],
+)
+def test_what_would_spoil_the_average_is_refused(make, others, text):
+    with pytest.raises(ValueError, match=text):
+        fit(make(), [PolyakAveraging(), *others])
+
+
+def test_a_model_that_isn_t_built_is_refused_before_its_first_step():
+    class Late(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(1)
+
+        def call(self, x):
+            return self.dense(x)
+
+    model = Late()
+    model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
+    with pytest.raises(ValueError, match=r"isn't built.*Received: model="):
+        fit(model, [PolyakAveraging()])
+    assert int(model.optimizer.iterations) == 0
+    fit(model, [PolyakAveraging()])
+
+
+def test_errors_of_use():
+    average = PolyakAveraging([0.9, 0.5])
+    with pytest.raises(ValueError, match="Received: average=None"), average.applied():
+        pass
+    with pytest.raises(ValueError, match="Received: average=None"):
+        average.get_state()
+    fit(probes.small_model(), [average], validation_data=probes.regression(4))
+    with pytest.raises(ValueError, match=r"one of \[0.9, 0.5\].*Received: decay=0.7"), average.applied(0.7):
+        pass
+    with pytest.raises(ValueError, match=r"start with 'val_'. Received: monitor='loss'"):
+        PolyakAveraging([0.9, 0.5], monitor="loss")
+
+
+def test_moves_under_mirrored_strategy():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice())
+    weights = []
+    for scope in (strategy.scope(), None):
+        if scope is None:
+            model = probes.small_model()
+            average = PolyakAveraging([0.9, "uniform"])
+            fit(model, [average], validation_data=probes.regression(4))
+        else:
+            with scope:
+                model = probes.small_model()
+            average = PolyakAveraging([0.9, "uniform"])
+            fit(model, [average], validation_data=probes.regression(4))
+        weights.append([flat(one) for one in average.get_state()["averages"]])
+    np.testing.assert_allclose(weights[0], weights[1], rtol=1e-5, atol=1e-6)

@@ -1,0 +1,184 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kregkit.data import (
+    Augment,
+    ColorJitter,
+    Cutout,
+    LensDistortion,
+    RandomCrop,
+    RandomFlip,
+    RandomResizedCrop,
+    RandomRotation,
+    RandomShear,
+    RandomStretch,
+    RandomTranslation,
+    Standardize,
+    _warp,
+    make_keys,
+)
+
+KEYS = make_keys(0, 0, tf.range(4))
+IMAGES = np.random.default_rng(0).integers(0, 256, (4, 16, 20, 3), dtype="uint8")
+GEOMETRY = [
+    RandomFlip("both"), RandomCrop(3), RandomRotation(20), RandomShear(10), RandomStretch(0.1),
+    LensDistortion(0.1), RandomTranslation(0.05, 0.05), RandomResizedCrop((24, 18), scale=(0.7, 1.0)),
+]  # fmt: skip
+
+
+def smooth(height=48, width=60):
+    y, x = np.mgrid[:height, :width] / 10
+    return np.stack([np.stack([0.5 + 0.4 * np.sin(x + c + b) * np.cos(y - c) for c in range(3)], -1) for b in range(4)])
+
+
+def test_fused_coordinates_equal_the_composed_ones():
+    augment = Augment(GEOMETRY)
+    height, width = 16, 20
+    steps, sizes = [], []
+    for place, operation in enumerate(GEOMETRY):
+        sizes.append((height, width))
+        steps.append(operation.steps(augment.draws(KEYS, place), height, width))
+        height, width = operation.output_size(height, width)
+    x, y = _warp.coordinates([step for part in steps for step in part], height, width)
+    # By hand, in float64: each point of the output back through every operation in turn.
+    for b in range(4):
+        j, i = np.meshgrid(np.arange(width) - (width - 1) / 2, np.arange(height) - (height - 1) / 2)
+        for part in reversed(steps):
+            for kind, *values in part:
+                if kind == "affine":
+                    m = values[0].numpy()[b].astype("float64")
+                    j, i = m[0, 0] * j + m[0, 1] * i + m[0, 2], m[1, 0] * j + m[1, 1] * i + m[1, 2]
+                else:
+                    factor = 1 + float(values[0][b]) * (j * j + i * i) * float(values[1])
+                    j, i = j * factor, i * factor
+        np.testing.assert_allclose(x[b], j, atol=2e-5)
+        np.testing.assert_allclose(y[b], i, atol=2e-5)
+
+
+def test_fused_equals_unfused_on_smooth_images():
+    images = smooth().astype("float32")
+    fused, apart = (Augment(GEOMETRY, fuse=fuse)(images, KEYS).numpy() for fuse in (True, False))
+    # Where nothing came from outside at any stage; each of six interpolations may flatten by x'' / 8.
+    valid = Augment(GEOMETRY, fuse=False)(np.ones_like(images), KEYS).numpy() > 0.9999
+    assert valid.mean() > 0.5
+    assert np.abs(fused - apart)[valid].max() < 0.02
+
+
+def test_exact_operations_stay_exact_when_fused():
+    operations = [RandomFlip("both"), RandomCrop(3), RandomFlip(), RandomCrop(0, (9, 11)), RandomFlip("vertical")]
+    fused, apart = (Augment(operations, fuse=fuse) for fuse in (True, False))
+    assert len(fused._runs(True)) == 1 and len(apart._runs(True)) == 5
+    keys = make_keys(0, 0, tf.range(64))
+    images = np.random.default_rng(0).integers(1, 256, (64, 16, 20, 3), dtype="uint8")
+    one, other = fused(images, keys).numpy(), apart(images, keys).numpy()
+    np.testing.assert_array_equal(one, other)
+    np.testing.assert_allclose(one * 255, np.round(one * 255), atol=2e-5)
+
+
+def test_exact_operations_agree_with_their_resampled_form():
+    operations = [RandomFlip("both"), RandomCrop(3), RandomFlip()]
+    copied = Augment(operations)(IMAGES, KEYS)
+    resampled = Augment([*operations, RandomRotation((0.0, 0.0))])(IMAGES, KEYS)
+    np.testing.assert_allclose(copied, resampled, atol=2e-5)
+
+
+def test_fused_colours_equal_unfused_where_nothing_clips():
+    images = np.random.default_rng(0).integers(110, 140, (4, 6, 6, 3), dtype="uint8")
+    operations = [ColorJitter(0.2, 0.2, 0.3, 0.05), ColorJitter(0.1, 0.3, 0.2)]
+    for value_range in ((0, 1), (-1, 1), (0, 255)):
+        one, other = (Augment(operations, value_range, fuse)(images, KEYS).numpy() for fuse in (True, False))
+        span = value_range[1] - value_range[0]
+        np.testing.assert_allclose(one, other, atol=2e-6 * span)
+        np.testing.assert_allclose((one - value_range[0]) / span, Augment(operations)(images, KEYS), atol=2e-6)
+
+
+@pytest.mark.parametrize("value_range", [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)])
+def test_float_and_whole_numbers_agree(value_range):
+    operations = [RandomFlip(), RandomRotation(10), ColorJitter(0.2, 0.2, 0.2), Cutout(3)]
+    low, high = value_range
+    floats = (low + IMAGES / 255 * (high - low)).astype("float32")
+    one, other = (Augment(operations, value_range)(x, KEYS).numpy() for x in (IMAGES, floats))
+    np.testing.assert_allclose(one, other, atol=3e-6 * (high - low))
+    assert one.dtype == np.float32
+
+
+def test_runs():
+    def runs(*operations):
+        return Augment(operations)._runs(True)
+
+    assert runs(RandomFlip(), RandomRotation(), ColorJitter(), ColorJitter()) == [[0, 1], [2, 3]]
+    assert runs(RandomRotation(), ColorJitter(), RandomRotation()) == [[0], [1], [2]]
+    # Different ways to fill don't compose, and padded crops show zeros.
+    assert runs(RandomRotation(fill="reflect"), RandomShear()) == [[0], [1]]
+    assert runs(RandomFlip(), RandomRotation(fill="reflect")) == [[0, 1]]
+    assert runs(RandomCrop(2), RandomRotation(fill="reflect")) == [[0], [1]]
+    assert runs(RandomCrop(0, 5), RandomRotation(fill="reflect")) == [[0, 1]]
+
+
+def test_pure_function_of_key():
+    augment = Augment([RandomFlip(), RandomRotation(10), ColorJitter(), Cutout(4)])
+    whole = augment(IMAGES, KEYS).numpy()
+    np.testing.assert_array_equal(whole, augment(IMAGES, KEYS))
+    for i in range(4):
+        np.testing.assert_allclose(whole[i], augment(IMAGES[i], KEYS[i]), atol=1e-6)
+    np.testing.assert_allclose(whole[::-1], augment(IMAGES[::-1], KEYS[::-1]), atol=1e-6)
+    assert np.abs(whole - augment(IMAGES, make_keys(0, 1, tf.range(4)))).max() > 0.1
+    # A single key gives each image of a batch its own.
+    same = augment(np.stack([IMAGES[0]] * 3), 5).numpy()
+    assert np.abs(same[0] - same[1]).max() > 0.1
+    # Another operation doesn't change the numbers of the ones that are there.
+    np.testing.assert_array_equal(
+        Augment([Cutout(2), RandomFlip()]).draws(KEYS, 1), Augment([RandomFlip()]).draws(KEYS, 0)
+    )
+
+
+def test_masks_move_along():
+    image = np.zeros((4, 24, 24, 1), "uint8")
+    image[:, 6:14, 8:18] = 255
+    mask = (image[..., 0] > 0).astype("int32") * 7
+    for operations in (
+        [RandomFlip("both"), RandomCrop(4)],
+        [RandomFlip(), RandomRotation(30), RandomTranslation(0.2, 0.2)],
+    ):
+        moved, labels = Augment(operations)(image, KEYS, masks=mask)
+        assert labels.dtype == tf.int32 and set(np.unique(labels)) == {0, 7}
+        far = np.abs(moved.numpy()[..., 0] - 0.5) > 0.49
+        assert far.mean() > 0.8
+        np.testing.assert_array_equal((labels.numpy() == 7)[far], (moved.numpy()[..., 0] > 0.5)[far])
+        deep = Augment(operations)(image, KEYS, masks=mask[..., None])[1]
+        np.testing.assert_array_equal(deep[..., 0], labels)
+
+
+def test_one_channel_everywhere():
+    operations = [
+        RandomFlip(), RandomCrop(2), RandomRotation(), LensDistortion(), ColorJitter(0.2, 0.2, 0.2, 0.1), Cutout(2),
+    ]  # fmt: skip
+    assert tuple(Augment(operations)(IMAGES[..., :1], KEYS).shape) == (4, 16, 20, 1)
+
+
+def test_test_time_leaves_out_what_is_random():
+    centre = Standardize(scale=False).fit(IMAGES)
+    augment = Augment([RandomFlip(), RandomRotation(), RandomCrop(2), ColorJitter(), centre, Cutout(4)])
+    expected = IMAGES / 255 - IMAGES.mean((0, 1, 2)) / 255
+    np.testing.assert_allclose(augment(IMAGES, KEYS, training=False), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: Augment("flip"), "`operations` must be"),
+        (lambda: Augment([RandomFlip]), "`operations` must be"),
+        (lambda: Augment([], value_range=(1, 0)), "`value_range` must be"),
+        (lambda: Augment([], fuse="yes"), "`fuse` must be"),
+        (lambda: Augment([Standardize(), ColorJitter()]), "must follow"),
+        (lambda: Augment([])(np.zeros((2, 2)), 0), "`images` must be"),
+        (lambda: Augment([])(np.zeros((2, 2, 2, 3), "int32"), 0), "must be uint8 or floating"),
+        (lambda: Augment([])(IMAGES, [1, 2]), "`key` must hold one key per image"),
+        (lambda: Augment([])(IMAGES, [[1, 2]]), "`key` must be an integer"),
+        (lambda: Augment([])(IMAGES, KEYS, masks=np.zeros((4, 3, 3))), "`masks` must be"),
+    ],
+)
+def test_bad_arguments(make, text):
+    with pytest.raises(ValueError, match=rf"{text}.*Received: "):
+        make()

@@ -1,0 +1,40 @@
+import keras
+import numpy as np
+import pytest
+
+from kregkit.data import Augment, AugmentLayer, ColorJitter, MixUp, RandomCrop, RandomFlip, RandomRotation
+from kregkit.data.augment import keys_from_pair
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype="uint8")
+
+
+def test_is_augment_by_the_layers_own_keys():
+    operations = [RandomFlip(), RandomCrop(1), RandomRotation(10), ColorJitter()]
+    layer = AugmentLayer(operations, seed=3)
+    pair = keras.random.SeedGenerator(3).next()
+    expected = Augment(operations)(IMAGES, keys_from_pair(pair, 4))
+    np.testing.assert_allclose(layer(IMAGES, training=True), expected, atol=1e-6)
+    # The next call draws anew; another layer of the same seed repeats.
+    assert np.abs(np.asarray(layer(IMAGES, training=True)) - expected).max() > 0.01
+
+
+def test_test_time_and_shapes():
+    layer = AugmentLayer([RandomFlip(), RandomCrop(0, size=(4, 6))])
+    np.testing.assert_allclose(layer(IMAGES) * 255, IMAGES[:, 2:6, 1:7], rtol=1e-6)
+    assert layer.compute_output_shape((None, 8, 8, 3)) == (None, 4, 6, 3)
+    model = keras.Sequential([keras.Input((8, 8, 3), dtype="uint8"), layer])
+    assert model.output_shape == (None, 4, 6, 3)
+    np.testing.assert_allclose(model.predict(IMAGES, verbose=0) * 255, IMAGES[:, 2:6, 1:7], rtol=1e-6)
+
+
+def test_half_precision_only_rounds_the_result():
+    images = IMAGES.astype("float32") / 255
+    full = AugmentLayer([RandomRotation(10)], seed=0)(images, training=True)
+    half = AugmentLayer([RandomRotation(10)], seed=0, dtype="mixed_float16")(images, training=True)
+    assert half.dtype == "float16"
+    np.testing.assert_array_equal(half, keras.ops.cast(full, "float16"))
+
+
+def test_mixing_is_refused():
+    with pytest.raises(ValueError, match="must not mix labels.*Received: "):
+        AugmentLayer([MixUp(num_classes=3)])

@@ -1,0 +1,298 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kregkit.data import (
+    Augment,
+    ColorJitter,
+    CutMix,
+    MixUp,
+    RandomCrop,
+    RandomFlip,
+    RandomResizedCrop,
+    RandomRotation,
+    make_keys,
+    pipeline,
+)
+
+RNG = np.random.default_rng(0)
+NUM = 53
+X = RNG.integers(0, 256, (NUM, 8, 8, 3), dtype="uint8")
+Y = np.arange(NUM)
+OPERATIONS = [RandomFlip(), RandomCrop(1), RandomRotation(10), ColorJitter(0.3, 0.3, 0.3)]
+
+
+def batches(dataset):
+    return [keras.tree.map_structure(lambda value: value.numpy(), batch) for batch in dataset]
+
+
+def assert_same(one, other):
+    assert len(one) == len(other)
+    for a, b in zip(one, other):
+        for u, v in zip(keras.tree.flatten(a), keras.tree.flatten(b), strict=True):
+            np.testing.assert_array_equal(u, v)
+
+
+def stream():
+    return tf.data.Dataset.from_tensor_slices((X, Y))
+
+
+def endless_length():
+    """The same stream, whose length TensorFlow can't tell."""
+    return stream().filter(lambda x, y: True)
+
+
+class Sequence:
+    def __len__(self):
+        return NUM
+
+    def __getitem__(self, index):
+        return X[index], Y[index]
+
+
+SOURCES = {"arrays": lambda: (X, Y), "stream": stream, "unknown length": endless_length, "sequence": Sequence}
+
+
+def by_name(function):
+    return pytest.mark.parametrize("name", SOURCES)(function)
+
+
+@by_name
+def test_every_example_once_in_a_new_order_and_new_looks_each_epoch(name):
+    dataset = pipeline(SOURCES[name](), 10, OPERATIONS, seed=3)
+    first, second = batches(dataset), batches(dataset)
+    orders = [np.concatenate([y for _, y in epoch]) for epoch in (first, second)]
+    for order in orders:
+        assert sorted(order) == list(range(NUM))
+    assert (orders[0] != orders[1]).mean() > 0.5 and (orders[0] != Y).mean() > 0.5
+    looks = [dict(zip(order, np.concatenate([x for x, _ in epoch]))) for order, epoch in zip(orders, (first, second))]
+    assert np.mean([np.abs(looks[0][i] - looks[1][i]).max() > 0.02 for i in range(NUM)]) > 0.9
+    assert int(dataset.epoch) == 2
+    dataset.epoch.assign(0)
+    assert_same(batches(dataset), first)
+
+
+@by_name
+def test_same_bits_at_any_parallelism(name):
+    runs = [
+        batches(pipeline(SOURCES[name](), 10, OPERATIONS, num_parallel_calls=calls, prefetch=prefetch))
+        for calls, prefetch in ((1, 0), (2, 1), (8, 4))
+    ]
+    assert_same(runs[0], runs[1])
+    assert_same(runs[0], runs[2])
+
+
+@by_name
+def test_resume_at_any_epoch_and_batch(name):
+    whole = pipeline(SOURCES[name](), 10, OPERATIONS, seed=1)
+    epochs = [batches(whole) for _ in range(3)]
+    resumed = pipeline(SOURCES[name](), 10, OPERATIONS, seed=1, epoch=1, batch=4)
+    assert_same(batches(resumed), epochs[1][4:])
+    assert_same(batches(resumed), epochs[2])
+    assert int(resumed.epoch) == 3
+
+
+@by_name
+def test_known_length(name):
+    for drop, expected in ((False, 6), (True, 5)):
+        dataset = pipeline(SOURCES[name](), 10, OPERATIONS, drop_remainder=drop)
+        assert len(batches(dataset)) == expected
+        if name != "unknown length":
+            assert len(dataset) == expected
+    assert len(pipeline((X, Y), 10, batch=2)) == 6
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 4])
+@by_name
+def test_fit_advances_the_epoch(name, steps_per_execution):
+    if name != "arrays" and steps_per_execution > 1:
+        pytest.skip("the same code as for arrays")
+    dataset = pipeline(SOURCES[name](), 10, OPERATIONS, drop_remainder=True)
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", steps_per_execution=steps_per_execution)
+    model.fit(dataset, epochs=3, verbose=0)
+    assert int(dataset.epoch) == 3
+    # Looking doesn't count, repeating does, and so does an epoch cut by steps_per_epoch.
+    next(iter(dataset))
+    assert int(dataset.epoch) == 3
+    if steps_per_execution == 1:
+        model.fit(dataset.repeat(), epochs=2, steps_per_epoch=5, verbose=0)
+        assert int(dataset.epoch) == 5
+
+
+def test_fit_sees_what_iterating_gives():
+    seen = []
+
+    class Recorder(keras.layers.Layer):
+        def call(self, inputs):
+            tf.py_function(lambda x: seen.append(x.numpy()), [inputs], [])
+            return inputs
+
+    model = keras.Sequential([keras.Input((8, 8, 3)), Recorder(), keras.layers.Flatten(), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", jit_compile=False)
+    model.fit(pipeline((X, Y), 10, OPERATIONS), epochs=2, verbose=0)
+    dataset = pipeline((X, Y), 10, OPERATIONS)
+    expected = [x for _ in range(2) for x, _ in batches(dataset)]
+    assert_same(seen, expected)
+
+
+def test_fit_under_a_strategy_gets_every_example():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice())
+    dataset = pipeline((X, Y), 10, OPERATIONS)
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+    model.fit(dataset, epochs=2, verbose=0)
+    assert int(dataset.epoch) == 2
+
+
+@pytest.mark.parametrize("num_shards", [2, 3])
+@by_name
+def test_shards_make_up_the_epoch(name, num_shards):
+    operations = [RandomFlip(), RandomCrop(1), ColorJitter(0.3, 0.3, 0.3)]
+
+    def looks(**arguments):
+        dataset = pipeline(SOURCES[name](), 7, operations, epoch=2, **arguments)
+        return [(y, x) for xs, ys in batches(dataset) for x, y in zip(xs, ys)]
+
+    whole = dict(looks())
+    context = [tf.distribute.InputContext(num_shards, shard, num_shards) for shard in range(num_shards)]
+    parts = [looks(shard=one) for one in context]
+    assert sorted(y for part in parts for y, _ in part) == list(range(NUM))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    for part in parts:
+        for y, x in part:
+            np.testing.assert_array_equal(x, whole[y])
+    assert len(looks(shard=(0, num_shards))) == len(parts[0])
+
+
+@pytest.mark.parametrize("make", [MixUp, CutMix])
+def test_mixing_with_partners_of_the_epoch_ignores_batches_and_shards(make):
+    operations = [RandomFlip(), RandomCrop(1), make(1.0, num_classes=NUM)]
+
+    def looks(batch_size, **arguments):
+        dataset = pipeline((X, Y), batch_size, operations, with_keys=True, **arguments)
+        return {int(k): (x, y) for (xs, ys), ks in batches(dataset) for x, y, k in zip(xs, ys, ks)}
+
+    whole = looks(10)
+    assert len(whole) == NUM
+    others = looks(7, shard=(0, 3)) | looks(7, shard=(1, 3)) | looks(7, shard=(2, 3))
+    assert others.keys() == whole.keys()
+    for key, (x, y) in whole.items():
+        np.testing.assert_allclose(others[key][0], x, atol=1e-6)
+        np.testing.assert_allclose(others[key][1], y, atol=1e-6)
+    # Images and labels are mixed with the same partner: marked images show their labels.
+    marked = np.broadcast_to(np.arange(NUM, dtype="uint8")[:, None, None, None], (NUM, 8, 8, 1))
+    for xs, ys in batches(pipeline((np.ascontiguousarray(marked), Y), 10, [make(1.0, num_classes=NUM)])):
+        np.testing.assert_allclose(xs.mean((1, 2, 3)) * 255, ys @ np.arange(NUM), atol=1e-3)
+
+
+@by_name
+def test_mixing_from_any_source(name):
+    dataset = pipeline(SOURCES[name](), 10, [MixUp(num_classes=NUM, partners="batch")])
+    for _ in range(2):
+        for x, y in batches(dataset):
+            assert y.shape == (len(x), NUM)
+
+
+def test_batch_is_replayable_by_its_keys():
+    dataset = pipeline((X, Y), 10, OPERATIONS, seed=4, epoch=2, with_keys=True)
+    for (x, y), keys in batches(dataset):
+        np.testing.assert_array_equal(keys, make_keys(4, 2, y))
+        np.testing.assert_allclose(Augment(OPERATIONS)(X[y], keys), x, atol=1e-6)
+
+
+def test_global_seed_changes_nothing():
+    runs = []
+    for seed in (0, 1):
+        keras.utils.set_random_seed(seed)
+        runs.append(batches(pipeline(stream(), 10, OPERATIONS)))
+    assert_same(*runs)
+
+
+def test_test_time_is_in_order_and_repeats():
+    dataset = pipeline((X, Y), 10, OPERATIONS, training=False)
+    first = batches(dataset)
+    np.testing.assert_array_equal(np.concatenate([y for _, y in first]), Y)
+    np.testing.assert_allclose(np.concatenate([x for x, _ in first]) * 255, X, rtol=1e-6)
+    assert_same(first, batches(dataset))
+
+
+def test_structures_pass_untouched():
+    weights = RNG.random(NUM).astype("float64")
+    ((_, y, w),) = batches(pipeline((X, Y.astype("int16"), weights), NUM, OPERATIONS))
+    assert y.dtype == np.int16 and w.dtype == np.float64
+    np.testing.assert_array_equal(w, weights[y])
+    (element,) = batches(pipeline({"image": X, "label": Y, "name": Y.astype(str)}, NUM, OPERATIONS))
+    assert element["image"].dtype == np.float32
+    np.testing.assert_array_equal(element["name"].astype(int), element["label"])
+    (((inputs), y),) = batches(pipeline(({"image": X, "extra": Y}, Y), NUM, OPERATIONS))
+    np.testing.assert_array_equal(inputs["extra"], y)
+    (features,) = batches(pipeline(weights, NUM, shuffle=False))
+    np.testing.assert_array_equal(features, weights)
+    (features, y) = batches(pipeline((RNG.random((NUM, 5)), Y), NUM))[0]
+    assert features.dtype == np.float64
+
+
+def test_masks_move_with_their_images():
+    mask = (X[..., 0] > 127).astype("uint8")
+    images = np.repeat(mask[..., None] * np.uint8(255), 3, -1)
+    operations = [RandomFlip("both"), RandomCrop(2)]
+    (element,) = batches(pipeline({"image": images, "mask": mask}, NUM, operations, masks="mask"))
+    np.testing.assert_array_equal(element["image"][..., 0] > 0.5, element["mask"] == 1)
+    ((x, moved),) = batches(pipeline((images, mask), NUM, operations, masks=1))
+    np.testing.assert_array_equal(x[..., 0] > 0.5, moved == 1)
+
+
+def test_images_of_different_sizes():
+    class Ragged(Sequence):
+        def __getitem__(self, index):
+            return X[index % 5][: 5 + index % 3], Y[index]
+
+    whole = batches(pipeline(Ragged(), 10, [RandomResizedCrop(6), ColorJitter()]))
+    assert {x.shape[1:] for x, _ in whole} == {(6, 6, 3)}
+    assert sorted(np.concatenate([y for _, y in whole])) == list(range(NUM))
+
+
+def test_stream_buffer_and_whole_permutation():
+    order = np.concatenate([y for _, y in batches(pipeline(stream(), 10, buffer_size=4))])
+    # What a buffer of four lets through early can't come from further than four places ahead.
+    assert (order - np.arange(NUM) <= 4).all() and sorted(order) == list(range(NUM))
+    whole = np.concatenate([y for _, y in batches(pipeline(stream(), 10, cache=True))])
+    np.testing.assert_array_equal(whole, np.concatenate([y for _, y in batches(pipeline((X, Y), 10))]))
+
+
+def test_full_shuffle_is_uniform():
+    from scipy import stats
+
+    dataset = pipeline(np.arange(10), 10)
+    first = [batches(dataset)[0] for _ in range(300)]
+    counts = np.zeros((10, 10))
+    for order in first:
+        counts[np.arange(10), order] += 1
+    assert stats.chisquare(counts.ravel(), ddof=19).pvalue > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"batch_size": 0}, "`batch_size` must be"),
+        ({"seed": 1.5}, "`seed` must be"),
+        ({"epoch": -1}, "`epoch` must be"),
+        ({"epoch": tf.Variable(1.0)}, "`epoch` must be"),
+        ({"batch": 6}, "`batch` must be less"),
+        ({"shuffle": "yes"}, "`shuffle` must be"),
+        ({"shard": (2, 2)}, "`shard` must be"),
+        ({"shard": 3}, "`shard` must be"),
+        ({"cache": 3}, "`cache` must be"),
+        ({"buffer_size": 0}, "`buffer_size` must be"),
+        ({"masks": "mask"}, "`masks` must be a key"),
+        ({"operations": [3]}, "`operations` must be"),
+        ({"source": np.zeros((5, 4)), "operations": [RandomFlip()]}, "`operations` need images"),
+        ({"operations": [MixUp()]}, "need `num_classes`"),
+    ],
+)
+def test_bad_arguments(arguments, text):
+    with pytest.raises(ValueError, match=rf"{text}[\s\S]*Received: "):
+        pipeline(**{"source": (X, Y), "batch_size": 10, **arguments})

@@ -1,0 +1,89 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kregkit.data import (
+    Augment,
+    FiveCrop,
+    Flips,
+    MixUp,
+    MultiScale,
+    RandomCrop,
+    RandomFlip,
+    RandomViews,
+    TenCrop,
+    make_keys,
+)
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, 9, 11, 3), dtype="uint8")
+
+
+def test_ten_crop_by_hand():
+    views = np.asarray(TenCrop((6, 7))(IMAGES))
+    assert views.shape == (10, 2, 6, 7, 3) and views.dtype == np.uint8
+    x = IMAGES
+    five = [x[:, :6, :7], x[:, :6, 4:], x[:, 3:, :7], x[:, 3:, 4:], x[:, 1:7, 2:9]]
+    np.testing.assert_array_equal(views, five + [view[:, :, ::-1] for view in five])
+    np.testing.assert_array_equal(FiveCrop((6, 7))(IMAGES), five)
+
+
+def test_flips_by_hand():
+    x = IMAGES
+    np.testing.assert_array_equal(Flips()(x), [x, x[:, :, ::-1]])
+    np.testing.assert_array_equal(Flips(True)(x), [x, x[:, :, ::-1], x[:, ::-1], x[:, ::-1, ::-1]])
+
+
+def test_multi_scale():
+    views = MultiScale((9, 18, 5)).each(IMAGES)
+    assert [tuple(view.shape) for view in views] == [(2, 9, 11, 3), (2, 18, 22, 3), (2, 5, 6, 3)]
+    np.testing.assert_allclose(views[0], IMAGES, atol=1e-4)
+    # A constant stays; twice the size keeps the mean nearly.
+    np.testing.assert_allclose(MultiScale((5,))(np.full((1, 9, 11, 1), 7.0, "float32")), 7.0, rtol=1e-5)
+    assert abs(np.asarray(views[1]).mean() - IMAGES.mean()) < 3
+    crops = MultiScale((9, 18), TenCrop(8))
+    assert crops.num_views == 20 and tuple(crops(IMAGES).shape) == (20, 2, 8, 8, 3)
+
+
+def test_random_views_are_keyed():
+    augment = Augment([RandomFlip(), RandomCrop(2)])
+    views = augment.views(3, seed=5)
+    result = np.asarray(views(IMAGES))
+    assert result.shape == (3, 2, 9, 11, 3)
+    for view in range(3):
+        np.testing.assert_array_equal(result[view], augment(IMAGES, make_keys(5, view, [0, 1])))
+    np.testing.assert_array_equal(result, views(IMAGES))
+
+
+@pytest.mark.parametrize(
+    "views", [TenCrop(6), FiveCrop(6), Flips(), MultiScale((9, 12), FiveCrop(8))], ids=lambda one: type(one).__name__
+)
+def test_works_in_datasets_and_in_a_models_graph(views):
+    images = IMAGES.astype("float32")
+    expected = np.asarray(views(images))
+    (mapped,) = tf.data.Dataset.from_tensors(images).map(views)
+    np.testing.assert_allclose(mapped, expected, atol=1e-4)
+    inputs = keras.Input((9, 11, 3))
+    model = keras.Model(inputs, views(inputs))
+    np.testing.assert_allclose(model(images), expected, atol=1e-4)
+    assert len(views.each(images)) == views.num_views
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: TenCrop(0), "`size` must be"),
+        (lambda: TenCrop(10)(IMAGES), "at most the images' 9x11"),
+        (lambda: FiveCrop(3)(keras.Input((None, None, 3))), "known size"),
+        (lambda: Flips("yes"), "`vertical` must be"),
+        (lambda: MultiScale(()), "`sizes` must be"),
+        (lambda: MultiScale((8,), crops=3), "`crops` must be"),
+        (lambda: MultiScale((8, 9))(IMAGES), "can't be one tensor"),
+        (lambda: MultiScale((8, 9)).each(keras.Input((None, None, 3))), "known size"),
+        (lambda: RandomViews(Augment([MixUp(num_classes=2)]), 2), "doesn't mix labels"),
+        (lambda: RandomViews(Augment([]), 0), "`num_views` must be"),
+    ],
+)
+def test_bad_arguments(make, text):
+    with pytest.raises(ValueError, match=rf"{text}.*Received: "):
+        make()

@@ -1,0 +1,187 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from kregkit.layers import DropConnect
+
+BIAS = keras.initializers.RandomNormal(stddev=0.7, seed=9)
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def draws(layer, x, num):
+    """Returns `(num, ...)` outputs of training calls."""
+    run = tf.function(lambda: layer(x, training=True))
+    return np.stack([run().numpy() for _ in range(num)]).astype("float64")
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.3])
+@pytest.mark.parametrize("mask", ["example", "batch", "exact"])
+def test_moments_are_those_of_bernoulli_masks(mask, rate):
+    inner = layers.Dense(3, bias_initializer=BIAS)
+    layer = DropConnect(inner, rate, mask, seed=4)
+    x = np.repeat(normal(1, 4), 40, axis=0)
+    num = 150 if mask == "exact" else 500
+    ys = draws(layer, x, num)
+    kernel, bias = (weight.numpy().astype("float64") for weight in inner.weights)
+    terms = np.concatenate([x[0, :, None] * kernel, bias[None]])
+    mean = terms.sum(axis=0)
+    variance = rate / (1 - rate) * (terms**2).sum(axis=0)
+    deviation = np.sqrt(variance)
+    # Examples of one draw are independent only with the exact masks; batch and shared masks count once per draw.
+    samples = num * 40 if mask == "exact" else num
+    per_draw = ys.mean(axis=1) if mask != "exact" else ys.reshape(-1, 3)
+    np.testing.assert_array_less(np.abs(per_draw.mean(axis=0) - mean), 5 * deviation / np.sqrt(samples))
+    first = ys[:, 0]
+    spread = np.sqrt(2 / num) + 0.05
+    np.testing.assert_array_less(np.abs(first.var(axis=0) / variance - 1), 5 * spread)
+    # Outputs don't share masks: no covariance between any two.
+    correlation = np.corrcoef(first.T) - np.eye(3)
+    assert np.abs(correlation).max() < 5 / np.sqrt(num)
+    same = np.allclose(ys[:, 0], ys[:, 1])
+    assert same == (mask == "batch")
+
+
+def test_examples_are_uncorrelated_with_sign_masks():
+    inner = layers.Dense(1, use_bias=False)
+    x = np.repeat(normal(1, 6), 2, axis=0)
+    ys = draws(DropConnect(inner, 0.5, seed=4), x, 1500)[:, :, 0]
+    assert abs(np.corrcoef(ys.T)[0, 1]) < 5 / np.sqrt(1500)
+
+
+@pytest.mark.parametrize("mask", ["example", "batch", "exact"])
+def test_every_output_is_that_of_a_zero_one_mask(mask):
+    # Powers of three: the output tells which weights were kept.
+    inner = layers.Dense(2, bias_initializer=keras.initializers.Constant(729.0))
+    layer = DropConnect(inner, 0.5, mask, seed=0)
+    layer.build((None, 6))
+    inner.kernel.assign(3.0 ** np.arange(6)[:, None] * np.ones((6, 2)))
+    ys = draws(layer, np.ones((5, 6), "float32"), 60).reshape(-1) / 2
+    allowed = {sum(3**k for k in range(7) if bits >> k & 1) for bits in range(128)}
+    found = np.unique(ys.round().astype(int))
+    assert set(found.tolist()) <= allowed
+    np.testing.assert_allclose(ys, ys.round(), atol=1e-2)
+    assert len(found) > 40
+
+
+def test_sign_masks_are_exactly_bernoulli_at_one_half():
+    inner = layers.Dense(2, use_bias=False)
+    layer = DropConnect(inner, 0.5, seed=0)
+    layer.build((None, 2))
+    inner.kernel.assign([[1.0, 1.0], [3.0, 3.0]])
+    ys = draws(layer, np.ones((3, 2), "float32"), 2000)[:, 1] / 2
+    codes = (ys[:, 0] * 5 + ys[:, 1]).round().astype(int)
+    # Four independent bits: sixteen outcomes of equal probability.
+    outcomes, counts = np.unique(codes, return_counts=True)
+    assert len(outcomes) == 16
+    assert np.abs(counts - 125).max() < 5 * np.sqrt(125)
+
+
+def test_batch_gradient_is_masked_as_the_weights_are():
+    inner = layers.Dense(4)
+    layer = DropConnect(inner, 0.5, "batch", seed=0)
+    layer.build((None, 1))
+    x = np.ones((3, 1), "float32")
+    with tf.GradientTape() as tape:
+        y = layer(x, training=True)
+    gradient = tape.gradient(y, inner.kernel.value)
+    kept = np.abs(np.asarray(y)[0]) > 0
+    np.testing.assert_array_equal(np.asarray(gradient)[0], np.where(kept, 6.0, 0.0))
+
+
+WRAPPED = [
+    (lambda: layers.Dense(3, bias_initializer=BIAS), (4,)),
+    (lambda: layers.Dense(3), (5, 4)),
+    (lambda: layers.EinsumDense("abc,cde->abde", (None, 2, 3), bias_axes="de", bias_initializer=BIAS), (5, 4)),
+    (lambda: layers.EinsumDense("...x,xy->...y", 3, bias_axes="y"), (5, 4)),
+    (lambda: layers.Conv1D(3, 3, padding="causal", dilation_rate=2, bias_initializer=BIAS), (8, 4)),
+    (lambda: layers.Conv2D(4, 3, strides=2, padding="same", groups=2, bias_initializer=BIAS), (5, 6, 4)),
+    (lambda: layers.Conv3D(2, 2), (3, 4, 3, 2)),
+]
+
+
+@pytest.mark.parametrize("mask", ["example", "batch", "exact"])
+@pytest.mark.parametrize("index", range(len(WRAPPED)))
+def test_wraps_layers(index, mask):
+    make, shape = WRAPPED[index]
+    inner = make()
+    inner.build((None, *shape))
+    names = [weight.name for weight in inner.weights]
+    x = normal(2, *shape)
+    plain = np.asarray(inner(x))
+    layer = DropConnect(inner, 0.5, mask, seed=1)
+    np.testing.assert_array_equal(layer(x), plain)
+    assert [weight.name for weight in layer.weights] == names
+    assert layer.compute_output_shape((None, *shape)) == inner.compute_output_shape((None, *shape))
+    num = 20 if mask == "exact" else 250
+    ys = draws(layer, x, num)
+    error = np.abs(ys.mean(axis=0) - plain)
+    deviation = ys.std(axis=0) / np.sqrt(num)
+    # Some outputs have few terms, so that few draws estimate their deviation badly: hence the second term.
+    np.testing.assert_array_less(error, 7 * deviation + (2.0 if mask == "exact" else 0.1))
+    assert ys.std(axis=0).max() > 0.1
+
+
+def test_an_exact_draw_is_a_masked_kernel_in_numpy():
+    inner = layers.Conv2D(2, 2, use_bias=False)
+    layer = DropConnect(inner, 0.5, "exact", seed=1)
+    layer.build((None, 3, 3, 1))
+    inner.kernel.assign(3.0 ** np.arange(8).reshape(2, 2, 1, 2))
+    y = np.asarray(layer(np.ones((4, 3, 3, 1), "float32"), training=True)) / 2
+    # The same mask at every position of an example, another one for each example.
+    assert (y == y[:, :1, :1]).all()
+    assert len(np.unique(y[:, 0, 0], axis=0)) > 1
+    digits = y[:, 0, 0].round().astype(int)
+    allowed = [{sum(3 ** (2 * k + f) for k in range(4) if bits >> k & 1) for bits in range(16)} for f in range(2)]
+    assert all(value in allowed[f] for row in digits for f, value in enumerate(row))
+
+
+def test_gaussian_inference_against_sampling_in_numpy():
+    random = np.random.default_rng(0)
+    x = normal(3, 5)
+    for activation, function, tolerance in [
+        ("relu", lambda u: np.maximum(u, 0), 0.01),
+        ("tanh", np.tanh, 0.01),
+        ("linear", lambda u: u, 1e-5),
+        ("softmax", lambda u: np.exp(u) / np.exp(u).sum(-1, keepdims=True), 0.03),
+    ]:
+        inner = layers.Dense(4, activation=activation, bias_initializer=BIAS)
+        layer = DropConnect(inner, 0.4, inference="gaussian", draws=64)
+        y = np.asarray(layer(x))
+        kernel, bias = (weight.numpy().astype("float64") for weight in inner.weights)
+        mean = x @ kernel + bias
+        deviation = np.sqrt(0.4 / 0.6 * (x**2 @ kernel**2 + bias**2))
+        if activation == "linear":
+            expected = mean
+        else:
+            expected = function(mean + deviation * random.normal(size=(100_000, 3, 4))).mean(axis=0)
+        np.testing.assert_allclose(y, expected, atol=tolerance)
+        np.testing.assert_array_equal(layer(x), y)
+        np.testing.assert_allclose(layer(x[:1]), y[:1], atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_gaussian_inference_of_a_convolution(activation):
+    inner = layers.Conv2D(3, 3, activation=activation, bias_initializer=BIAS)
+    x = normal(2, 6, 5, 2)
+    layer = DropConnect(inner, 0.5, inference="gaussian", draws=32)
+    y = np.asarray(layer(x))
+    mean = np.asarray(tf.nn.conv2d(x, inner.kernel.value, 1, "VALID")) + inner.bias.numpy()
+    variance = np.asarray(tf.nn.conv2d(x**2, inner.kernel.value**2, 1, "VALID")) + inner.bias.numpy() ** 2
+    noise = np.random.default_rng(0).normal(size=(20_000, 1, 1, 1, 1))
+    function = np.tanh if activation == "tanh" else lambda u: np.maximum(u, 0)
+    expected = function(mean + np.sqrt(variance) * noise).mean(axis=0)
+    np.testing.assert_allclose(y, expected, atol=0.1 if activation == "relu" else 0.03)
+
+
+def test_draw_call_draws_at_inference_and_rate_zero_is_the_layer():
+    x = normal(4, 3)
+    layer = DropConnect(layers.Dense(3), 0.5, seed=0)
+    expected = np.asarray(layer(x, training=False))
+    assert not np.allclose(layer.draw_call(x, training=False), expected)
+    layer = DropConnect(layers.Dense(3), 0.0, seed=0)
+    np.testing.assert_array_equal(layer(x, training=True), layer(x))

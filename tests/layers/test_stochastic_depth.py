@@ -1,0 +1,277 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import ops
+
+from kregkit.layers import StochasticDepth, linear_survival
+
+MODES = ("batch", "sample", "subset")
+
+
+@keras.saving.register_keras_serializable(package="kregkit_tests")
+class Double(keras.layers.Layer):
+    """A branch whose output is known: `2 x`, plus `context` and `3` where a mask is true."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def call(self, inputs, context=None, mask=None):
+        x = 2 * inputs
+        if context is not None:
+            x = x + context
+        return x if mask is None else x + 3 * ops.cast(mask, x.dtype)[..., None]
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def block(units=4):
+    return keras.Sequential([keras.layers.Dense(units), keras.layers.BatchNormalization(momentum=0.5)])
+
+
+def coins(outputs, x):
+    """Which rows of `x` have the branch: those that aren't the input."""
+    return (np.abs(np.asarray(outputs) - x) > 1e-6).any(axis=tuple(range(1, x.ndim)))
+
+
+def test_linear_survival_is_the_papers():
+    # ResNet-110's 54 blocks, p_L = 0.5: the expected depth is 40, as the paper says.
+    probabilities = linear_survival(54)
+    assert probabilities[0] == pytest.approx(1 - 1 / 108)
+    assert probabilities[-1] == 0.5
+    assert sum(probabilities) == pytest.approx(40.25)
+    assert linear_survival(1, final=0.25) == [0.25]
+    with pytest.raises(ValueError, match="Received: num_blocks=0"):
+        linear_survival(0)
+    with pytest.raises(ValueError, match="Received: final=0"):
+        linear_survival(3, final=0)
+
+
+@pytest.mark.parametrize("scale", ["train", "test"])
+@pytest.mark.parametrize("mode", MODES)
+def test_inference_is_the_expectation(mode, scale):
+    x = normal(10, 3)
+    layer = StochasticDepth(Double(), 0.7, mode=mode, scale=scale, seed=1)
+    run = tf.function(lambda: layer(x, training=True))
+    draws = 600
+    mean = sum(run().numpy() for _ in range(draws)) / draws
+    expected = np.asarray(layer(x, training=False))
+    np.testing.assert_allclose(expected, x + (2 * x if scale == "train" else 1.4 * x), rtol=1e-5)
+    # The branch adds 2x, over p or not, with standard deviation below 2x sqrt(.3 / .7) = 1.31 x. Five deviations.
+    np.testing.assert_array_less(np.abs(mean - expected), 5 * 1.31 * np.abs(x) / np.sqrt(draws) + 1e-4)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_draws_what_the_mode_says(mode):
+    x = normal(9, 3)
+    layer = StochasticDepth(Double(), 0.6, mode=mode, seed=1)
+    kept = np.array([coins(layer(x, training=True), x) for _ in range(200)])
+    sizes = kept.sum(axis=1)
+    if mode == "batch":
+        assert set(sizes) == {0, 9}
+    elif mode == "subset":
+        assert set(sizes) == {5}  # round(0.6 * 9)
+    else:
+        assert len(set(sizes)) > 4
+    rate = {"batch": 0.6, "sample": 0.6, "subset": 5 / 9}[mode]
+    trials = 200 if mode == "batch" else 1800
+    assert abs(kept.mean() - rate) < 5 * np.sqrt(0.25 / trials)
+    if mode != "batch":
+        # Every example's share alike, and no pair bound together.
+        assert (np.abs(kept.mean(axis=0) - rate) < 5 * np.sqrt(0.25 / 200)).all()
+        pair = (kept[:, 0] & kept[:, 1]).mean()
+        together = rate * 4 / 8 if mode == "subset" else rate**2
+        assert abs(pair - together) < 5 * np.sqrt(0.25 / 200)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("batch", [1, 2, 5, 8])
+def test_subset_of_any_batch(batch, jit):
+    layer = StochasticDepth(Double(), 0.5, mode="subset", seed=0)
+    x = normal(batch, 3)
+
+    @tf.function(jit_compile=jit, input_signature=[tf.TensorSpec((None, 3))])
+    def run(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=True)
+        return y, tape.gradient(y, x)
+
+    y, gradient = run(x)
+    size = max(1, int(0.5 * batch + 0.5))
+    kept = coins(y, x)
+    assert kept.sum() == size
+    factor = np.where(kept, 2 * batch / size, 0)[:, None]
+    np.testing.assert_allclose(y, x * (1 + factor), rtol=1e-6)
+    np.testing.assert_allclose(gradient, np.broadcast_to(1 + factor, x.shape), rtol=1e-6)
+
+
+def test_subset_rounds_to_the_size_at_hand_at_test_time():
+    layer = StochasticDepth(Double(), 0.5, mode="subset", scale="test", seed=0)
+    x = normal(7, 3)
+    np.testing.assert_allclose(layer(x, training=False), x * (1 + 2 * 4 / 7), rtol=1e-6)
+    assert coins(layer(x, training=True), x).sum() == 4
+
+
+@pytest.mark.parametrize("how", ["graph", "eager", "jit"])
+def test_dropped_branch_keeps_its_state_and_has_no_gradient(how):
+    branch = block()
+    layer = StochasticDepth(branch, 0.5, seed=3)
+    x = normal(6, 4)
+    layer.build((None, 4))
+
+    def step():
+        with tf.GradientTape() as tape:
+            y = layer(x, training=True)
+            loss = tf.reduce_sum(y * x)
+        return y, tape.gradient(loss, [variable.value for variable in branch.trainable_variables])
+
+    run = step if how == "eager" else tf.function(step, jit_compile=how == "jit")
+    seen = set()
+    for _ in range(12):
+        before = [variable.numpy() for variable in branch.non_trainable_variables]
+        y, gradients = run()
+        after = [variable.numpy() for variable in branch.non_trainable_variables]
+        dropped = not coins(y, x).any()
+        seen.add(dropped)
+        assert all((one == other).all() for one, other in zip(before, after)) == dropped
+        assert all((np.asarray(one) == 0).all() for one in gradients) == dropped
+    assert seen == {True, False}
+
+
+def test_dropped_branch_is_not_computed():
+    calls = tf.Variable(0)
+
+    class Counting(keras.layers.Layer):
+        def call(self, inputs):
+            calls.assign_add(1)
+            return inputs
+
+    layer = StochasticDepth(Counting(), 0.5, seed=0)
+    x = normal(2, 3)
+    run = tf.function(lambda: layer(x, training=True))
+    kept = sum(coins(run(), x).any() for _ in range(30))
+    assert calls.numpy() == kept
+    assert 0 < kept < 30
+
+
+def test_subset_statistics_are_those_of_the_subset():
+    branch = keras.Sequential([keras.layers.BatchNormalization(momentum=0.0)])
+    layer = StochasticDepth(branch, 0.5, mode="subset", seed=0)
+    x = normal(8, 3)
+    kept = coins(layer(x, training=True), x)
+    assert kept.sum() == 4
+    np.testing.assert_allclose(branch.layers[0].moving_mean, x[kept].mean(axis=0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_dropped_branch_has_no_loss(jit):
+    branch = keras.layers.Dense(3, activity_regularizer=keras.regularizers.L2(0.1))
+    layer = StochasticDepth(branch, 0.5, seed=0)
+    x = normal(4, 3)
+    layer.build((None, 3))
+
+    @tf.function(jit_compile=jit)
+    def run():
+        y = layer(x, training=True)
+        return y, sum(layer.losses)
+
+    expected = 0.1 * (np.asarray(branch(x)) ** 2).sum() / 4
+    for _ in range(8):
+        y, loss = run()
+        assert float(loss) == pytest.approx(expected if coins(y, x).any() else 0, rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_several_inputs_masks_and_keywords(mode):
+    x, context = normal(6, 5, 3), normal(6, 5, 3, seed=1)
+    mask = np.random.default_rng(2).random((6, 5)) < 0.5
+    layer = StochasticDepth(Double(), 0.5, mode=mode, seed=5)
+    plain = 2 * x + context + 3 * mask[..., None]
+    np.testing.assert_allclose(layer(x, context=context, mask=mask), x + plain, rtol=1e-5)
+    for _ in range(4):
+        y = layer(x, context=context, mask=mask, training=True)
+        kept = coins(y, x)
+        np.testing.assert_allclose(y, x + np.where(kept, 2, 0)[:, None, None] * plain, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_attention_branch_trains(mode):
+    attention = keras.layers.MultiHeadAttention(2, 4)
+    query, value = keras.Input((5, 8)), keras.Input((7, 8))
+    outputs = StochasticDepth(attention, 0.5, mode=mode, seed=0)(query, value=value)
+    model = keras.Model([query, value], keras.layers.Flatten()(outputs))
+    model.compile("sgd", "mse")
+    history = model.fit([normal(10, 5, 8), normal(10, 7, 8)], normal(10, 40), batch_size=4, epochs=1, verbose=0)
+    assert np.isfinite(history.history["loss"][0])
+    assert attention.built
+
+
+def test_mask_reaches_the_branch_and_what_follows():
+    inputs = keras.Input((4,), dtype="int32")
+    x = keras.layers.Embedding(5, 3, mask_zero=True)(inputs)
+    y = StochasticDepth(Double(), 0.5)(x)
+    model = keras.Model(inputs, [x, y])
+    ids = np.array([[1, 2, 0, 0]])
+    before, after = model.predict(ids, verbose=0)
+    np.testing.assert_allclose(after, 3 * before + 3 * (ids != 0)[..., None], rtol=1e-5)
+    assert y._keras_mask is not None
+
+
+def test_shortcut_of_another_shape():
+    layer = StochasticDepth(keras.layers.Dense(5), 0.5, shortcut=keras.layers.Dense(5), seed=0)
+    assert layer.compute_output_shape((None, 3)) == (None, 5)
+    x = normal(2, 3)
+    np.testing.assert_allclose(layer(x), layer.branch(x) + layer.shortcut(x), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"shape of the shortcut's.*Received: shape=\(2, 5\)"):
+        StochasticDepth(keras.layers.Dense(5))(x)
+    with pytest.raises(ValueError, match=r"first axis. Received: shape=\(3, 3\)"):
+        StochasticDepth(Double(), mode="subset")(x, context=normal(3, 3), training=True)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_draw_call_leaves_batch_normalization_in_inference(mode):
+    branch = block(3)
+    layer = StochasticDepth(branch, 0.5, mode=mode, seed=0)
+    x = normal(8, 3)
+    full = np.asarray(layer(x))
+    before = [variable.numpy() for variable in branch.variables]
+    for _ in range(6):
+        y = np.asarray(layer.draw_call(x, training=False))
+        kept = coins(y, x)
+        np.testing.assert_allclose(y, x + 2 * kept[:, None] * (full - x), rtol=1e-5, atol=1e-6)
+    for one, other in zip(before, branch.variables):
+        np.testing.assert_array_equal(one, other.numpy())
+
+
+def test_momentum_goes_on_moving_a_dropped_branch():
+    branch = keras.layers.Dense(3)
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, StochasticDepth(branch, 0.5, seed=3)(inputs))
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+    x = normal(4, 3)
+    moved = []
+    for _ in range(8):
+        before = branch.kernel.numpy()
+        model.train_on_batch(x, -x)
+        moved.append(not np.array_equal(before, branch.kernel.numpy()))
+    first = moved.index(True)
+    assert all(moved[first:])
+
+
+def test_replicas_share_the_batch_coin_and_differ_in_examples():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice())
+    x = normal(16, 2)
+    for mode in ("batch", "sample"):
+        with strategy.scope():
+            layer = StochasticDepth(Double(), 0.5, mode=mode, seed=0)
+            layer.build((None, 2))
+        run = tf.function(lambda layer=layer: strategy.run(lambda: layer(tf.constant(x), training=True)))
+        pairs = [[coins(one, x) for one in strategy.experimental_local_results(run())] for _ in range(6)]
+        assert all((one == other).all() for one, other in pairs) == (mode == "batch")

@@ -1,0 +1,74 @@
+import csv
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from kregkit.search import Space, choice, log_uniform, search, uniform
+
+
+def train(parameters, epochs, callbacks):
+    if parameters["rate"] > 0.1:
+        return {"val_loss": [float("nan")] * epochs, "val_accuracy": [0.0] * epochs}
+    loss = (np.log10(parameters["rate"]) + 3) ** 2 + 0.01 * parameters["decay"]
+    return {"val_loss": [loss] * epochs, "val_accuracy": [1 / (1 + loss)] * epochs}
+
+
+@pytest.fixture(scope="module")
+def result():
+    space = Space(
+        rate=log_uniform(1e-6, 1.0),
+        decay=log_uniform(1e-2, 1.0),
+        rule=choice(["a", "b"]),
+        momentum=uniform(0, 1).when(rule="b"),
+    )
+    return search(train, space, 60, repeats=2, verbose=0)
+
+
+def test_csv_holds_every_trial(result, tmp_path):
+    path = tmp_path / "new" / "trials.csv"
+    result.to_csv(path)
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(result.trials) == 60
+    for row, trial in zip(rows, result.trials):
+        assert (int(row["round"]), int(row["index"]), row["state"]) == (trial.round, trial.index, trial.state)
+        assert row["val_loss"] == ("" if trial.value is None else repr(trial.value))
+        assert float(row["params_rate"]) == trial.parameters["rate"]
+        assert (row["params_momentum"] == "") == (trial.parameters["rule"] == "a")
+        assert (row["val_accuracy"] == "") == (trial.state == "pruned")
+    assert {row["state"] for row in rows} == {"complete", "pruned"}
+
+
+def test_dataframe_is_made_of_the_rows(result, monkeypatch):
+    # pandas may be missing here: what it would be given is what counts.
+    given = []
+    monkeypatch.setitem(
+        sys.modules, "pandas", types.SimpleNamespace(DataFrame=lambda rows: given.append(rows) or "frame")
+    )
+    assert result.to_dataframe() == "frame" and given == [result.rows()]
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="pip install pandas"):
+        result.to_dataframe()
+
+
+def test_real_dataframe(result):
+    pandas = pytest.importorskip("pandas")
+    frame = result.to_dataframe()
+    assert isinstance(frame, pandas.DataFrame) and len(frame) == 60 and frame["val_loss"].min() == result.best.value
+
+
+def test_importance_finds_what_matters(result):
+    importance = result.importance()
+    assert sum(importance.values()) == pytest.approx(1)
+    assert "momentum" not in importance and "momentum" in result.importance(dependent=True)
+    assert max(importance, key=importance.get) == "rate" and importance["rate"] > 0.5
+    with pytest.raises(ValueError, match="Received: "):
+        result.importance(round=4)
+
+
+def test_plot_and_repr(result):
+    axes = result.plot(color="val_accuracy")
+    assert len(axes) == 3 and (axes[0].get_xlabel(), axes[0].get_ylabel()) == ("rate", "decay")
+    assert "60 trials in 3 rounds, best val_loss" in repr(result)

@@ -1,0 +1,177 @@
+"""Several processes, one search."""
+
+import collections
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import optuna
+import pytest
+
+from kregkit import search
+from kregkit.search._round import LOSSES, Round, is_gone, open_storage, this_worker
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def start(storage, log, name, hang_at=0, foreign=""):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, str(pathlib.Path(__file__).parent / "_worker.py")]
+    return subprocess.Popen([*command, storage, log, name, str(hang_at), foreign], env=environment)
+
+
+def read(log):
+    if not os.path.exists(log):
+        return []
+    with open(log, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("kind", "foreign"), [("journal", ""), ("sqlite", "foreign")])
+def test_killed_worker_loses_no_trial_and_none_runs_twice(kind, foreign, tmp_path):
+    storage = str(tmp_path / "trials.journal") if kind == "journal" else f"sqlite:///{tmp_path / 'trials.db'}"
+    log = str(tmp_path / "log")
+    killed, other = start(storage, log, "a", 3, foreign), start(storage, log, "b", 0, foreign)
+    try:
+        wait_for(lambda: any(event == "hang" for event, *_ in read(log)))
+        os.kill(killed.pid, signal.SIGKILL)
+        assert killed.wait() == -signal.SIGKILL
+        assert other.wait(timeout=120) == 0
+    finally:
+        for process in (killed, other):
+            process.kill()
+            process.wait()
+    with open(f"{log}.b.result", encoding="utf-8") as file:
+        result = json.load(file)
+    # Every slot has one trial, and every trial was trained to its end once.
+    assert [(r, i) for r, i, *_ in result["trials"]] == [*((1, i) for i in range(10)), *((2, i) for i in range(4))]
+    assert {state for _, _, state, _ in result["trials"]} == {"complete"}
+    events = read(log)
+    ended = collections.Counter(rate for event, _, rate in events if event == "end")
+    assert ended == collections.Counter(rate for *_, rate in result["trials"])
+    assert set(ended.values()) == {1}
+    # Both took part; the killed worker's third trial, and no other, was begun twice: once by each.
+    assert {name for event, name, _ in events if event == "end"} == {"a", "b"}
+    (hung,) = (rate for event, _, rate in events if event == "hang")
+    begun = collections.Counter(rate for event, _, rate in events if event == "start")
+    assert {rate for rate, count in begun.items() if count == 2} == {hung} and max(begun.values()) == 2
+    # Another process, with what is now complete, resumes without training, and finds what one worker alone would.
+    again = search.search(
+        lambda *_: pytest.fail("trained again"),
+        search.Space(rate=search.log_uniform(1e-4, 1.0)),
+        [10, 4],
+        epochs=[1, 2],
+        storage=storage,
+        verbose=0,
+    )
+    alone = search.search(
+        lambda parameters, epochs, callbacks: {"val_loss": [abs(parameters["rate"] - 0.01)] * epochs},
+        search.Space(rate=search.log_uniform(1e-4, 1.0)),
+        [10, 4],
+        epochs=[1, 2],
+        verbose=0,
+    )
+    for found in (again, result):
+        rates = found.trials if found is again else found["trials"]
+        rates = [one.parameters["rate"] if found is again else one[3] for one in rates]
+        assert rates == [one.parameters["rate"] for one in alone.trials]
+
+
+def a_round(storage, num_slots=3, timeout=60.0, name="one"):
+    return Round(storage, name, "min", num_slots, {}, optuna.pruners.NopPruner(), timeout)
+
+
+def random_sampler(slot):
+    return optuna.samplers.RandomSampler(seed=slot)
+
+
+def test_slots_are_taken_once_and_come_back_when_released():
+    storage = open_storage(None)
+    one, other = a_round(storage), a_round(storage)
+    taken = [worker.take(random_sampler) for worker in (one, other, one)]
+    assert sorted(slot for slot, _ in taken) == [0, 1, 2]
+    assert other.take(random_sampler) is None and not other.is_finished()
+    one.release(taken[0][1])
+    again = other.take(random_sampler)
+    assert again[0] == taken[0][0] and again[1].number != taken[0][1].number
+    for worker, (_, trial) in zip((other, one, other), [again, *taken[1:]]):
+        assert worker.record(trial, {"state": "complete", "value": 1.0})
+    assert one.is_finished() and list(one.trials()) == [0, 1, 2]
+
+
+def test_outbid_worker_withdraws(monkeypatch):
+    """Two workers reach for the same slot at the same moment: the one whose trial is stored first has it."""
+    storage = open_storage(None)
+    one, other = a_round(storage, num_slots=2), a_round(storage, num_slots=2)
+    add_trial = one.study.add_trial
+    first = []
+
+    def overtaken(trial):
+        # Between the look at what is free and the bid, the other worker takes the same slot.
+        if not first:
+            first.append(other.take(random_sampler))
+        add_trial(trial)
+
+    monkeypatch.setattr(one.study, "add_trial", overtaken)
+    slot, _ = one.take(random_sampler)
+    assert first[0][0] == 0 and slot == 1
+    states = [trial.state.name for trial in one.study.get_trials()]
+    assert states == ["RUNNING", "FAIL", "RUNNING"]
+
+
+def test_late_result_of_a_trial_given_up_is_void(monkeypatch):
+    storage = open_storage(None)
+    slow, other = a_round(storage, 1, timeout=0.05), a_round(storage, 1, timeout=0.05)
+    _, trial = slow.take(random_sampler)
+    other.give_up_dead()
+    time.sleep(0.1)
+    other.give_up_dead()
+    slot, again = other.take(random_sampler)
+    assert slot == 0
+    assert slow.record(trial, {"state": "complete", "value": 0.0}) is False
+    assert other.record(again, {"state": "complete", "value": 1.0})
+    assert [one.value for one in slow.trials().values()] == [1.0]
+
+
+def test_beating_keeps_a_trial_and_a_deadly_setting_is_given_up_for_good():
+    storage = open_storage(None)
+    one, other = a_round(storage, 1, timeout=0.6), a_round(storage, 1, timeout=0.6)
+    _, trial = one.take(random_sampler)
+    with one.beating(trial):
+        end = time.monotonic() + 1.5
+        while time.monotonic() < end:
+            other.give_up_dead()
+            time.sleep(0.02)
+    assert one.record(trial, {"state": "complete", "value": 0.0})
+    deadly = a_round(storage, 1, timeout=0.02, name="deadly")
+    for _ in range(LOSSES):
+        assert deadly.take(random_sampler) is not None
+        deadly.give_up_dead()
+        time.sleep(0.05)
+        deadly.give_up_dead()
+    assert deadly.take(random_sampler) is None and deadly.is_finished()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are looked up in /proc")
+def test_processes_that_ended_are_known_to_be_gone():
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    from kregkit.search._round import _process_started
+
+    worker = {**this_worker(), "pid": child.pid, "started": _process_started(child.pid)}
+    assert not is_gone(this_worker()) and not is_gone(worker)
+    # A later process with the same number is another one.
+    assert is_gone({**worker, "started": "1"})
+    child.communicate(b"\n")
+    assert is_gone(worker)
+    assert not is_gone({**worker, "machine": "elsewhere"})
