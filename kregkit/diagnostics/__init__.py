@@ -5,7 +5,8 @@ from kregkit.diagnostics.curves import diagnose_curves
 from kregkit.diagnostics.finding import Finding, Problem
 from kregkit.diagnostics.gradient_check import gradient_check
 from kregkit.diagnostics.initial_loss import initial_loss
-from kregkit.diagnostics.inputs import input_statistics, label_signal
+from kregkit.diagnostics.inputs import input_statistics
+from kregkit.diagnostics.label_signal import label_signal
 from kregkit.diagnostics.learning_rate_range import LearningRateRange, learning_rate, learning_rate_range
 from kregkit.diagnostics.lecture import activation_curves, compare_centering, compare_learning_rates
 from kregkit.diagnostics.overfit import overfit_small_batch

@@ -58,6 +58,14 @@ def sample_batches(data, batch_size, max_examples, max_bytes=256 * 2**20):
     return batches
 
 
+def named_arrays(structure, kind):
+    """Returns `[(name, array), ...]` of a structure of arrays, named after its keys or places."""
+    if isinstance(structure, dict):
+        return [(f"{kind} {name!r}", array) for name, array in structure.items()]
+    flat = keras.tree.flatten(structure)
+    return [(kind if len(flat) == 1 else f"{kind} {index}", array) for index, array in enumerate(flat)]
+
+
 def _array(value):
     return None if value is None else np.asarray(keras.ops.convert_to_numpy(value))
 

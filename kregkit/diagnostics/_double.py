@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from kregkit._core.weights import copy_values
-from kregkit.diagnostics._probe import quiet
+from kregkit.diagnostics._calls import quiet
 
 
 class DoubleLoss:

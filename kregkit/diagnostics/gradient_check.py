@@ -1,6 +1,5 @@
 """Gradients against centred differences."""
 
-import keras
 import numpy as np
 
 from kregkit._core.checks import check_integer
@@ -56,7 +55,7 @@ def gradient_check(model, data, num_weights=6, num_examples=8, seed=0):
     check_integer("num_weights", num_weights, 1)
     check_integer("num_examples", num_examples, 1)
     with probing(model, data) as probe:
-        batch = keras.tree.map_structure(lambda a: None if a is None else a[:num_examples], probe.examples)
+        batch = probe.first(num_examples)
         order = _order(probe.observation.records)
         # Builds the compiled loss, whose parts change their type for the check.
         probe.loss(*batch[:2], model(batch[0], training=False), batch[2], training=False)
@@ -86,12 +85,12 @@ def gradient_check(model, data, num_weights=6, num_examples=8, seed=0):
 
 def _order(records):
     """Returns the place in the order of calls at which each variable is used, by its identity."""
-    return {
-        id(variable): place
-        for place, record in enumerate(records)
-        for variable in record.layer.trainable_variables
-        if not record.layer._layers or len(record.layer.trainable_variables) == len(record.layer._trainable_variables)
-    }
+    order = {}
+    for place, record in enumerate(records):
+        for variable in record.layer.trainable_variables:
+            # Inner layers return before those that hold them.
+            order.setdefault(id(variable), place)
+    return order
 
 
 def _choose(gradient, num, rng):

@@ -1,11 +1,14 @@
-"""What goes in: inputs and labels as they are, and whether the one tells of the other."""
+"""What goes in: inputs and labels as they are."""
 
 import keras
 import numpy as np
 
+from kregkit.diagnostics._calls import recorded
+from kregkit.diagnostics._data import named_arrays
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics.finding import Finding, Problem
 
+_PREPROCESSING_LAYERS = (keras.layers.Rescaling, keras.layers.Normalization)
 _PREPROCESSING = (
     "first zero mean (subtract the training set's mean, per channel for images), then, where features "
     "differ in scale, divide by their standard deviation: keras.layers.Normalization does both"
@@ -25,7 +28,8 @@ def input_statistics(model, data):
 
     Returns:
         A `Finding`. Its problems are named `"NaN in inputs"`, `"unscaled inputs"`, `"inputs not centred"`,
-        `"constant features"`, `"NaN in labels"`, `"labels out of range"` and `"unscaled targets"`.
+        `"constant features"`, `"tokens out of range"`, `"NaN in labels"`, `"labels out of range"` and
+        `"unscaled targets"`.
 
     Raises:
         ValueError: The model is not compiled or built, or `data` is an iterator.
@@ -41,33 +45,25 @@ def input_statistics(model, data):
     """
     with probing(model, data) as probe:
         x, y, _ = probe.examples
-        inputs = {path: np.asarray(array) for path, array in _named(x, "input")}
-        problems, details = [], {}
-        prepared = _after_preprocessing(probe) if len(inputs) == 1 else None
-        for path, array in inputs.items():
-            problems += _finite(path, array, "NaN in inputs")
-            if problems and problems[-1].where == path:
-                continue
-            if np.issubdtype(array.dtype, np.integer) and _tokens(probe, array):
+        inputs = named_arrays(x, "input")
+        vocabulary = max((layer.input_dim for layer in _embeddings(model)), default=None)
+        problems, details, prepared = [], {}, None
+        for path, array in inputs:
+            found = _finite(path, array, "NaN in inputs")
+            if vocabulary is not None and np.issubdtype(array.dtype, np.integer):
                 details[path] = {"kind": "tokens", "low": int(array.min()), "high": int(array.max())}
-                problems += _token_range(probe, path, array)
-                continue
-            array = array if prepared is None else prepared
-            statistics, found = _scale(path, array.astype("float64"))
-            details[path] = statistics
+                found = _token_range(vocabulary, path, array)
+            elif not found:
+                prepared = _prepared(probe) if prepared is None else prepared
+                details[path], found = _scale(path, _replaced(array, prepared, len(inputs) == 1).astype("float64"))
             problems += found
-        for (path, array), task in zip(_named(y, "label"), _fitted(probe, y)):
-            problems += _labels(path, np.asarray(array), *task)
+        # No model can be asked for its outputs on tokens that it has no row for.
+        if not any(problem.name == "tokens out of range" for problem in problems):
+            for (path, array), task in zip(named_arrays(y, "label"), probe.label_tasks()):
+                problems += _labels(path, array, *task)
         first = next((value for value in details.values() if "mean" in value), None)
     figure = "tokens" if first is None else f"mean {first['mean']:.3g}, std {first['std']:.3g}"
     return Finding("input_statistics", figure, "mean 0, std 1, labels in range", tuple(problems), details)
-
-
-def _named(structure, kind):
-    if isinstance(structure, dict):
-        return [(f"{kind} {name!r}", array) for name, array in structure.items()]
-    flat = keras.tree.flatten(structure)
-    return [(kind if len(flat) == 1 else f"{kind} {index}", array) for index, array in enumerate(flat)]
 
 
 def _finite(path, array, name):
@@ -106,46 +102,40 @@ def _scale(path, array):
     return statistics, problems
 
 
-def _after_preprocessing(probe):
-    """Returns what the first layer with weights to train receives, where only preprocessing came before."""
-    before = False
-    for record in probe.observation.records:
-        if isinstance(record.layer, (keras.layers.Rescaling, keras.layers.Normalization)):
-            before = True
-        elif record.layer.weights:
-            return np.asarray(record.inputs[0]) if before and record.inputs else None
-    return None
+def _prepared(probe):
+    """Returns the outputs of the preprocessing layers that come before any weights to train."""
+    layers = probe.model._flatten_layers()
+    if not any(isinstance(layer, _PREPROCESSING_LAYERS) for layer in layers):
+        return []
+    calls, found = [], []
+    with recorded(probe.model, calls):
+        probe.model(probe.first(128)[0], training=False)
+    for layer, outputs in calls:
+        if isinstance(layer, _PREPROCESSING_LAYERS):
+            found += [output.numpy() for output in outputs]
+        elif layer.weights:
+            break
+    return found
 
 
-def _embeddings(probe):
-    return [record.layer for record in probe.observation.records if isinstance(record.layer, keras.layers.Embedding)]
+def _replaced(array, prepared, alone):
+    """Returns what the first weights see of an input: of a single one, whatever its shape has become."""
+    if alone and prepared:
+        return prepared[-1]
+    alike = [index for index, one in enumerate(prepared) if one.shape[1:] == array.shape[1:]]
+    return prepared.pop(alike[0]) if alike else array
 
 
-def _tokens(probe, array):
-    return any(isinstance(layer, keras.layers.Embedding) for layer in probe.model._flatten_layers())
+def _embeddings(model):
+    return [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.Embedding)]
 
 
-def _token_range(probe, path, array):
-    size = max(l.input_dim for l in probe.model._flatten_layers() if isinstance(l, keras.layers.Embedding))  # noqa: E741
+def _token_range(size, path, array):
     if array.min() >= 0 and array.max() < size:
         return []
     remedy = "raise the Embedding's input_dim to the vocabulary's size, or map rare tokens to one for unknown words"
     figure = f"{array.min()} to {array.max()}"
     return [Problem("tokens out of range", "fail", figure, f"0 to {size - 1}", remedy, path)]
-
-
-def _fitted(probe, y):
-    """Returns `(task, number of outputs)` per label array, by what the loss says."""
-    shapes = [np.shape(output) for output in keras.tree.flatten(_prediction(probe))]
-    tasks = [loss or task for loss, task in zip(probe.loss_tasks, probe.tasks)]
-    known = list(zip(tasks, shapes))
-    flat = keras.tree.flatten(y)
-    return known if len(known) == len(flat) else [(None, ())] * len(flat)
-
-
-def _prediction(probe):
-    _ = probe.tasks
-    return probe.structure
 
 
 def _labels(path, array, task, shape):
@@ -180,107 +170,3 @@ def _labels(path, array, task, shape):
             figure = f"mean {numbers.mean():.3g}, std {numbers.std():.3g}"
             problems.append(Problem("unscaled targets", "warn", figure, "mean 0, std 1", remedy, path))
     return problems
-
-
-def label_signal(model, data, num_permutations=200):
-    """Checks that inputs tell something about labels, before any network is asked to find out what.
-
-    A kernel ridge regression predicts each example's label from all others (leave-one-out, in closed form). Its score
-    is compared with the same score for labels permuted at random, as standard deviations from their mean:
-
-    ```
-    z = (score(labels) - mean(score(permuted))) / std(score(permuted))
-    ```
-
-    Shuffled labels give a `z` like a normal number's; labels of any use in images, tables or word counts give tens.
-    `z < 4` fails, or warns where fewer than 10 examples per class were seen, since then even good data may hide it.
-
-    Args:
-        model: A compiled, built Keras model. It is left bit for bit as it was.
-        data: As for `input_statistics`. The more of it, the surer; at most 1024 examples are used.
-        num_permutations: Integer >= 20.
-
-    Returns:
-        A `Finding`. Its problem is named `"shuffled labels"`.
-
-    Raises:
-        ValueError: The model is not compiled or built, or `data` is an iterator.
-
-    Example:
-
-    >>> import keras, numpy as np
-    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
-    >>> model.compile("sgd", "mse")
-    >>> x = np.random.default_rng(0).normal(size=(128, 4)).astype("float32")
-    >>> label_signal(model, (x, x[:, :1])).status, label_signal(model, (x, x[::-1, :1])).faults
-    ('pass', ['shuffled labels'])
-    """
-    with probing(model, data) as probe:
-        x, y, _ = probe.examples
-        features = np.concatenate([_features(np.asarray(array)) for array in keras.tree.flatten(x)], axis=1)
-        fitted = _fitted(probe, y)
-        problems, details = [], {}
-        for (path, array), (task, shape) in zip(_named(y, "label"), fitted):
-            targets, classes = _targets(np.asarray(array), task, shape)
-            score, mean, std = _leave_one_out(features, targets, num_permutations)
-            z = (score - mean) / std if std > 0 else 0.0
-            details[path] = {"score": score, "permuted_mean": mean, "permuted_std": std, "z": z, "num": len(features)}
-            if not z >= 4:
-                few = len(features) < 10 * classes
-                problems.append(
-                    Problem(
-                        "shuffled labels",
-                        "warn" if few else "fail",
-                        f"z = {z:.1f} over {len(features)} examples",
-                        "z >= 4",
-                        "look at examples beside their labels: were x and y sorted, filtered or shuffled apart? "
-                        + ("Pass more examples to be sure" if few else "If the pairs are right, x hardly tells y"),
-                        path,
-                    )
-                )
-        first = next(iter(details.values()), {"z": 0.0})
-    return Finding("label_signal", f"z = {first['z']:.1f}", "z >= 4", tuple(problems), details)
-
-
-def _features(array):
-    array = array.reshape(len(array), -1)
-    if np.issubdtype(array.dtype, np.integer) and array.max(initial=0) > 255:
-        # Tokens: which ones occur, folded into a table.
-        counts = np.zeros((len(array), 512))
-        np.add.at(counts, (np.arange(len(array))[:, None], array % 512), 1)
-        array = counts
-    array = np.nan_to_num(array.astype("float64"), posinf=0.0, neginf=0.0)
-    array = array - array.mean(0)
-    return array / np.maximum(array.std(), 1e-12)
-
-
-def _targets(array, task, shape):
-    """Returns the labels as centred columns, and the number of classes."""
-    classes = shape[-1] if task is not None and task.link == "softmax" and shape else 1
-    sparse = classes > 1 and (array.ndim < len(shape) or array.shape[-1] == 1)
-    if sparse and array.reshape(len(array), -1).shape[1] == 1:
-        known, numbers = np.unique(array.reshape(-1), return_inverse=True)
-        targets = np.eye(len(known))[numbers]
-    else:
-        targets = array.reshape(len(array), -1).astype("float64")
-    targets = np.nan_to_num(targets)
-    return targets - targets.mean(0), max(classes, 2)
-
-
-def _leave_one_out(features, targets, num_permutations):
-    """Returns the mean over examples of `prediction * target`, and that score's mean and deviation when permuted."""
-    num = len(features)
-    squares = np.sum(features**2, axis=1)
-    distances = np.maximum(squares[:, None] + squares - 2 * features @ features.T, 0)
-    kernel = np.exp(-distances / max(np.median(distances), 1e-12))
-    inverse = np.linalg.inv(kernel - kernel.mean() + 0.1 * np.eye(num))
-    # The prediction of y_i from the others is y_i - (K^-1 y)_i / (K^-1)_ii.
-    hat = np.eye(num) - inverse / np.diag(inverse)[:, None]
-    np.fill_diagonal(hat, 0.0)
-    rng = np.random.default_rng(0)
-
-    def score(labels):
-        return float(np.sum(labels * (hat @ labels)) / num)
-
-    permuted = [score(targets[rng.permutation(num)]) for _ in range(num_permutations)]
-    return score(targets), float(np.mean(permuted)), float(np.std(permuted))

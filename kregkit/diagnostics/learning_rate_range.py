@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 
 from kregkit._core.checks import check_integer, check_number
+from kregkit.diagnostics._optimizers import fresh_optimizer, learning_rates, set_learning_rate
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics.finding import Finding, Problem
 
@@ -96,23 +97,18 @@ def learning_rate_range(model, data, low=1e-6, high=10.0, steps=100):
     high = check_number("high", high, low, low_open=True)
     check_integer("steps", steps, 10)
     with probing(model, data) as probe:
-        current = probe.rates()[0]
+        current = learning_rates(model.optimizer)[0]
         rates = np.geomspace(low, high, steps)
         losses = _sweep(probe, rates) if model.trainable_variables else np.full(1, probe.observation.total)
     return _read(rates[: len(losses)], losses, current)
 
 
 def _sweep(probe, rates):
-    from kregkit._core.optimizers import leaf_optimizers
-
-    optimizer = probe.optimizer(rates[0])
+    optimizer = fresh_optimizer(probe.model.optimizer)
     step = probe.trainer(optimizer)
-    leaves = leaf_optimizers(optimizer)
-    ratios = [rate / probe.rates()[0] if probe.rates()[0] else 1.0 for rate in probe.rates()]
     losses, smoothed = [], None
     for rate, batch in zip(rates, itertools.cycle(probe.batches)):
-        for leaf, ratio in zip(leaves, ratios):
-            leaf.learning_rate = rate * ratio
+        set_learning_rate(optimizer, rate)
         losses.append(float(step(*batch)))
         smoothed = _smooth(losses)
         if not np.isfinite(losses[-1]) or (len(losses) > 5 and smoothed[-1] > 3 * smoothed[:5].mean() > 0):

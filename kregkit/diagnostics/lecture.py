@@ -3,7 +3,10 @@
 import numpy as np
 
 from kregkit._core.checks import check_number
+from kregkit._core.weights import assign_values, copy_values
+from kregkit.diagnostics._optimizers import fresh_optimizer
 from kregkit.diagnostics._probe import probing
+from kregkit.diagnostics.learning_rate_range import learning_rate_range
 
 _RATES = {"too low": 0.003, "good": 1.0, "high": 10.0, "too high": 100.0}
 
@@ -66,9 +69,6 @@ def compare_learning_rates(model, data, rates=None, steps=150):
     >>> bool(curves["good"]["losses"][-1] < curves["good"]["losses"][0])
     True
     """
-    from kregkit._core.weights import assign_values, copy_values
-    from kregkit.diagnostics.learning_rate_range import learning_rate_range
-
     with probing(model, data) as probe:
         values = copy_values(model.variables)
         if rates is None:
@@ -80,7 +80,7 @@ def compare_learning_rates(model, data, rates=None, steps=150):
         curves = {}
         for name, rate in rates.items():
             assign_values(model.variables, values)
-            step, losses = probe.trainer(probe.optimizer(rate)), []
+            step, losses = probe.trainer(fresh_optimizer(model.optimizer, rate)), []
             for index in range(steps):
                 losses.append(float(step(*probe.batches[index % len(probe.batches)])))
                 if not np.isfinite(losses[-1]):

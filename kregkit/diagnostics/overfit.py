@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from kregkit._core.checks import check_integer
+from kregkit._core.weights import assign_values, copy_values
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics.finding import Finding, Problem
 
@@ -40,10 +41,8 @@ def overfit_small_batch(model, data, num_examples=20, max_steps=300):
     """
     check_integer("num_examples", num_examples, 2)
     check_integer("max_steps", max_steps, 1)
-    from kregkit._core.weights import assign_values, copy_values
-
     with probing(model, data) as probe:
-        batch = keras.tree.map_structure(lambda a: None if a is None else a[:num_examples], probe.examples)
+        batch = probe.first(num_examples)
         # A weight of zero would make an example impossible to learn.
         x, y, _ = batch
         num = len(keras.tree.flatten(x)[0])
@@ -90,7 +89,7 @@ def _floor(probe, y):
     if len(flat) != 1 or len(probe.tasks) != 1 or probe.loss_tasks[0] is None:
         return 0.0
     task, array = probe.loss_tasks[0], np.asarray(flat[0], "float64")
-    shape = np.shape(keras.tree.flatten(probe.structure)[0])
+    shape = tuple(keras.tree.flatten(probe.prediction)[0].shape)
     smoothing = getattr(keras.losses.get(keras.tree.flatten(probe.model.loss)[0]), "label_smoothing", 0) or 0
     if task.link == "softmax":
         if array.ndim < len(shape) or array.shape[-1] != shape[-1]:

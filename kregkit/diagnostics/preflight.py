@@ -4,10 +4,12 @@ import dataclasses
 
 from kregkit._core.checks import check_integer
 from kregkit.diagnostics._probe import probing
+from kregkit.diagnostics._untouched import untouched
 from kregkit.diagnostics.finding import STATUSES, Finding, Problem
 from kregkit.diagnostics.gradient_check import gradient_check
 from kregkit.diagnostics.initial_loss import initial_loss
-from kregkit.diagnostics.inputs import input_statistics, label_signal
+from kregkit.diagnostics.inputs import input_statistics
+from kregkit.diagnostics.label_signal import label_signal
 from kregkit.diagnostics.learning_rate_range import learning_rate
 from kregkit.diagnostics.overfit import overfit_small_batch
 from kregkit.diagnostics.signal_flow import signal_flow
@@ -128,8 +130,6 @@ def preflight(model, data, checks="all", batch_size=32, max_examples=1024):
 
 
 def _run(name, model, probe):
-    from kregkit.diagnostics._probe import untouched
-
     try:
         # Each check starts from the model as it was given.
         with untouched(model):

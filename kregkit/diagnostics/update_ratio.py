@@ -3,6 +3,7 @@
 import numpy as np
 
 from kregkit._core.checks import check_integer
+from kregkit.diagnostics._optimizers import fresh_optimizer
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics.finding import Finding, Problem
 
@@ -39,7 +40,7 @@ def update_ratio(model, data, steps=10):
     check_integer("steps", steps, 1)
     with probing(model, data) as probe:
         variables = model.trainable_variables
-        step = probe.trainer(probe.optimizer(), ratios=True) if variables else None
+        step = probe.trainer(fresh_optimizer(model.optimizer), ratios=True) if variables else None
         moved, sizes = [], []
         for index in range(steps if step else 0):
             _, update, size = step(*probe.batches[index % len(probe.batches)])
