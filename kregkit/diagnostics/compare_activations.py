@@ -53,6 +53,13 @@ class _Unit(keras.layers.Layer):
         return ops.maximum(*parts) if self.activation == "maxout" else _ACTIVATIONS[self.activation](parts[0])
 
 
+class _Skip(keras.layers.Layer):
+    """Takes the place of an activation or a normalisation, with whatever arguments that was called with."""
+
+    def call(self, inputs, training=None, mask=None):
+        return inputs
+
+
 @dataclasses.dataclass(frozen=True)
 class ActivationComparison:
     """What `compare_activations` measured.
@@ -167,11 +174,11 @@ def _run(model, kernels, data, initializer, activation, normalize, seed):
             units.append(_Unit(layer, initializer, activation, normalize, seed + place))
             return units[-1]
         if isinstance(layer, (keras.layers.BatchNormalization, keras.layers.Activation, keras.layers.ReLU)):
-            return keras.layers.Identity(name=layer.name)
+            return _Skip(name=layer.name)
         return type(layer).from_config(layer.get_config())
 
     copy = keras.models.clone_model(model, clone_function=clone)
-    outputs = keras.Model(copy.input, [unit.output for unit in units])(data, training=False)
+    outputs = keras.Model(copy.inputs, [unit.output for unit in units])(data, training=False)
     rows = [
         _row(unit.name, np.asarray(ops.convert_to_numpy(values), "float64"), activation)
         for unit, values in zip(units, keras.tree.flatten(outputs))

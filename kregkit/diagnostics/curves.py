@@ -19,9 +19,13 @@ def diagnose_curves(history, monitor="loss"):
     - flat start: in the first tenth of the epochs or more (at least 2) the loss makes less than 5% of its whole fall;
     - rate too low: over the whole run it falls by less than a fifth, steadily, and still falls as fast at the end;
     - plateau: in the last quarter or more (at least 4 epochs) the training loss makes less than 3% of its whole fall,
-      while above a twentieth of its start: the problem names the epoch at which to decay the rate;
-    - overfitting: validation ends more than 10% above its best, or 50% above training, which goes on falling;
+      and falls by less than a tenth, while above a twentieth of its start: the problem names the epoch at which to
+      decay the rate;
+    - overfitting: validation ends more than 10% above its best; or more than 50%, and a tenth of the start, above
+      training, which goes on falling;
     - underfitting: training ends above a fifth of its start on a plateau, validation less than 15% above it.
+
+    The start is the first epoch's training loss, or the first validation loss if that is lower.
 
     Args:
         history: What `fit` returned, or its dictionary of lists. Without `val_` values, overfitting and underfitting
@@ -60,8 +64,9 @@ def diagnose_curves(history, monitor="loss"):
                 "gap": validation[-1] / train[-1] - 1 if train[-1] > 0 else math.inf,
             }
         slow = _too_low(train)
-        plateau = None if slow else _plateau(train)
-        over = None if slow else _overfitting(train, validation)
+        start = train[0] if validation is None or not validation[0] < train[0] else validation[0]
+        plateau = None if slow else _plateau(train, start)
+        over = None if slow else _overfitting(train, validation, start)
         under = None if slow or over else _underfitting(train, validation, plateau)
         found = [slow or _flat_start(train), plateau, over, under]
     else:
@@ -112,30 +117,34 @@ def _too_low(train):
     return Problem("rate too low", "warn", figure, "a fall by more than a fifth", remedy)
 
 
-def _plateau(train):
+def _plateau(train, scale):
     fall = train[0] - train.min()
     if fall <= 0:
         return None
     # The mean of what comes after, since the last values bounce.
     rest = np.array([train[index] - train[index + 1 :].mean() for index in range(len(train) - 4)])
     spread = np.array([train[index + 1 :].min() for index in range(len(train) - 4)])
-    flat = (rest < 0.03 * fall) & (train[: len(rest)] - spread < 0.1 * fall)
+    level = train[: len(rest)]
+    flat = (rest < 0.03 * fall) & (rest < 0.1 * level) & (level - spread < 0.1 * fall)
     if not flat.any():
         return None
     start = int(np.argmax(flat))
-    if len(train) - 1 - start < max(4, len(train) / 4) or train[start:].mean() < 0.05 * train[0]:
+    if len(train) - 1 - start < max(4, len(train) / 4) or train[start:].mean() < 0.05 * scale:
         return None
     figure = f"{train[start]:.3g} at epoch {start + 1}, {train[start + 1 :].mean():.3g} on average after it"
     remedy = f"decay the learning rate at epoch {start + 1}: callbacks.StepDecay(0.1, at=[{start + 1}])"
+    if start < 2:
+        remedy += "; if that doesn't help, the first steps have killed units: start anew with a tenth of the rate"
     return Problem("plateau", "warn", figure, "a fall that goes on", remedy, f"epoch {start + 1}")
 
 
-def _overfitting(train, validation):
+def _overfitting(train, validation, scale):
     if validation is None or not np.isfinite(validation).all():
         return None
     best = int(np.argmin(validation))
     behind = validation[-1] > 1.1 * validation[best] and best < len(validation) - 1
-    apart = validation[-1] > 1.5 * train[-1] and validation[-1] - train[-1] > 0.05 * abs(train[0])
+    falling = train[-1] < 0.9 * train[len(train) // 2]
+    apart = falling and validation[-1] > 1.5 * train[-1] and validation[-1] - train[-1] > 0.1 * abs(scale)
     if not (behind or apart) or train[-1] > validation[-1]:
         return None
     epoch = _epoch(best, train, validation)

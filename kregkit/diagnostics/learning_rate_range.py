@@ -19,7 +19,7 @@ class LearningRateRange:
         rates: Array, the rate of each step that was run.
         losses: Array, the batch's loss before each step.
         smoothed: Array, their moving average.
-        steepest: Float, the rate at which the smoothed loss fell fastest per decade.
+        steepest: Float, the rate at which the smoothed loss fell fastest.
         lowest: Float, the rate at which it was lowest.
         divergence: Float, the rate at which the loss diverged; `None` if it never did.
         suggestion: Float, the rate to start from; `None` where no rate helped.
@@ -62,10 +62,12 @@ def learning_rate_range(model, data, low=1e-6, high=10.0, steps=100):
     ```
 
     The steps are real ones by a fresh copy of the model's optimizer, over the batches in turn. The loss is smoothed
-    by a moving average without bias; the sweep ends where it exceeds three times its start, or is not finite. The
-    suggestion is a third of the rate at which the smoothed loss was lowest, and no more than a third of the one at
-    which it diverged: about where the fall is steepest, with room above. With several optimizers the first one's rate
-    is swept and the others' keep their ratio to it.
+    by a moving average without bias; the sweep ends where it exceeds three times its start, or is not finite.
+
+    The suggestion is a tenth of the rate at which the smoothed loss was lowest. There, the sweep no longer gains: the
+    rate is at the edge of what the model bears for a step or two, and too high for an epoch; a tenth of it trained
+    small networks on digits about as well as any rate, by SGD, momentum and Adam alike, where a third often did not.
+    With several optimizers the first one's rate is swept and the others' keep their ratio to it.
 
     Args:
         model: A compiled, built Keras model. It is left bit for bit as it was.
@@ -132,20 +134,20 @@ def _read(rates, losses, current):
     diverged = not finite[-1] or (len(losses) > 5 and smoothed[-1] > 3 * start > 0)
     known = smoothed[finite]
     lowest = int(np.argmin(known)) if len(known) else 0
-    slopes = np.gradient(known, np.log10(rates[: len(known)])) if len(known) > 2 else np.zeros(1)
-    steepest = int(np.argmin(slopes[: lowest + 1]))
+    # Over windows, since from one step to the next the batch counts for more than the rate.
+    window = max(len(known) // 10, 1)
+    falls = known[: -window or None] - known[window:] if len(known) > window else np.zeros(1)
+    steepest = int(np.argmax(falls[: max(lowest - window + 1, 1)])) + window // 2
     divergence = float(rates[len(losses) - 1]) if diverged else None
-    suggestion = float(rates[lowest]) / 3
-    if divergence is not None:
-        suggestion = min(suggestion, divergence / 3)
+    suggestion = float(rates[lowest]) / 10
     fall = (start - known[lowest]) / abs(start) if len(known) and start else 0.0
     if not fall > 0.02:
         reason = f"No rate from {rates[0]:.1e} to {rates[-1]:.1e} lowered the loss by more than 2% from {start:.3g}"
         suggestion = None
     else:
         reason = (
-            f"Start from {suggestion:.1e}: the loss fell fastest at {rates[steepest]:.1e}, from {start:.3g} to its "
-            f"lowest, {known[lowest]:.3g}, at {rates[lowest]:.1e}, "
+            f"Start from {suggestion:.1e}, a tenth of the rate at which the loss stopped falling: from {start:.3g} it "
+            f"fell fastest at {rates[steepest]:.1e}, was lowest, {known[lowest]:.3g}, at {rates[lowest]:.1e}, "
             + (f"and diverged at {divergence:.1e}" if diverged else f"and did not diverge up to {rates[-1]:.1e}")
         )
     return LearningRateRange(
@@ -157,8 +159,8 @@ def learning_rate(model, data, steps=100):
     """Checks the compiled learning rate against the range in which the loss falls.
 
     Sweeps from 1e-6 to 10 by `learning_rate_range`. The rate fails if the loss diverges at it or below, or if it is
-    more than 30 times the suggestion, ten times the rate of the lowest loss; it warns within a factor of 2 of the one,
-    of 3 of the other, and more than 300 times below the suggestion.
+    more than ten times the rate at which the loss was lowest; it warns within a factor of 2 of the one, of 3 of the
+    other, and more than 100 times below the suggestion.
 
     Args:
         model: A compiled, built Keras model. It is left bit for bit as it was.
@@ -188,12 +190,12 @@ def learning_rate(model, data, steps=100):
     if good is None:
         remedy = "mend what the other checks found first"
         problems.append(Problem("no learning rate helps", "fail", found.reason, "some rate lowers the loss", remedy))
-    elif (end is not None and rate >= end / 2) or rate > 10 * good:
-        status = "fail" if (end is not None and rate >= end) or rate > 30 * good else "warn"
+    elif (end is not None and rate >= end / 2) or rate > 30 * good:
+        status = "fail" if (end is not None and rate >= end) or rate > 100 * good else "warn"
         bound = f"at most {good:.1e}"
         remedy = f"compile with about {good:.1e}, or warm up to more with kregkit.callbacks.Warmup"
         problems.append(Problem("learning rate too high", status, f"{rate:.1e}", bound, remedy))
-    elif rate < good / 300:
+    elif rate < good / 100:
         remedy = f"compile with about {good:.1e}"
         problems.append(Problem("learning rate too low", "warn", f"{rate:.1e}", f"about {good:.1e}", remedy))
     expected = "-" if good is None else f"about {good:.1e}" + ("" if end is None else f", below {end:.1e}")
