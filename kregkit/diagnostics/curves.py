@@ -21,8 +21,8 @@ def diagnose_curves(history, monitor="loss"):
     - plateau: in the last quarter or more (at least 4 epochs) the training loss makes less than 3% of its whole fall,
       and falls by less than a tenth, while above a twentieth of its start: the problem names the epoch at which to
       decay the rate;
-    - overfitting: validation ends more than 10% above its best; or more than 50%, and a tenth of the start, above
-      training, which goes on falling;
+    - overfitting: validation ends more than 10% above its best and above training; or more than 50%, and a tenth of
+      the start, above training, which goes on falling;
     - underfitting: training ends above a fifth of its start on a plateau, validation less than 15% above it.
 
     The start is the first epoch's training loss, or the first validation loss if that is lower.
@@ -145,7 +145,7 @@ def _overfitting(train, validation, scale):
     behind = validation[-1] > 1.1 * validation[best] and best < len(validation) - 1
     falling = train[-1] < 0.9 * train[len(train) // 2]
     apart = falling and validation[-1] > 1.5 * train[-1] and validation[-1] - train[-1] > 0.1 * abs(scale)
-    if not (behind or apart) or train[-1] > validation[-1]:
+    if not (behind or apart) or 1.1 * train[-1] > validation[-1]:
         return None
     epoch = _epoch(best, train, validation)
     figure = (

@@ -1,6 +1,7 @@
 """Planted faults are found by name, a healthy model passes, and nothing is left behind."""
 
 import random
+import sys
 
 import faults
 import keras
@@ -9,8 +10,13 @@ import pytest
 import tensorflow as tf
 
 from kregkit._core.weights import copy_values, same_bits
-from kregkit.diagnostics import _probe
+from kregkit.diagnostics import _double, _probe
 from kregkit.diagnostics.preflight import CHECKS, preflight
+
+
+def keras_memory():
+    """Returns what Keras remembers between calls: its own generator and the names it gives next."""
+    return vars(sys.modules[keras.random.SeedGenerator.__module__].global_state.GLOBAL_STATE_TRACKER)
 
 
 def everything(model):
@@ -129,6 +135,63 @@ def test_nothing_changes_when_interrupted(monkeypatch, error):
         assert same_bits(before, everything(model))
 
 
+def test_nothing_changes_when_interrupted_in_float64(monkeypatch):
+    model, data = faults.healthy(), faults.data()
+    before = everything(model)
+
+    def interrupted(self):
+        assert keras.config.floatx() == "float64" and model.layers[1].compute_dtype == "float64"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_double.DoubleLoss, "value", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        preflight(model, data, checks=["gradient_check"])
+    assert same_bits(before, everything(model))
+    assert keras.config.floatx() == "float32"
+    assert {layer.dtype_policy.name for layer in model.layers} == {"float32"}
+    assert not any("call" in vars(layer) for layer in model.layers)
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_seeds_and_names_that_keras_gives_are_the_same(used):
+    class Noise(keras.layers.Layer):
+        """Draws from Keras's own generator."""
+
+        def call(self, inputs, training=False):
+            return inputs + keras.random.normal(keras.ops.shape(inputs)) if training else inputs
+
+    def after(checked):
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(3)
+        tf.random.set_seed(3)
+        if used:
+            keras.random.normal((2,))
+        model = keras.Sequential([keras.Input((7,)), Noise(), keras.layers.Dense(1)])
+        model.compile(keras.optimizers.SGD(0.01), "mse")
+        if checked:
+            preflight(model, tabular(), checks=["learning_rate", "update_ratio"])
+        assert ("global_seed_generator" in keras_memory()) == used
+        drawn = [keras.random.normal(()), tf.random.normal(()), np.random.rand(), random.random()]
+        shuffled = [int(one) for one in tf.data.Dataset.range(9).shuffle(9)]
+        return [float(one) for one in drawn], shuffled, keras.layers.Dense(1).name, keras.optimizers.SGD().name
+
+    assert after(True) == after(False)
+
+
+def test_preprocessing_in_a_dataset_keeps_its_seeds():
+    layer, counter = keras.layers.RandomTranslation(0.1, 0.1, seed=3), tf.Variable(0)
+    x, y = faults.data()
+
+    def augment(images, labels):
+        counter.assign_add(1)
+        return layer(images, training=True), labels
+
+    dataset = tf.data.Dataset.from_tensor_slices((x[:64], y[:64])).batch(32).map(augment)
+    before = copy_values(layer.variables)
+    preflight(faults.healthy(), dataset, checks=["input_statistics"])
+    assert same_bits(before, copy_values(layer.variables)) and int(counter) == 0
+
+
 def test_check_that_raises_is_reported_and_leaves_nothing(monkeypatch):
     def broken(model, data):
         model.layers[1].kernel.assign(model.layers[1].kernel * 2)
@@ -197,6 +260,41 @@ def tabular(num=256):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(num, 7)).astype("float32")
     return x, np.tanh(x[:, :1] + x[:, 4:5]).astype("float32")
+
+
+def flat_network(outputs, activation, loss, normalize):
+    keras.utils.set_random_seed(0)
+    hidden = []
+    for _ in range(2):
+        hidden.append(keras.layers.Dense(48, kernel_initializer="he_normal"))
+        hidden += [keras.layers.BatchNormalization()] if normalize else []
+        hidden.append(keras.layers.ReLU())
+    top = keras.layers.Dense(outputs, activation)
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), *hidden, top])
+    model.compile(keras.optimizers.Adam(2e-3), loss)
+    return model
+
+
+SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("kind", ["classes", "convolutional", "binary", "binary logits", "regression"])
+def test_no_false_alarms(kind, normalize):
+    x, y = faults.data()
+    yes = (y >= 5).astype("float32")[:, None]
+    if kind == "convolutional":
+        model = faults.healthy(normalize=normalize, head="probabilities")
+    elif kind == "classes":
+        model = flat_network(10, None, SPARSE, normalize)
+    elif kind == "regression":
+        model, y = flat_network(1, None, "mse", normalize), ((y - 4.5) / 2.9).astype("float32")[:, None]
+    elif kind == "binary":
+        model, y = flat_network(1, "sigmoid", "binary_crossentropy", normalize), yes
+    else:
+        model, y = flat_network(1, None, keras.losses.BinaryCrossentropy(from_logits=True), normalize), yes
+    report = preflight(model, (x, y))
+    assert {finding.check: finding.status for finding in report.findings} == dict.fromkeys(CHECKS, "pass"), str(report)
 
 
 @pytest.mark.parametrize("kind", ["subclassed", "several", "eager", "mixed_float16", "regularized"])
