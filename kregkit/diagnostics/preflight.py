@@ -126,10 +126,14 @@ def preflight(model, data, checks="all", batch_size=32, max_examples=1024):
         raise ValueError(f"`checks` must be 'all' or a list out of {list(CHECKS)}. Received: checks={checks!r}")
     check_integer("max_examples", max_examples, 2)
     with probing(model, data, batch_size, max_examples) as probe:
-        return PreflightReport(tuple(_run(name, model, probe) for name in CHECKS if name in names))
+        findings = []
+        for name in CHECKS:
+            if name in names:
+                findings.append(_run(name, model, probe, findings))
+        return PreflightReport(tuple(findings))
 
 
-def _run(name, model, probe):
+def _run(name, model, probe, before):
     try:
         # Each check starts from the model as it was given.
         with untouched(model):
@@ -137,5 +141,6 @@ def _run(name, model, probe):
     except Exception as error:
         lines = str(error).strip().splitlines()
         figure = f"{type(error).__name__}: {lines[-1][:160] if lines else ''}"
-        remedy = "the model or the data can't be trained like this: read the message"
+        failed = [finding.check for finding in before if finding.status == "fail"]
+        remedy = f"mend what {failed[0]} found first" if failed else "the model can't be run like this: see the message"
         return Finding(name, "could not run", "-", (Problem(f"{name} could not run", "fail", figure, "-", remedy),))
