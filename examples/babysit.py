@@ -98,21 +98,22 @@ def repair(settings, epochs):
 def draw_steps(steps):
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     names = ["as it was", *[f"{name}: mended" for name, _, _ in steps[1:]]]
-    accuracies = [100 * history["val_accuracy"][-1] for _, _, history in steps]
-    places = np.arange(len(steps))
-    left.barh(places, accuracies, color=["#2a8c4a" if one.status == "pass" else "#c9a227" for _, one, _ in steps])
-    for place, accuracy in zip(places, accuracies):
-        left.annotate(f"{accuracy:.0f}", (accuracy, place), (4, 0), textcoords="offset points", va="center")
+    places, start = np.arange(len(steps)), np.zeros(len(steps))
+    for status, color in (("fail", "#c0392b"), ("warn", "#d98e04"), ("pass", "#2a8c4a")):
+        counts = np.array([sum(one.status == status for one in report.findings) for _, report, _ in steps])
+        left.barh(places, counts, left=start, color=color, label=status)
+        start = start + counts
     left.set_yticks(places, names)
     left.invert_yaxis()
-    left.axvline(10, color="0.4", linestyle="--", linewidth=1)
-    left.set(xlabel="test accuracy (%), dashed: chance", xlim=(0, 108))
-    left.spines[["top", "right"]].set_visible(False)
-    for (_, _, history), name in zip(steps, names):
-        right.plot(np.arange(1, len(history["loss"]) + 1), history["val_accuracy"], label=name)
-    right.set(xlabel="epoch", ylabel="test accuracy", ylim=(0, 1))
-    right.spines[["top", "right"]].set_visible(False)
-    right.legend(frameon=False, fontsize=8)
+    left.set_xlabel("checks")
+    left.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    for place, (_, _, history) in zip(places, steps):
+        (line,) = right.plot(np.arange(1, len(history["loss"]) + 1), history["val_accuracy"], linewidth=1.8)
+        left.get_yticklabels()[place].set_color(line.get_color())
+    right.axhline(0.1, color="0.4", linestyle="--", linewidth=1)
+    right.set(xlabel="epoch", ylabel="test accuracy, dashed: chance", ylim=(0, 1))
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 

@@ -21,8 +21,8 @@ def diagnose_curves(history, monitor="loss"):
     - plateau: in the last quarter or more (at least 4 epochs) the training loss makes less than 3% of its whole fall,
       and falls by less than a tenth, while above a twentieth of its start: the problem names the epoch at which to
       decay the rate;
-    - overfitting: validation ends more than 10% above its best and above training; or more than 50%, and a tenth of
-      the start, above training, which goes on falling;
+    - overfitting: the last fifth of validation stays more than 10%, and 2% of the start, above its best; or it ends
+      more than 50%, and a tenth of the start, above training, which goes on falling;
     - underfitting: training ends above a fifth of its start on a plateau, validation less than 15% above it.
 
     The start is the first epoch's training loss, or the first validation loss if that is lower.
@@ -142,7 +142,9 @@ def _overfitting(train, validation, scale):
     if validation is None or not np.isfinite(validation).all():
         return None
     best = int(np.argmin(validation))
-    behind = validation[-1] > 1.1 * validation[best] and best < len(validation) - 1
+    # The best of the last ones, since they bounce.
+    late = validation[-max(len(validation) // 5, 2) :].min()
+    behind = late > 1.1 * validation[best] and late - validation[best] > 0.02 * abs(scale)
     falling = train[-1] < 0.9 * train[len(train) // 2]
     apart = falling and validation[-1] > 1.5 * train[-1] and validation[-1] - train[-1] > 0.1 * abs(scale)
     if not (behind or apart) or 1.1 * train[-1] > validation[-1]:

@@ -7,8 +7,8 @@ from kregkit.diagnostics._double import DoubleLoss, double_precision
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics.finding import Finding, Problem
 
-# From the step that suits float64 best to ones for kinks nearby (smaller) and coarse arithmetic (larger).
-_STEPS = (1e-5, 1e-6, 1e-7, 1e-4, 1e-3, 1e-2)
+# From the step that suits float64 best to ones for kinks nearby and steep losses (smaller) and coarse arithmetic.
+_STEPS = (1e-5, 1e-6, 1e-7, 1e-4, 1e-3, 1e-2, 1e-8, 1e-9)
 
 
 def gradient_check(model, data, num_weights=6, num_examples=8, seed=0):

@@ -75,14 +75,22 @@ class PreflightReport:
         lines = ["  ".join([*(c.ljust(w) for c, w in zip(row, widths)), row[3]]).rstrip() for row in rows]
         lines.insert(1, "-" * max(map(len, lines)))
         for finding in self.findings:
-            for one in finding.problems:
-                where = f" in {one.where}" if one.where else ""
+            for (name, status, remedy), group in _alike(finding.problems).items():
+                places = ", ".join(f"{one.where}: {one.figure}" if one.where else one.figure for one in group[:3])
+                rest = f", and {len(group) - 3} more" if len(group) > 3 else ""
                 lines += [
                     "",
-                    f"{one.status.upper()} {one.name}{where}: {one.figure} (expected {one.expected})",
-                    f"     {one.remedy}",
+                    f"{status.upper()} {name}: {places}{rest} (expected {group[0].expected})",
+                    f"     {remedy}",
                 ]
         return "\n".join(lines)
+
+
+def _alike(problems):
+    groups = {}
+    for problem in problems:
+        groups.setdefault((problem.name, problem.status, problem.remedy), []).append(problem)
+    return groups
 
 
 def preflight(model, data, checks="all", batch_size=32, max_examples=1024):

@@ -42,7 +42,7 @@ def preflight(report, figure=None):
         if checks.get(name, {}).get("details")
     ]
     rows = -(-len(panels) // 2)
-    lines = sum(1 + len(check["problems"]) for check in checks.values())
+    lines = sum(1 + len(_alike(check["problems"])) for check in checks.values())
     top = 0.3 * lines + 0.5
     if figure is None:
         figure = plt.figure(figsize=(10.5, top + 2.7 * rows), layout="constrained")
@@ -64,12 +64,26 @@ def _table(axes, checks, lines):
         axes.text(0.26, place, check["figure"], va="center", fontsize=10)
         axes.text(0.62, place, "expected " + check["expected"], va="center", fontsize=9, color="0.45")
         place += 1
-        for problem in check["problems"]:
+        for group in _alike(check["problems"]):
+            problem = group[0]
             where = f" in {problem['where']}" if problem["where"] else ""
             text = f"{problem['name']}{where}: {problem['figure']}"
             text = text if len(text) < 120 else text[:117] + "..."
+            text += f" (and {len(group) - 1} more)" if len(group) > 1 else ""
             axes.text(0.085, place, text, va="center", fontsize=9, color=_COLORS[problem["status"]])
             place += 1
+
+
+def _alike(problems):
+    groups = {}
+    for problem in problems:
+        groups.setdefault((problem["name"], problem["status"]), []).append(problem)
+    return list(groups.values())
+
+
+def _title(axes, text):
+    finish(axes, legend=False)
+    axes.set_title(text, loc="left", fontsize=10, fontweight="bold")
 
 
 def _signal(axes, details):
@@ -81,7 +95,8 @@ def _signal(axes, details):
         axes.plot(places, values, marker=marker, markersize=4, linewidth=1.4, label=label)
     axes.set_yscale("log")
     axes.set_xticks(places, [row["layer"] for row in rows], rotation=35, ha="right", fontsize=7)
-    finish(axes)
+    axes.legend(frameon=False, fontsize=8)
+    _title(axes, "signal through depth")
 
 
 def _overfit(axes, details):
@@ -89,13 +104,13 @@ def _overfit(axes, details):
     axes.axhline(details["target"], color="0.4", linestyle="--", linewidth=1)
     axes.set_yscale("log")
     axes.set(xlabel="step", ylabel=f"loss of {details['num']} examples")
-    finish(axes)
+    _title(axes, "a small batch by heart, dashed: goal")
 
 
 def _rate(axes, details):
     from kregkit.plots.learning_rate_range import learning_rate_range
 
-    learning_rate_range(details, axes)
+    _title(learning_rate_range(details, axes), "range of the learning rate")
 
 
 def _ratios(axes, details):
@@ -105,7 +120,7 @@ def _ratios(axes, details):
     axes.axvline(1e-3, color="0.4", linestyle="--", linewidth=1)
     axes.plot(np.where(values > 0, values, np.nan), places, "o", color="C0")
     axes.set_xscale("log")
-    axes.set_yticks(places, [name if len(name) < 28 else "..." + name[-25:] for name in names], fontsize=7)
+    axes.set_yticks(places, ["/".join(name.split("/")[-2:])[-28:] for name in names], fontsize=7)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel("size of update / size of weights")
-    finish(axes)
+    _title(axes, "updates beside weights, shaded: healthy")
