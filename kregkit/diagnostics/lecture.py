@@ -8,8 +8,6 @@ from kregkit.diagnostics._optimizers import fresh_optimizer
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics.learning_rate_range import learning_rate_range
 
-_RATES = {"too low": 0.003, "good": 1.0, "high": 10.0, "too high": 100.0}
-
 
 def activation_curves(limit=5.0, num=401):
     """Returns the activation functions and their derivatives on a line.
@@ -49,8 +47,9 @@ def compare_learning_rates(model, data, rates=None, steps=150):
     Args:
         model: A compiled, built Keras model. It is left bit for bit as it was.
         data: As for `preflight`.
-        rates: Dictionary from a name to a rate. Defaults to 0.003, 1, 10 and 100 times what `learning_rate_range`
-            suggests: `"too low"`, `"good"`, `"high"` and `"too high"`.
+        rates: Dictionary from a name to a rate. Defaults to what `learning_rate_range` found: `"good"` is its
+            suggestion, `"too low"` 0.003 times that, `"too high"` where it diverged (or its last rate), and `"high"`
+            the geometric mean of that and the rate of the lowest loss.
         steps: Integer >= 1.
 
     Returns:
@@ -76,7 +75,8 @@ def compare_learning_rates(model, data, rates=None, steps=150):
             assign_values(model.variables, values)
             if found.suggestion is None:
                 raise ValueError(f"`rates` must be given for this model. {found.reason}. Received: rates=None")
-            rates = {name: factor * found.suggestion for name, factor in _RATES.items()}
+            good, end = found.suggestion, found.divergence or float(found.rates[-1])
+            rates = {"too low": 0.003 * good, "good": good, "high": np.sqrt(found.lowest * end), "too high": end}
         curves = {}
         for name, rate in rates.items():
             assign_values(model.variables, values)

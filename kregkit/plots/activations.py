@@ -62,6 +62,9 @@ def _ridges(axes, run):
         if high > low and edges[-1] - edges[0] < 1e-3 * (high - low):
             middle, width = (edges[0] + edges[-1]) / 2, 2e-3 * (high - low)
             edges, heights = np.array([middle - width, middle + width]), np.array([1.0])
+        if len(heights) > 2 and heights.max() > 3 * (second := np.sort(heights)[-2]) > 0:
+            # Where most outputs are zero, the others would not be seen beside them.
+            heights = np.minimum(heights / (3 * second), 1.0)
         base = -index
         axes.stairs(0.9 * heights + base, edges, baseline=base, fill=True, color=color, alpha=0.75)
         axes.axhline(base, color="0.85", linewidth=0.5, zorder=0)

@@ -72,3 +72,10 @@ def test_centering_draws_both_clouds_and_losses():
     np.testing.assert_allclose(axes[2].lines[1].get_xdata(), np.degrees([-0.1, 0, 0.1]))
     # The separating line: x = -bias / weight.
     assert any(np.allclose(line.get_xdata(), -0.5) for line in axes[1].lines)
+
+
+def test_what_lies_beside_a_high_spike_can_be_seen():
+    one = run()
+    one["layers"] = [{"histogram": [1.0, 0.01, 0.02], "edges": [0.0, 1.0, 2.0, 3.0], "std": 1.0}]
+    heights = plots.activation_histograms([one]).axes[0].patches[0].get_data().values
+    np.testing.assert_allclose(heights, [0.9, 0.9 / 6, 0.9 / 3])
