@@ -126,15 +126,14 @@ def compare_centering(x, y, distance=3.0, angles=None):
     result = {"angles": angles}
     along = np.array([-weights[1], weights[0]]) / np.linalg.norm(weights)
     for name, shift in (("centred", 0.0 * along), ("uncentred", distance * along * np.sign(along.sum() or 1))):
+        # The line through the moved points is the same.
         moved = points + shift
-        # The same line through the shifted points.
-        offset = bias - shift @ weights
         losses = []
         for angle in angles:
             turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-            losses.append(_loss(moved @ (turn @ weights) + offset, y))
+            losses.append(_loss(moved @ (turn @ weights) + bias, y))
         result[name] = {
-            "points": moved, "labels": y, "weights": weights, "bias": float(offset), "losses": np.array(losses),
+            "points": moved, "labels": y, "weights": weights, "bias": float(bias), "losses": np.array(losses),
         }  # fmt: skip
     return result
 

@@ -74,7 +74,7 @@ def test_report_is_a_plain_dictionary_and_a_table(reports):
     plain = reports["dead ReLUs"].to_dict()
     assert json.loads(json.dumps(plain, default=float))["status"] == "fail"
     text = str(reports["dead ReLUs"])
-    assert "FAIL dead ReLUs in" in text and "He initialisation" in text
+    assert "FAIL dead ReLUs: " in text and "He initialisation" in text
     assert all(check in text for check in CHECKS)
 
 
