@@ -66,7 +66,8 @@ class ActivationComparison:
 
     Args:
         runs: List of dictionaries with `initializer`, `activation`, `batch_normalization`, `verdict` and `layers`, a
-            list of dictionaries with `layer`, `mean`, `std`, `saturated`, `dead`, `histogram` and `edges`.
+            list of dictionaries with `layer`, `mean`, `std`, `variety` (the standard deviation over examples),
+            `saturated`, `dead`, `histogram` and `edges`.
     """
 
     runs: list
@@ -111,7 +112,8 @@ def compare_activations(
     batch normalisation in between, and run on data once. The output layer is left alone. The verdict of a run is
     `"healthy"`; or `"vanishing"` (the last hidden layer's standard deviation is below a tenth of the first's),
     `"exploding"` (above 10 times), `"saturated"` (over half of a layer's outputs where sigmoid or tanh is flat), or
-    `"no variety"` (a sigmoid's outputs all about 1/2).
+    `"no variety"` (the last sigmoids hardly tell one example from another: their outputs' standard
+    deviation over examples is below 0.02).
 
     Args:
         model: A functional or built sequential Keras model of which only the shape is used; or a list of widths of
@@ -204,6 +206,7 @@ def _row(name, values, activation):
         "layer": name,
         "mean": float(values.mean()),
         "std": float(values.std()),
+        "variety": float(np.sqrt(np.mean(values.var(axis=0)))),
         "saturated": float(np.mean(flat(values))) if flat is not None else 0.0,
         "dead": float(np.mean((units == 0).all(axis=0))),
         "histogram": (counts / max(counts.max(), 1)).tolist(),
@@ -218,6 +221,6 @@ def _verdict(rows, activation):
     if max(row["saturated"] for row in rows) > 0.5:
         return "saturated"
     if activation == "sigmoid":
-        # It can't die out: small inputs all become one half.
-        return "no variety" if last < 0.05 else "healthy"
+        # It can't die out: small inputs all become one half, and each unit's bias differs from the others'.
+        return "no variety" if rows[-1]["variety"] < 0.02 else "healthy"
     return "vanishing" if last < 0.1 * first or last < 1e-3 else "healthy"

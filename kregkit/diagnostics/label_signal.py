@@ -113,7 +113,6 @@ def _leave_one_out(features, targets, num_permutations):
     inverse = np.linalg.inv(kernel - kernel.mean() + 0.1 * np.eye(num))
     # The prediction of y_i from the others is y_i - (K^-1 y)_i / (K^-1)_ii.
     hat = np.eye(num) - inverse / np.diag(inverse)[:, None]
-    np.fill_diagonal(hat, 0.0)
     rng = np.random.default_rng(0)
 
     def score(labels):

@@ -21,6 +21,7 @@ def test_statistics_against_numpy():
         x = np.tanh(x @ kernel.astype("float64"))
         assert row["std"] == pytest.approx(x.std(), rel=1e-4)
         assert row["mean"] == pytest.approx(x.mean(), abs=1e-5)
+        assert row["variety"] == pytest.approx(np.sqrt(np.mean((x - x.mean(0)) ** 2)), rel=1e-4)
         counts, edges = np.histogram(x, 40, (-1, 1))
         np.testing.assert_allclose(row["edges"], edges)
         np.testing.assert_allclose(row["histogram"], counts / counts.max(), atol=2.5 / counts.max())
@@ -32,6 +33,8 @@ def test_statistics_against_numpy():
         (("0.01 normal", "tanh", False), "vanishing"),
         (("0.01 normal", "ReLU", False), "vanishing"),
         (("0.01 normal", "sigmoid", False), "no variety"),
+        (("Xavier", "sigmoid", False), "no variety"),
+        (("Xavier", "sigmoid", True), "healthy"),
         (("Xavier", "tanh", False), "healthy"),
         (("Xavier", "ReLU", False), "vanishing"),
         (("He", "ReLU", False), "healthy"),
@@ -59,6 +62,12 @@ def test_halving_by_relu_under_xavier(lecture):
     # Each ReLU halves the second moment that Xavier keeps: 2 ** (-1 / 2) in size a layer.
     rows = lecture["Xavier", "ReLU", False]["layers"]
     assert rows[-1]["std"] / rows[0]["std"] == pytest.approx(2 ** (-9 / 2), rel=0.4)
+
+
+def test_quartering_by_sigmoid_under_xavier(lecture):
+    # Xavier keeps differences between examples, and a sigmoid's slope is at most a quarter.
+    spread = [row["variety"] for row in lecture["Xavier", "sigmoid", False]["layers"]]
+    assert 0.2 < (spread[5] / spread[2]) ** (1 / 3) < 0.25
 
 
 def test_large_weights_saturate():

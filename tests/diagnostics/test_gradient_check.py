@@ -65,7 +65,8 @@ def test_error_of_a_wrong_gradient_is_its_size(factor):
         return x, lambda upstream: factor * upstream
 
     inputs = keras.Input((5,))
-    hidden = layers.Lambda(wrong)(layers.Dense(4, "tanh", name="before")(inputs))
+    hidden = layers.Dense(4, "tanh", name="before")(layers.Dense(6, "tanh", name="first")(inputs))
+    hidden = layers.Lambda(wrong)(hidden)
     model = keras.Model(inputs, layers.Dense(1, name="after")(hidden))
     model.compile("sgd", "mse")
     finding = room.gradient_check(model, (X, X[:, :1]))
