@@ -71,6 +71,6 @@ def test_error_of_a_wrong_gradient_is_its_size(factor):
     model.compile("sgd", "mse")
     finding = room.gradient_check(model, (X, X[:, :1]))
     assert finding.faults == ["wrong gradient"] and "before" in finding.problems[0].where
-    assert finding.details["largest_error"] == pytest.approx(abs(factor - 1) / max(abs(factor), 1), rel=1e-4)
+    assert finding.details["largest_error"] == pytest.approx(abs(factor - 1) / max(abs(factor), 1), rel=1e-2)
     after = [row["error"] for path, row in finding.details["variables"].items() if "after" in path]
     assert len(after) == 2 and max(after) < 1e-6
