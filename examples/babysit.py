@@ -80,11 +80,11 @@ def train(settings, epochs):
     return model.fit(*train_data, BATCH_SIZE, epochs, validation_data=test_data, verbose=0, callbacks=callbacks).history
 
 
-def repair(settings, epochs):
+def repair(settings, epochs, checks):
     """Asks, mends, trains, and asks again; returns a list of `(what was mended, report, history)`."""
     steps, mended = [], "as it was"
     while True:
-        report = preflight(build(settings), data(settings)[0])
+        report = preflight(build(settings), data(settings)[0], checks)
         history = train(settings, epochs)
         accuracy = history["val_accuracy"][-1]
         print(f"\n=== {mended}: test accuracy {accuracy:.1%} after {len(history['loss'])} epochs\n\n{report}")
@@ -128,22 +128,25 @@ def main():
     parser.add_argument("--smoke", action="store_true", help="the last repairs only")
     smoke = parser.parse_args().smoke
     settings = {"scaled", "paired", "from_logits", "batch_normalization"} if smoke else set()
-    steps = repair(settings, 2 if smoke else EPOCHS)
+    checks = ["input_statistics", "initial_loss", "learning_rate", "update_ratio"] if smoke else "all"
+    steps = repair(settings, 4 if smoke else EPOCHS, checks)
     save(steps[0][1].plot(), "before")
     save(steps[-1][1].plot(), "after")
     save(draw_steps(steps), "steps")
-    print("\n=== the repaired run's curves\n\n", diagnose_curves(train(set(REPAIRS.values()), 5 if smoke else 20)))
-
     healthy = set(REPAIRS.values())
+    curves = steps[-1][2] if smoke else train(healthy, 20)
+    print("\n=== the repaired run's curves\n\n", diagnose_curves(curves))
+
     (x, y), _ = data(healthy)
     model = build(healthy)
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     found = learning_rate_range(model, (x, y), steps=30 if smoke else 100)
     print("\n", found)
     found.plot(axes[0])
-    plots.learning_rates(compare_learning_rates(model, (x, y), steps=30 if smoke else 200), axes[1])
+    rates = {"good": 1e-3, "too high": 2.0} if smoke else None
+    plots.learning_rates(compare_learning_rates(model, (x, y), rates, steps=30 if smoke else 200), axes[1])
     save(figure, "learning_rates")
-    widths, runs = ([32] * 3, {"activations": ["tanh", "ReLU"]}) if smoke else (None, {})
+    widths, runs = ([32] * 3, {"initializers": ["He"], "activations": ["tanh", "ReLU"]}) if smoke else (None, {})
     save(compare_activations(widths, **runs).plot(), "activations_through_depth")
     save(plots.activation_functions(activation_curves())[0].figure, "activation_functions")
     two = np.isin(y, (0, 1))
