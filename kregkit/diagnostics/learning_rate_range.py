@@ -67,7 +67,8 @@ def learning_rate_range(model, data, low=1e-6, high=10.0, steps=100):
     The suggestion is a tenth of the rate at which the smoothed loss was lowest. There, the sweep no longer gains: the
     rate is at the edge of what the model bears for a step or two, and too high for an epoch. Of seven small networks
     on digits (SGD, momentum, Adam; with and without batch normalisation) a tenth of it trained six about as well as
-    their best rate and was at the edge for one; a third of it was too high for most. With several optimizers the first one's rate is swept and the others' keep their ratio to it.
+    their best rate and was at the edge for one; a third of it was too high for most. With several optimizers the first
+    one's rate is swept and the others' keep their ratio to it.
 
     Args:
         model: A compiled, built Keras model. It is left bit for bit as it was.
