@@ -21,7 +21,7 @@ import keras
 import numpy as np
 from _interleave import interleaved_fits, median_ratio, print_table
 
-from kregkit.callbacks import CosineDecay, PolyakAveraging, SnapshotEnsemble, StepDecay, Warmup
+from kregkit.callbacks import CosineDecay, PolyakAveraging, SnapshotEnsemble, StepDecay, UpdateRatio, Warmup
 
 BATCH_SIZE = 32
 STEPS = 60
@@ -84,6 +84,8 @@ def fits(make_model, shape, steps_per_execution, directory):
         "naive Python average": fit([NaiveAverage()]),
         "StepDecay": fit([StepDecay(0.1, every=30)]),
         "Warmup * CosineDecay": fit([Warmup(5), CosineDecay()]),
+        "UpdateRatio, every=100": fit([UpdateRatio()]),
+        "UpdateRatio, every=1": fit([UpdateRatio(every=1)]),
         "SnapshotEnsemble": fit([SnapshotEnsemble(directory, cycles=2, overwrite=True)]),
         "plain fit, again": fit(),
     }

@@ -6,6 +6,8 @@ Training a network is choosing `W` in `y = f(x; W, z)`, where `z` is noise that 
 - add `z`: `kregkit.layers`, `kregkit.data`
 - average out `z` and `W`: `kregkit.inference`
 - do it inside `model.fit`: `kregkit.callbacks`
+- start from another `W`: `kregkit.transfer`
+- find out whether it works: `kregkit.diagnostics`
 - find its hyperparameters: `kregkit.search`
 - see it: `kregkit.plots`
 """
@@ -17,9 +19,21 @@ import importlib
 from kregkit import layers, optimizers, schedules
 from kregkit._version import __version__
 
-_LAZY_ROOMS = ("callbacks", "data", "inference", "plots", "search")
+_LAZY_ROOMS = ("callbacks", "data", "diagnostics", "inference", "plots", "search", "transfer")
 
-__all__ = ["__version__", "callbacks", "data", "inference", "layers", "optimizers", "plots", "schedules", "search"]
+__all__ = [
+    "__version__",
+    "callbacks",
+    "data",
+    "diagnostics",
+    "inference",
+    "layers",
+    "optimizers",
+    "plots",
+    "schedules",
+    "search",
+    "transfer",
+]
 
 
 def __getattr__(name):

@@ -14,6 +14,7 @@ from kregkit.callbacks.plateau_decay import PlateauDecay
 from kregkit.callbacks.polyak_averaging import PolyakAveraging
 from kregkit.callbacks.snapshots import SnapshotEnsemble
 from kregkit.callbacks.traced import TracedCallback
+from kregkit.callbacks.update_ratio import UpdateRatio
 
 __all__ = [
     "CosineDecay",
@@ -27,5 +28,6 @@ __all__ = [
     "StepDecay",
     "TracedCallback",
     "Triangular",
+    "UpdateRatio",
     "Warmup",
 ]

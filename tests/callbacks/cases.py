@@ -18,6 +18,7 @@ from kregkit.callbacks import (
     StepDecay,
     TracedCallback,
     Triangular,
+    UpdateRatio,
     Warmup,
 )
 
@@ -37,7 +38,12 @@ def members(callback, model, history):
     return [np.asarray(rows), *weights]
 
 
+def ratios(callback, model, history):
+    return [np.asarray(values) for name, values in history.history.items() if name.startswith("update_ratio/")]
+
+
 CASES = [
+    Case(UpdateRatio, lambda directory: UpdateRatio(every=5), observe=ratios, bad=[({"every": 0}, "every")]),
     Case(TracedCallback, lambda directory: TracedCallback(), observe=lambda callback, model, _: model.get_weights()),
     Case(
         LearningRate,

@@ -1,0 +1,93 @@
+"""The size of updates beside the weights they change, over a whole run."""
+
+from keras import ops
+
+from kregkit._core.checks import check_integer
+from kregkit.callbacks._train_step import local_variable
+from kregkit.callbacks.traced import TracedCallback
+
+
+class UpdateRatio(TracedCallback):
+    """Logs `||update|| / ||weights||` of each layer, computed inside the train step: about 1e-3 is healthy.
+
+    ```
+    ratio = ||w(t + 1) - w(t)|| / ||w(t)||
+    ```
+
+    The norms are over all kernels of a layer together (matrices and higher; biases and scales start at 0 or 1, where
+    the ratio says nothing), measured in one batch out of `every`, and logged as `update_ratio/<layer>` until the next
+    measurement. In between, the compiled step does no more than compare two numbers. A batch that is skipped by loss
+    scaling, or only accumulated, has a ratio of 0. Layers frozen when the fit begins are left out.
+
+    Args:
+        every: Integer >= 1, the batches from one measurement to the next. Defaults to `100`.
+
+    Raises:
+        ValueError: `every` is out of range.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="out", kernel_initializer="ones")])
+    >>> model.compile(keras.optimizers.SGD(0.01), "mse")
+    >>> x = np.ones((4, 2), "float32")
+    >>> history = model.fit(x, x[:, :1], verbose=0, callbacks=[UpdateRatio(every=1)])
+    >>> round(float(history.history["update_ratio/out"][0]), 4)  # the gradient is 2 for both weights
+    0.02
+    """
+
+    def __init__(self, every=100):
+        super().__init__()
+        self.every = check_integer("every", every, 1)
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        self._kernels = {}
+        for layer in self.model._flatten_layers(include_self=False):
+            own = [variable for variable in layer._trainable_variables if variable.trainable]
+            kernels = [variable for variable in own if len(variable.shape) > 1]
+            if kernels:
+                name = layer.name
+                while name in self._kernels:
+                    name += "_"
+                self._kernels[name] = kernels
+        # In every replica its own: what a replica's step reads and writes needs no exchange.
+        with self.model.distribute_strategy.scope():
+            self._ratios = [local_variable(0.0, "float32", "update_ratio") for _ in self._kernels]
+
+    def before_step(self, step):
+        self._measured = ops.equal(step % self.every, 0)
+        flat = [variable for kernels in self._kernels.values() for variable in kernels]
+
+        def copies():
+            return [ops.copy(variable) for variable in flat]
+
+        def nothing():
+            return [ops.zeros_like(variable) for variable in flat]
+
+        if self.every == 1:
+            self._before = copies()
+        else:
+            self._before = ops.cond(self._measured, copies, nothing) if flat else []
+
+    def after_step(self, step, logs):
+        before = iter(self._before)
+        old = [[next(before) for _ in kernels] for kernels in self._kernels.values()]
+
+        def measure():
+            for ratio, kernels, values in zip(self._ratios, self._kernels.values(), old):
+                moved = sum(_square(ops.subtract(kernel, value)) for kernel, value in zip(kernels, values))
+                size = sum(_square(value) for value in values)
+                ratio.assign(ops.sqrt(moved) / ops.maximum(ops.sqrt(size), 1e-12))
+
+        if self.every == 1:
+            measure()
+        else:
+            ops.cond(self._measured, measure, lambda: None)
+        for name, ratio in zip(self._kernels, self._ratios):
+            # Its value now: the eager loop would keep the variable.
+            logs[f"update_ratio/{name}"] = ops.multiply(ratio, 1.0)
+
+
+def _square(tensor):
+    return ops.sum(ops.square(ops.cast(tensor, "float32")))

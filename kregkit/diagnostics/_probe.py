@@ -1,0 +1,197 @@
+"""A compiled model and some real batches, to be tried out in every way and left exactly as they were."""
+
+import contextlib
+import dataclasses
+import functools
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kregkit._core.checks import check_integer
+from kregkit._core.tasks import loss_tasks, output_tasks
+from kregkit.diagnostics._calls import quiet, recorded
+from kregkit.diagnostics._data import sample_batches
+from kregkit.diagnostics._untouched import untouched
+
+
+@contextlib.contextmanager
+def probing(model, data, batch_size=32, max_examples=1024):
+    """Yields a `Probe`; `data` that is one already, as `preflight` passes it on, is yielded as it is."""
+    if isinstance(data, Probe):
+        yield data
+        return
+    _check_model(model)
+    check_integer("batch_size", batch_size, 2)
+    with untouched(model):
+        yield Probe(model, sample_batches(data, batch_size, max_examples))
+
+
+def _check_model(model):
+    if not isinstance(model, keras.Model) or not getattr(model, "compiled", False) or model.optimizer is None:
+        raise ValueError(f"`model` must be a compiled Keras model with an optimizer. Received: model={model!r}")
+    if not model.built:
+        raise ValueError(
+            "`model` must be built, so that its weights exist: begin it with a keras.Input, or call it on a batch "
+            f"first. Received: model={model.name!r}, built={model.built}"
+        )
+    if model.distribute_strategy is not None and model.distribute_strategy.num_replicas_in_sync > 1:
+        raise ValueError(
+            "Checks run on one device: build the model outside of the strategy's scope for them. "
+            f"Received: replicas={model.distribute_strategy.num_replicas_in_sync}"
+        )
+
+
+@dataclasses.dataclass
+class Record:
+    """One call of a layer: its floating-point outputs, and the gradients of the loss to them, as arrays."""
+
+    layer: keras.layers.Layer
+    outputs: list
+    gradients: list
+
+
+@dataclasses.dataclass
+class Observation:
+    """A quiet forward and backward pass: see `Probe.observation`."""
+
+    num: int
+    loss: float
+    total: float
+    baseline: float
+    outputs: list
+    records: list
+    gradients: list
+
+
+class Probe:
+    """The model, batches, and what can be done with them. Use inside `untouched` only.
+
+    "Quiet" passes are those in which batch normalisation uses the batch's statistics, as in training, and no layer
+    draws random numbers.
+
+    Attributes:
+        model: The compiled model.
+        batches: List of `(x, y, sample_weight)`, arrays or structures of them.
+        examples: The same, joined.
+    """
+
+    def __init__(self, model, batches):
+        self.model = model
+        self.batches = batches
+        self.examples = tuple(
+            None if parts[0] is None else keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
+            for parts in zip(*batches)
+        )
+
+    def first(self, num):
+        """Returns the first `num` examples as a batch."""
+        return keras.tree.map_structure(lambda array: None if array is None else array[:num], self.examples)
+
+    def compiled(self, function):
+        """Returns `function` as a graph, unless the model is one that must run eagerly."""
+        return function if self.model.run_eagerly else tf.function(function, reduce_retracing=True, autograph=False)
+
+    def loss(self, x, y, prediction, weight, training):
+        """Returns the compiled loss without and with the penalties of regularisers."""
+        total = self.model.compute_loss(x=x, y=y, y_pred=prediction, sample_weight=weight, training=training)
+        penalties = [tf.cast(tf.reduce_sum(penalty), total.dtype) for penalty in self.model.losses]
+        return (total - tf.add_n(penalties) if penalties else total), total
+
+    @functools.cached_property
+    def prediction(self):
+        """The model's outputs for one example, as their structure."""
+        return self.model(self.first(1)[0], training=False)
+
+    @functools.cached_property
+    def tasks(self):
+        """One `Task`, or None, per output: what it is by its loss, or by the last activation."""
+        try:
+            return output_tasks(self.model, self.prediction)
+        except ValueError:
+            return [None] * len(keras.tree.flatten(self.prediction))
+
+    @property
+    def loss_tasks(self):
+        """What the losses alone say about the outputs; None where they say nothing."""
+        told = list(loss_tasks(self.model))
+        return told if len(told) == len(self.tasks) else [None] * len(self.tasks)
+
+    def label_tasks(self):
+        """Returns `(task, shape of the output)` per label array; None and () where there isn't one per output."""
+        shapes = [tuple(output.shape) for output in keras.tree.flatten(self.prediction)]
+        known = [(told or task, shape) for told, task, shape in zip(self.loss_tasks, self.tasks, shapes)]
+        labels = keras.tree.flatten(self.examples[1])
+        return known if len(known) == len(labels) else [(None, ())] * len(labels)
+
+    @functools.cached_property
+    def observation(self):
+        """One quiet forward and backward pass over up to 128 examples, run eagerly.
+
+        Holds `loss` and `total` (with penalties), `baseline` (the loss of a prediction that knows nothing), `outputs`,
+        `records` (list of `Record`, in the order of the calls) and `gradients` (one array per trainable variable, None
+        where the loss doesn't depend on it).
+        """
+        x, y, weight = self.first(128)
+        tasks, calls, variables = self.tasks, [], [variable.value for variable in self.model.trainable_variables]
+        with tf.GradientTape(persistent=True) as tape:
+            with recorded(self.model, calls), quiet(self.model):
+                prediction = self.model(x, training=False)
+            loss, total = self.loss(x, y, prediction, weight, training=False)
+        slopes = [tape.gradient(total, outputs, unconnected_gradients="zero") for _, outputs in calls]
+        gradients = [
+            None if slope is None else tf.convert_to_tensor(slope) for slope in tape.gradient(total, variables)
+        ]
+        outputs = keras.tree.flatten(prediction)
+        guess = keras.tree.pack_sequence_as(prediction, list(map(_uninformed, tasks, outputs)))
+        return Observation(
+            num=len(keras.tree.flatten(x)[0]),
+            loss=float(loss),
+            total=float(total),
+            baseline=float(self.loss(x, y, guess, weight, training=False)[0]),
+            outputs=_arrays(outputs),
+            records=[Record(layer, _arrays(values), _arrays(slope)) for (layer, values), slope in zip(calls, slopes)],
+            gradients=_arrays(gradients),
+        )
+
+    def trainer(self, optimizer, calm=False, ratios=False):
+        """Returns a compiled `step(x, y, weight)`, one real training step on the model's weights.
+
+        Args:
+            optimizer: Keras optimizer, fresh.
+            calm: Boolean, whether the step is quiet and its loss without penalties.
+            ratios: Boolean, whether `step` returns `(loss, update norms, weight norms)` rather than the loss.
+        """
+        variables = self.model.trainable_variables
+        optimizer.build(variables)
+
+        def step(x, y, weight):
+            with tf.GradientTape() as tape:
+                with quiet(self.model) if calm else contextlib.nullcontext():
+                    prediction = self.model(x, training=not calm)
+                plain, total = self.loss(x, y, prediction, weight, training=True)
+                loss = plain if calm else total
+                scaled = optimizer.scale_loss(loss)
+            gradients = tape.gradient(scaled, [variable.value for variable in variables])
+            pairs = [(gradient, variable) for gradient, variable in zip(gradients, variables) if gradient is not None]
+            before = [tf.identity(variable.value) for variable in variables] if ratios else []
+            if pairs:
+                optimizer.apply(*map(list, zip(*pairs)))
+            if not ratios:
+                return loss
+            moved = [tf.norm(tf.cast(v.value - b, "float32")) for v, b in zip(variables, before)]
+            return loss, moved, [tf.norm(tf.cast(b, "float32")) for b in before]
+
+        return self.compiled(step)
+
+
+def _arrays(tensors):
+    # Gradients of embeddings are sparse.
+    return [None if tensor is None else tf.convert_to_tensor(tensor).numpy() for tensor in tensors]
+
+
+def _uninformed(task, tensor):
+    """Returns the prediction of someone who knows nothing."""
+    if task is not None and task.kind == "probabilities":
+        return tf.fill(tf.shape(tensor), tf.cast(1 / tensor.shape[-1] if task.link == "softmax" else 0.5, tensor.dtype))
+    return tf.zeros_like(tensor)

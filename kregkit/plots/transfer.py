@@ -1,0 +1,49 @@
+"""Error against the number of target examples."""
+
+import numpy as np
+
+from kregkit.plots._axes import finish, new_axes
+
+
+def transfer_curves(errors, axes=None, *, labels=None):
+    """Draws the error of several ways to train against the number of examples, with intervals over seeds.
+
+    Args:
+        errors: Dictionary from a way's name to a dictionary from a number of examples to a list of errors in percent,
+            one per seed.
+        axes: Matplotlib Axes to draw on. Defaults to new ones.
+        labels: Dictionary from a number of examples to its label, such as `{144: "all"}`.
+
+    Returns:
+        The Axes. Lines join the means; bands reach from the lowest to the highest.
+
+    Raises:
+        ValueError: There is nothing to draw.
+
+    Example:
+
+    >>> axes = transfer_curves({"from scratch": {1: [40.0, 50.0], 10: [10.0, 12.0]}})
+    >>> axes.get_lines()[0].get_ydata().tolist()
+    [45.0, 11.0]
+    """
+    if not errors or not all(errors.values()):
+        raise ValueError(f"`errors` must hold numbers for every name. Received: errors={errors!r}")
+    axes = new_axes(axes, size=(7.0, 4.6))
+    sizes = sorted({size for one in errors.values() for size in one})
+    for name, one in errors.items():
+        known = sorted(one)
+        means = [float(np.mean(one[size])) for size in known]
+        (line,) = axes.plot(known, means, marker="o", markersize=4.5, linewidth=1.8, label=name)
+        low, high = ([float(reduce(one[size])) for size in known] for reduce in (min, max))
+        axes.fill_between(known, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xticks(sizes, [(labels or {}).get(size, str(size)) for size in sizes])
+    axes.minorticks_off()
+    highest = max(max(values) for one in errors.values() for values in one.values())
+    lowest = min(min(value for value in values if value > 0) if any(values) else 1.0
+                 for one in errors.values() for values in one.values())  # fmt: skip
+    ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if lowest / 1.5 <= tick <= highest * 1.5]
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set(xlabel="examples per class", ylabel="test error (%)")
+    return finish(axes)

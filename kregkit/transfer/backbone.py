@@ -1,0 +1,131 @@
+"""Where to start from: `keras.applications`, or a small network that is trained here."""
+
+import pathlib
+import socket
+import sys
+import threading
+import urllib.parse
+
+import keras
+import numpy as np
+
+from kregkit._core.checks import check_number
+
+_TIMEOUT = 5.0
+
+
+def backbone(name="digits", weights="imagenet", timeout=_TIMEOUT, **arguments):
+    """Returns a pretrained model: one of `keras.applications`, or the network that `digits_backbone` trains.
+
+    Weights that are on disk are used; others are fetched. Where there is no network the error comes within `timeout`
+    seconds, and names the file, where it comes from and where to put it.
+
+    Args:
+        name: `"digits"`, or the name of a class in `keras.applications`, such as `"ResNet50"`.
+        weights: `"imagenet"`, a path, or `None` for random ones; for `keras.applications` only.
+        timeout: Float > 0, seconds to wait for the server to answer.
+        **arguments: For the application, such as `include_top=False` and `input_shape`.
+
+    Raises:
+        ValueError: There is no model of that name.
+        FileNotFoundError: The weights are not on disk, and can't be fetched.
+
+    Example:
+
+    >>> backbone("MobileNetV2", weights=None, include_top=False, input_shape=(32, 32, 3)).output_shape
+    (None, 1, 1, 1280)
+    """
+    check_number("timeout", timeout, 0, low_open=True)
+    if name == "digits":
+        return digits_backbone(**arguments)
+    make = getattr(keras.applications, name, None) if isinstance(name, str) else None
+    if not callable(make):
+        known = sorted(one for one in dir(keras.applications) if one[:1].isupper())
+        raise ValueError(f"`name` must be 'digits' or one of {', '.join(known)}. Received: name={name!r}")
+    module = sys.modules[make.__module__].file_utils
+    original = module.get_file
+
+    def get_file(fname=None, origin=None, cache_subdir="datasets", cache_dir=None, **rest):
+        home = pathlib.Path(cache_dir or module.config.keras_home())
+        path = home / cache_subdir / (fname or pathlib.PurePosixPath(urllib.parse.urlparse(origin).path).name)
+        if not path.exists() and not _answers(origin, timeout):
+            raise FileNotFoundError(
+                f"The weights of {name} are not on disk, and {urllib.parse.urlparse(origin).netloc} did not answer "
+                f"within {timeout:g} seconds. Fetch {origin} elsewhere and put it at {path}, or pass weights=None. "
+                f"Offline, backbone('digits') trains a small one. Received: weights={weights!r}"
+            )
+        return original(fname, origin=origin, cache_subdir=cache_subdir, cache_dir=cache_dir, **rest)
+
+    module.get_file = get_file
+    try:
+        return make(weights=weights, **arguments)
+    finally:
+        module.get_file = original
+
+
+def _answers(origin, timeout):
+    """Returns whether the server accepts a connection in time. Resolving its name may take longer than any timeout."""
+    parts = urllib.parse.urlparse(origin)
+    reached = threading.Event()
+
+    def connect():
+        try:
+            port = parts.port or (80 if parts.scheme == "http" else 443)
+            socket.create_connection((parts.hostname, port), timeout=timeout).close()
+            reached.set()
+        except OSError:
+            pass
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    return reached.is_set()
+
+
+def digits_backbone(classes=(0, 1, 2, 3, 4), epochs=12, seed=0):
+    """Returns a convolutional network trained on some of the digits, in seconds: what transfer can be tried on.
+
+    Its layers are `conv_1` ... `conv_4` with `norm_1` ... `norm_4` and `relu_1` ... `relu_4`, then `pool` and `head`,
+    whose outputs are logits. Inputs are images `(8, 8, 1)` in [0, 1], of `kregkit.data.digits` divided by 255; the
+    network centres them itself. The global seed is left as it is.
+
+    Args:
+        classes: Digits to train on, renumbered from 0 in this order. Defaults to 0 to 4, so that 5 to 9 are new.
+        epochs: Integer >= 1. Defaults to `12`.
+        seed: Integer, of the weights and the order.
+
+    Returns:
+        A compiled Keras model.
+    """
+    from kregkit.data import digits
+
+    x, y = digits("train", as_arrays=True)
+    classes = list(classes)
+    if len(classes) < 2 or any(one not in range(10) for one in classes):
+        raise ValueError(f"`classes` must be at least two digits. Received: classes={classes}")
+    chosen = np.isin(y, classes)
+    x, y = x[chosen] / np.float32(255), np.array([classes.index(one) for one in y[chosen]])
+
+    def initializer(index):
+        return keras.initializers.HeNormal(seed=seed * 100 + index)
+
+    inputs = keras.Input((8, 8, 1))
+    z = keras.layers.Rescaling(1 / 0.38, offset=-0.3 / 0.38, name="centre")(inputs)
+    for index, filters in enumerate((16, 32, 32, 64), start=1):
+        convolution = keras.layers.Conv2D(
+            filters, 3, padding="same", use_bias=False, kernel_initializer=initializer(index), name=f"conv_{index}"
+        )
+        z = keras.layers.BatchNormalization(momentum=0.9, name=f"norm_{index}")(convolution(z))
+        z = keras.layers.ReLU(name=f"relu_{index}")(z)
+        if index in (2, 3):
+            z = keras.layers.MaxPooling2D()(z)
+    z = keras.layers.GlobalAveragePooling2D(name="pool")(z)
+    head = keras.layers.Dense(len(classes), kernel_initializer=initializer(9), name="head")
+    model = keras.Model(inputs, head(z), name="digits_backbone")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(2e-3), loss, metrics=["accuracy"])
+    rng = np.random.default_rng(seed)
+    for _ in range(epochs):
+        order = rng.permutation(len(x))
+        model.fit(x[order], y[order], 32, 1, verbose=0, shuffle=False)
+    return model

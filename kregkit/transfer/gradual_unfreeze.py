@@ -1,0 +1,96 @@
+"""Thaw a model from the top inside one fit."""
+
+from keras import ops
+
+from kregkit._core.checks import check_integer, check_number
+from kregkit.callbacks._rates import RateCallback
+from kregkit.transfer._graph import flat_layers, matching
+from kregkit.transfer.freeze import _from, prepare, set_trainable
+
+
+class GradualUnfreeze(RateCallback):
+    """Trains the head first, then lets layers join from the top, inside one `fit`.
+
+    At the first epoch of a stage its layers thaw, and the train step is made anew: frozen layers cost no backward
+    pass. Layers of no stage that began yet are frozen, BatchNormalization among them in inference mode. From the
+    second stage on all rates are `learning_rate_factor` times the base, and other rate callbacks multiply with that.
+
+    The optimizer gets slots for all weights before the first step, so that nothing is lost or refused when a layer
+    thaws; they stay at zero until then. The stage follows from the epoch alone, so a run that is resumed at an
+    `initial_epoch` goes on in the right one. When the fit ends, in whatever way, each layer is as trainable as before
+    it.
+
+    Args:
+        stages: List of `(epoch, layers)`, the epochs increasing from 0. `layers` is an integer, that many layers that
+            have kernels counted from the top; or a layer's name, a regular expression, or a list of these, from the
+            lowest of which on all layers train.
+        learning_rate_factor: Float > 0. Defaults to `0.1`.
+
+    Raises:
+        ValueError: An argument is out of range. When `fit` begins: a stage names no layer of the model, or the
+            optimizer was built while layers were frozen.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> layers = [keras.Input((2,)), keras.layers.Dense(2, name="body"), keras.layers.Dense(1, name="head")]
+    >>> model = keras.Sequential(layers)
+    >>> model.compile(keras.optimizers.SGD(0.1), "mse")
+    >>> x = np.ones((8, 2), "float32")
+    >>> history = model.fit(x, x[:, :1], epochs=2, verbose=0, callbacks=[GradualUnfreeze([(0, "head"), (1, "body")])])
+    >>> [round(float(rate), 3) for rate in history.history["learning_rate"]]
+    [0.1, 0.01]
+
+    Reference: [Howard and Ruder, 2018](https://arxiv.org/abs/1801.06146)
+    """
+
+    whole_epochs_suffice = True
+
+    def __init__(self, stages, learning_rate_factor=0.1):
+        super().__init__("epoch")
+        if not isinstance(stages, (list, tuple)) or not stages or any(len(tuple(stage)) != 2 for stage in stages):
+            raise ValueError(f"`stages` must be a list of pairs (epoch, layers). Received: stages={stages!r}")
+        epochs = [check_integer("stages", epoch, 0) for epoch, _ in stages]
+        if epochs[0] != 0 or sorted(set(epochs)) != epochs:
+            raise ValueError(f"The epochs of `stages` must increase from 0. Received: stages={stages!r}")
+        self.stages = [(epoch, layers) for epoch, (_, layers) in zip(epochs, stages)]
+        self.learning_rate_factor = check_number("learning_rate_factor", learning_rate_factor, 0, low_open=True)
+        self._flags = None
+
+    def make_schedule(self, unit_steps, total_steps):
+        return None
+
+    def factor_at(self, step):
+        if len(self.stages) == 1:
+            return 1.0
+        return ops.where(self.train_step.epoch >= self.stages[1][0], self.learning_rate_factor, 1.0)
+
+    def on_train_begin(self, logs=None):
+        self._members = [self._layers_of(layers) for _, layers in self.stages]
+        prepare(self.model)
+        super().on_train_begin(logs)
+        self._flags = {layer: layer.trainable for layer in flat_layers(self.model)}
+        self._stage = None
+
+    def _layers_of(self, layers):
+        if isinstance(layers, (list, tuple)):
+            layers = matching(self.model, list(layers), "stages")
+        return _from(self.model, layers)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        stage = max(index for index, (start, _) in enumerate(self.stages) if start <= epoch)
+        if stage != self._stage:
+            self._stage = stage
+            free = {id(layer) for layers in self._members[: stage + 1] for layer in layers}
+            set_trainable(self.model, {layer: id(layer) in free for layer in self._flags})
+            # The step has the weights that it trains baked in; other callbacks' hooks stay in it.
+            self.model.make_train_function(force=True)
+
+    def release(self):
+        if self._flags is not None:
+            function = self.model.train_function
+            set_trainable(self.model, self._flags)
+            self._flags = None
+            # What was traced before this fit had these flags.
+            self.model.train_function = function

@@ -1,0 +1,97 @@
+"""Pretrained word vectors."""
+
+import pathlib
+
+import keras
+import numpy as np
+
+from kregkit._core.checks import check_choice
+
+
+def embedding_from_vectors(vocabulary, file, missing="normal", trainable=False, seed=0, name="embedding"):
+    """Returns an `Embedding` layer filled with pretrained word vectors, and the words that have none.
+
+    The file holds a word and its numbers on every line, as GloVe's text files do; a first line with two counts, as
+    word2vec's have, is recognised. Words that contain spaces are read right. Only the vocabulary's lines are kept in
+    memory. Where the file lacks a word as written, its lower-case form is taken.
+
+    Args:
+        vocabulary: List of words, in the order of their ids; such as `TextVectorization.get_vocabulary()`.
+        file: Path of the text file, UTF-8.
+        missing: `"normal"`, draws with the mean and standard deviation of each of the found vectors' numbers;
+            `"zeros"`; or `"error"`. Words that are empty (padding) are zeros always. Defaults to `"normal"`.
+        trainable: Boolean, whether the vectors train. Defaults to `False`.
+        seed: Integer, for the draws.
+        name: String, the layer's name.
+
+    Returns:
+        `(layer, missing_words)`: a built `keras.layers.Embedding` with `len(vocabulary)` rows, and a list.
+
+    Raises:
+        ValueError: A line doesn't have as many numbers as the first, none of the words is in the file, or one is
+            missing with `missing="error"`.
+
+    Example:
+
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "vectors.txt"
+    >>> _ = path.write_text("cat 1.0 2.0\\ndog 3.0 4.0\\n")
+    >>> layer, absent = embedding_from_vectors(["", "dog", "unicorn"], path)
+    >>> keras.ops.convert_to_numpy(layer(np.array([1]))).tolist(), absent
+    ([[3.0, 4.0]], ['unicorn'])
+
+    References: [Pennington et al., 2014](https://nlp.stanford.edu/projects/glove/),
+    [Mikolov et al., 2013](https://arxiv.org/abs/1301.3781)
+    """
+    check_choice("missing", missing, ("normal", "zeros", "error"))
+    vocabulary = list(vocabulary)
+    if not vocabulary or any(not isinstance(word, str) for word in vocabulary):
+        raise ValueError(f"`vocabulary` must be a list of words. Received: vocabulary={vocabulary[:5]!r}")
+    wanted = set(vocabulary) | {word.lower() for word in vocabulary}
+    found, dim = _read(pathlib.Path(file), wanted)
+    rows = [found.get(word, found.get(word.lower())) for word in vocabulary]
+    absent = [word for word, row in zip(vocabulary, rows) if row is None and word]
+    known = [row for row in rows if row is not None]
+    if not known:
+        raise ValueError(f"None of the {len(vocabulary)} words is in the file. Received: file={str(file)!r}")
+    if absent and missing == "error":
+        raise ValueError(f"{len(absent)} words are not in the file. Received: missing words={absent[:10]}")
+    table = np.stack(known)
+    rng = np.random.default_rng(seed)
+    matrix = np.zeros((len(vocabulary), dim), "float32")
+    for index, (word, row) in enumerate(zip(vocabulary, rows)):
+        if row is not None:
+            matrix[index] = row
+        elif word and missing == "normal":
+            matrix[index] = rng.normal(table.mean(0), table.std(0))
+    layer = keras.layers.Embedding(len(vocabulary), dim, trainable=trainable, name=name)
+    layer.build(())
+    layer.set_weights([matrix])
+    return layer, absent
+
+
+def _read(path, wanted):
+    """Returns the wanted words' vectors, and their length."""
+    found, dim = {}, None
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, start=1):
+            pieces = line.rstrip("\n ").split(" ")
+            if number == 1 and len(pieces) == 2 and all(piece.isdigit() for piece in pieces):
+                dim = int(pieces[1])
+                continue
+            if len(pieces) < 2:
+                continue
+            dim = len(pieces) - 1 if dim is None else dim
+            word = " ".join(pieces[:-dim])
+            if not word:
+                raise ValueError(f"Every line must hold a word and {dim} numbers. Received: {path}, line={number}")
+            if word in wanted and word not in found:
+                try:
+                    found[word] = np.array(pieces[-dim:], "float32")
+                except ValueError as error:
+                    raise ValueError(
+                        f"Every line must hold a word and {dim} numbers. Received: {path}, line={number}"
+                    ) from error
+    if dim is None:
+        raise ValueError(f"The file holds no vectors. Received: file={str(path)!r}")
+    return found, dim

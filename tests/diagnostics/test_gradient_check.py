@@ -1,0 +1,76 @@
+"""Right, wrong and kinked gradients."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+from small_models import RNG, X, dense
+
+from kregkit import diagnostics as room
+
+
+@pytest.mark.parametrize("kind", ["dense", "convolution", "recurrent", "normalized", "embedding", "attention"])
+def test_gradients_of_keras_layers_are_right(kind):
+    keras.utils.set_random_seed(0)
+    x = X.reshape(128, 5, 1)
+    inputs = keras.Input((5, 1))
+    if kind == "embedding":
+        x, inputs = RNG.integers(0, 9, (128, 5)), keras.Input((5,), dtype="int32")
+    body = {
+        "dense": lambda z: layers.Dense(6, "elu")(layers.Flatten()(z)),
+        "convolution": lambda z: layers.Flatten()(layers.MaxPooling1D()(layers.Conv1D(4, 3, activation="relu")(z))),
+        "recurrent": lambda z: layers.LSTM(4)(z),
+        "normalized": lambda z: layers.LayerNormalization()(layers.BatchNormalization()(layers.Dense(4)(layers.Flatten()(z)))),  # noqa: E501
+        "embedding": lambda z: layers.Flatten()(layers.Embedding(9, 3)(z)),
+        "attention": lambda z: layers.Flatten()(layers.MultiHeadAttention(2, 3)(layers.Dense(4)(z), layers.Dense(4)(z))),  # noqa: E501
+    }[kind]  # fmt: skip
+    model = keras.Model(inputs, layers.Dense(1)(body(inputs)))
+    model.compile("sgd", "mse")
+    finding = room.gradient_check(model, (x, X[:, :1]))
+    assert finding.status == "pass", str(finding)
+    assert finding.details["largest_error"] < 1e-6 and finding.details["checked"] > 5
+
+
+def test_kinks_are_counted_and_no_errors():
+    model = dense(1)
+    # Zero inputs and zero biases: every unit stands exactly on its kink.
+    finding = room.gradient_check(model, (np.zeros((32, 5), "float32"), X[:32, :1]))
+    assert finding.status == "pass" and finding.details["kinks"] > 0
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Single(layers.Layer):
+    """Multiplies in float32, whatever its policy says."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], shape[-1]))
+
+    def call(self, inputs):
+        return tf.matmul(tf.cast(inputs, "float32"), self.kernel.value)
+
+
+def test_layer_in_fixed_precision_is_said_so():
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(5), Single()])
+    model.compile("sgd", "mse")
+    finding = room.gradient_check(model, (X, X))
+    assert finding.faults == ["no float64"] and finding.status == "warn" and finding.figure == "not checked"
+    assert keras.config.floatx() == "float32" and {layer.dtype_policy.name for layer in model.layers} == {"float32"}
+
+
+@pytest.mark.parametrize("factor", [2.0, -1.0, 1.01])
+def test_error_of_a_wrong_gradient_is_its_size(factor):
+    @tf.custom_gradient
+    def wrong(x):
+        return x, lambda upstream: factor * upstream
+
+    inputs = keras.Input((5,))
+    hidden = layers.Dense(4, "tanh", name="before")(layers.Dense(6, "tanh", name="first")(inputs))
+    hidden = layers.Lambda(wrong)(hidden)
+    model = keras.Model(inputs, layers.Dense(1, name="after")(hidden))
+    model.compile("sgd", "mse")
+    finding = room.gradient_check(model, (X, X[:, :1]))
+    assert finding.faults == ["wrong gradient"] and "before" in finding.problems[0].where
+    assert finding.details["largest_error"] == pytest.approx(abs(factor - 1) / max(abs(factor), 1), rel=1e-2)
+    after = [row["error"] for path, row in finding.details["variables"].items() if "after" in path]
+    assert len(after) == 2 and max(after) < 1e-6
