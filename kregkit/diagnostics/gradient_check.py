@@ -79,7 +79,11 @@ def gradient_check(model, data, num_weights=6, num_examples=8, seed=0):
     worst = max((row["error"] for row in rows.values()), default=0.0)
     checked, kinks = (sum(row[key] for row in rows.values()) for key in ("checked", "kinks"))
     details = {"largest_error": worst, "checked": checked, "kinks": kinks, "variables": rows}
-    figure = f"{worst:.1e} over {checked} weights" + (f", {kinks} at kinks" if kinks else "")
+    figure = (
+        (f"{worst:.1e}" if worst else "within rounding")
+        + f" over {checked} weights"
+        + (f", {kinks} at kinks" if kinks else "")
+    )
     return Finding("gradient_check", figure, "error < 1e-6", tuple(_problems(rows)), details)
 
 
