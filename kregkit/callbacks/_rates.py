@@ -52,8 +52,20 @@ class RateCallback(TracedCallback):
         """Returns, inside the step, what replaces `base`, where `replaces_base`."""
         return self.factor_at(step)
 
+    def set_model(self, model):
+        super().set_model(model)
+        leaves = leaf_optimizers(model.optimizer) if getattr(model, "optimizer", None) is not None else []
+        rates = [leaf.learning_rate for leaf in leaves]
+        self._rates_before = [
+            (rate, float(ops.convert_to_numpy(rate))) for rate in rates if isinstance(rate, keras.Variable)
+        ]
+
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
+        if any(isinstance(one, keras.callbacks.BackupAndRestore) for one in self.train_step.callbacks):
+            # What it restored before this callback began is the rate of the moment of saving, not the base.
+            for variable, rate in self._rates_before:
+                variable.assign(rate)
         steps, epochs = self.train_step.steps_per_epoch, self.train_step.epochs
         self._counting = False
         self._in_whole_epochs = steps is None and self.unit == "epoch"
