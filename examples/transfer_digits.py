@@ -45,7 +45,7 @@ def fit(model, x, y, rate, epochs, rng, callbacks=()):
     rounds = -(-STEPS * BATCH_SIZE // len(x))
     order = np.concatenate([rng.permutation(len(x)) for _ in range(rounds)])[: STEPS * BATCH_SIZE]
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(rate), loss)
+    model.compile(keras.optimizers.Adam(rate), loss, steps_per_execution=STEPS)
     model.fit(x[order], y[order], BATCH_SIZE, epochs, verbose=0, callbacks=list(callbacks))
     return model
 

@@ -15,7 +15,6 @@ from kregkit.transfer.plan import Plan, recommend
 from kregkit.transfer.similarity import measure_similarity, stage_names
 from kregkit.transfer.surgery import reinitialize
 
-
 # Of the head's solution; on standardised features.
 _PENALTY = 0.01
 
@@ -108,7 +107,7 @@ def _solve_head(model, x, y):
 def _augmented(model):
     """Returns the model behind small random movements of its images, in training only."""
     inputs = keras.Input(model.input_shape[1:])
-    moved = keras.layers.RandomTranslation(0.1, 0.1, fill_mode="nearest")(inputs)
-    moved = keras.layers.RandomRotation(0.03, fill_mode="nearest")(moved)
-    moved = keras.layers.RandomZoom(0.1, 0.1, fill_mode="nearest")(moved)
+    moved = keras.layers.RandomTranslation(0.05, 0.05, fill_mode="nearest")(inputs)
+    moved = keras.layers.RandomRotation(0.02, fill_mode="nearest")(moved)
+    moved = keras.layers.RandomZoom(0.05, 0.05, fill_mode="nearest")(moved)
     return keras.Model(inputs, model(moved))

@@ -70,7 +70,6 @@ def recommend(num_examples, num_classes, similarity):
     - 20 examples per class are little (below 50): few weights can be trained without overfitting
     - similarity 1.00 is high (0.6 or more): the last stage's features fit
     - so the body stays frozen, its BatchNormalization in inference mode, and only a new linear head trains
-    - augmentation adds what little data lack
     """
     check_integer("num_examples", num_examples, 1)
     check_integer("num_classes", num_classes, 2)
@@ -89,7 +88,7 @@ def recommend(num_examples, num_classes, similarity):
            else "low (below 0.6): the last stages say little about these data, earlier ones more"),
     ]  # fmt: skip
     if little and alike:
-        settings = ("linear head", 1, 0.0, 0.0, 1e-3, 0.1, 30, 30, True)
+        settings = ("linear head", 1, 0.0, 0.0, 1e-3, 0.1, 30, 30, False)
         reasons.append(
             "so the body stays frozen, its BatchNormalization in inference mode, and only a new linear head trains"
         )
@@ -104,6 +103,6 @@ def recommend(num_examples, num_classes, similarity):
     else:
         settings = ("fine-tune most", 1, 1.0, 0.0, 3e-3, 0.3, 3, 30, False)
         reasons.append("so the head trains first, then all layers from the top at three tenths of the rate")
-    if little:
-        reasons.append("augmentation adds what little data lack")
+    if little and not alike:
+        reasons.append("augmentation adds what little data lack; leave it out where validation is better without")
     return Plan(*settings, tuple(reasons))
