@@ -28,6 +28,7 @@ def freeze(model, until=None):
 
     Example:
 
+    >>> import keras
     >>> layers = [keras.Input((4,)), keras.layers.Dense(3, name="body"), keras.layers.BatchNormalization(name="norm"),
     ...           keras.layers.Dense(2, name="head")]
     >>> model = keras.Sequential(layers)
@@ -57,6 +58,7 @@ def unfreeze(model, start=None):
 
     Example:
 
+    >>> import keras
     >>> layers = [keras.Input((4,)), keras.layers.Dense(3, name="body"), keras.layers.Dense(2, name="head")]
     >>> model = keras.Sequential(layers)
     >>> _ = freeze(model)
