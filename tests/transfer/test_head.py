@@ -109,7 +109,6 @@ def test_refuses():
         assert "Received: " in str(error.value)
 
 
-@pytest.mark.slow
 def test_application_with_and_without_top():
     top = keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, weights=None, classes=10)
     bare = keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, weights=None, include_top=False)
