@@ -45,5 +45,5 @@ def transfer_curves(errors, axes=None, *, labels=None):
     lowest = min((v for one in errors.values() for values in one.values() for v in values if v > 0), default=1.0)
     ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if lowest / 1.5 <= tick <= highest * 1.5]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set(xlabel="examples per class", ylabel="test error (%)")
+    axes.set(xlabel="examples per class", ylabel="test error (%), mean and range over seeds")
     return finish(axes)

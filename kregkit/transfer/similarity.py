@@ -46,7 +46,7 @@ def measure_similarity(model, data, stages=4, seed=0):
 
     Args:
         model: A functional or built sequential model.
-        data: `(x, y)`, arrays with integer labels; a few hundred examples do.
+        data: `(x, y)`, arrays with integer labels; a few hundred examples: with few, all stages seem to say less.
         stages: Integer >= 1, how many stages, spread over the depth. Defaults to `4`.
         seed: Integer, for the cross-validation.
 
