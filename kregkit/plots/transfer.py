@@ -37,13 +37,13 @@ def transfer_curves(errors, axes=None, *, labels=None):
         low, high = ([float(reduce(one[size])) for size in known] for reduce in (min, max))
         axes.fill_between(known, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
     axes.set_xscale("log")
-    axes.set_yscale("log")
+    if any(value > 0 for one in errors.values() for values in one.values() for value in values):
+        axes.set_yscale("log")
     axes.set_xticks(sizes, [(labels or {}).get(size, str(size)) for size in sizes])
     axes.minorticks_off()
     highest = max(max(values) for one in errors.values() for values in one.values())
-    lowest = min(min(value for value in values if value > 0) if any(values) else 1.0
-                 for one in errors.values() for values in one.values())  # fmt: skip
+    lowest = min((v for one in errors.values() for values in one.values() for v in values if v > 0), default=1.0)
     ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if lowest / 1.5 <= tick <= highest * 1.5]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set(xlabel="examples per class", ylabel="test error (%)")
+    axes.set(xlabel="examples per class", ylabel="test error (%), mean and range over seeds")
     return finish(axes)

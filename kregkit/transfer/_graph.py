@@ -4,7 +4,19 @@ import re
 
 import keras
 
-from kregkit._core.weights import copy_values
+from kregkit._core.weights import assign_values, copy_values
+
+# What belongs to the layer with a kernel before it.
+_FOLLOWING = (
+    keras.layers.BatchNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.Activation,
+    keras.layers.ReLU,
+    keras.layers.LeakyReLU,
+    keras.layers.PReLU,
+    keras.layers.ELU,
+)
 
 
 def flat_layers(model):
@@ -23,28 +35,43 @@ def weighted_layers(model):
     return [layer for layer in flat_layers(model) if any(len(variable.shape) > 1 for variable in layer.weights)]
 
 
-def matching(model, layers, name):
-    """Returns the flat layers that `layers` means.
+def stage_end(model, layer):
+    """Returns the last of the normalisations and activations that follow `layer` at once."""
+    flat = flat_layers(model)
+    place = next(index for index, one in enumerate(flat) if one is layer)
+    while place + 1 < len(flat) and isinstance(flat[place + 1], _FOLLOWING):
+        place += 1
+    return flat[place]
+
+
+def nested_models(model):
+    """Returns the models within `model`, outer ones first."""
+    inner = [layer for layer in model.layers if isinstance(layer, keras.Model)]
+    return [one for nested in inner for one in (nested, *nested_models(nested))]
+
+
+def matching(model, layers, name, whole=False):
+    """Returns the layers that `layers` means.
 
     Args:
         model: A Keras model.
         layers: A layer, its name, a regular expression that matches whole names, or a list of these.
         name: String, the argument's name, for messages.
+        whole: Boolean, whether a nested model means itself. Defaults to `False`: it means its flat layers.
     """
     flat = flat_layers(model)
+    nested = nested_models(model)
     chosen = []
     for one in layers if isinstance(layers, (list, tuple)) else [layers]:
-        if isinstance(one, keras.Model):
-            found = flat_layers(one)
-        elif isinstance(one, keras.layers.Layer):
-            found = [layer for layer in flat if layer is one]
+        if isinstance(one, keras.layers.Layer):
+            found = [layer for layer in (*flat, *nested) if layer is one]
         elif isinstance(one, str):
-            found = [layer for layer in flat if layer.name == one]
-            nested = [m for m in model._flatten_layers(include_self=False) if m.name == one and hasattr(m, "layers")]
-            found = found or [layer for inner in nested for layer in flat_layers(inner)]
+            found = [layer for layer in (*flat, *nested) if layer.name == one]
             found = found or [layer for layer in flat if _matches(one, layer.name, name)]
         else:
             found = []
+        if not whole:
+            found = [part for layer in found for part in (flat_layers(layer) if layer in nested else [layer])]
         if not found:
             names = ", ".join(layer.name for layer in flat)
             raise ValueError(f"`{name}` must name layers of the model, which are {names}. Received: {name}={one!r}")
@@ -68,33 +95,56 @@ def check_graph(model):
         )
 
 
-def rebuilt(model, drop=lambda layer: False, after=None):
+def inputs_of(model):
+    """Returns the model's inputs in the structure that it takes; `Sequential` has no `input`."""
+    return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+
+
+def pooled(x, pooling):
+    """Returns features as vectors; `pooling` is `"average"`, `"max"` or `"flatten"`."""
+    rank = len(x.shape)
+    if rank == 2:
+        return x
+    if pooling == "flatten":
+        return keras.layers.Flatten()(x)
+    kind = "Average" if pooling == "average" else "Max"
+    return getattr(keras.layers, f"Global{kind}Pooling{rank - 2}D")()(x)
+
+
+def rebuilt(model, drop=lambda layer: False, after=None, unwrap=lambda layer: layer):
     """Returns a copy of a model's graph with its own layers and the same weights.
 
     Args:
         model: A functional or built sequential model; nested ones are copied as well.
         drop: Function of a layer that says whether to leave it out; it must give what it gets.
         after: Dictionary from a layer's identity to a layer to call on its output. Defaults to none.
+        unwrap: Function of a layer that returns the layer to put in its place, such as the one that it wraps.
     """
     check_graph(model)
     pairs = []
-    copy = _copy(model, drop, dict(after or {}), pairs, {})
+    copy = _copy(model, drop, dict(after or {}), unwrap, pairs, {})
     for old, new in pairs:
-        for variable, value in zip(new.variables, copy_values(old.variables)):
-            variable.assign(value)
+        assign_values(new.variables, copy_values(old.variables))
+        if hasattr(new, "finalize_state"):
+            # Normalization computes with what it derives from its variables.
+            new.finalize_state()
     return copy
 
 
-def _copy(model, drop, after, pairs, known):
+def _copy(model, drop, after, unwrap, pairs, known):
     origins = {}
 
     def clone(layer):
         if id(layer) not in known:
             if isinstance(layer, keras.Model) and getattr(layer, "inputs", None):
-                known[id(layer)] = _copy(layer, drop, after, pairs, known)
+                known[id(layer)] = _copy(layer, drop, after, unwrap, pairs, known)
+            elif hasattr(layer, "adapt") and not layer.variables:
+                # Lookup tables are in no variable; such a layer has nothing to train either, so it is shared.
+                known[id(layer)] = layer
             else:
-                known[id(layer)] = type(layer).from_config(layer.get_config())
-                pairs.append((layer, known[id(layer)]))
+                source = unwrap(layer)
+                known[id(layer)] = type(source).from_config(source.get_config())
+                pairs.append((source, known[id(layer)]))
         origins[id(known[id(layer)])] = layer
         return known[id(layer)]
 

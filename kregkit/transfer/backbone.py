@@ -9,7 +9,8 @@ import urllib.parse
 import keras
 import numpy as np
 
-from kregkit._core.checks import check_number
+from kregkit._core.checks import check_integer, check_number
+from kregkit.data import digits
 
 _TIMEOUT = 5.0
 
@@ -25,6 +26,9 @@ def backbone(name="digits", weights="imagenet", timeout=_TIMEOUT, **arguments):
         weights: `"imagenet"`, a path, or `None` for random ones; for `keras.applications` only.
         timeout: Float > 0, seconds to wait for the server to answer.
         **arguments: For the application, such as `include_top=False` and `input_shape`.
+
+    Returns:
+        A Keras model.
 
     Raises:
         ValueError: There is no model of that name.
@@ -42,7 +46,8 @@ def backbone(name="digits", weights="imagenet", timeout=_TIMEOUT, **arguments):
     if not callable(make):
         known = sorted(one for one in dir(keras.applications) if one[:1].isupper())
         raise ValueError(f"`name` must be 'digits' or one of {', '.join(known)}. Received: name={name!r}")
-    module = sys.modules[make.__module__].file_utils
+    # All applications fetch through this module; only there do the file and its address come together.
+    module = sys.modules[keras.utils.get_file.__module__]
     original = module.get_file
 
     def get_file(fname=None, origin=None, cache_subdir="datasets", cache_dir=None, **rest):
@@ -96,13 +101,16 @@ def digits_backbone(classes=(0, 1, 2, 3, 4), epochs=12, seed=0):
 
     Returns:
         A compiled Keras model.
-    """
-    from kregkit.data import digits
 
+    Raises:
+        ValueError: An argument is out of range.
+    """
+    check_integer("epochs", epochs, 1)
+    check_integer("seed", seed, 0)
     x, y = digits("train", as_arrays=True)
     classes = list(classes)
-    if len(classes) < 2 or any(one not in range(10) for one in classes):
-        raise ValueError(f"`classes` must be at least two digits. Received: classes={classes}")
+    if len(set(classes)) < max(2, len(classes)) or any(one not in range(10) for one in classes):
+        raise ValueError(f"`classes` must be two different digits or more. Received: classes={classes}")
     chosen = np.isin(y, classes)
     x, y = x[chosen] / np.float32(255), np.array([classes.index(one) for one in y[chosen]])
 
@@ -124,8 +132,8 @@ def digits_backbone(classes=(0, 1, 2, 3, 4), epochs=12, seed=0):
     model = keras.Model(inputs, head(z), name="digits_backbone")
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(2e-3), loss, metrics=["accuracy"])
+    # An order of its own for every epoch, whatever the global seed.
     rng = np.random.default_rng(seed)
-    for _ in range(epochs):
-        order = rng.permutation(len(x))
-        model.fit(x[order], y[order], 32, 1, verbose=0, shuffle=False)
+    order = np.concatenate([rng.permutation(len(x)) for _ in range(epochs)])
+    model.fit(x[order], y[order], 32, verbose=0, shuffle=False)
     return model

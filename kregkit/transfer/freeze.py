@@ -1,18 +1,18 @@
 """Which layers train."""
 
-import keras
-
 from kregkit._core.checks import check_integer
-from kregkit.transfer._graph import flat_layers, matching, weighted_layers
+from kregkit._core.optimizers import leaf_optimizers
+from kregkit.transfer._graph import flat_layers, matching, nested_models, weighted_layers
 
 
 def freeze(model, until=None):
     """Stops layers from training, from the input up to and with a layer; changes `model`.
 
     Frozen BatchNormalization runs in inference mode: it uses its moving statistics and leaves them as they are, which
-    is Keras's rule for `trainable=False` and what fine-tuning needs. A compiled model stays compiled: its optimizer
-    gets slots for all weights first, so that `unfreeze` can go on with the same optimizer, and the train step is
-    made anew at the next `fit`.
+    is Keras's rule for `trainable=False` and what fine-tuning needs. A compiled model stays compiled: an optimizer that
+    has not trained yet gets slots for all weights first, so that `unfreeze` can go on with the same one, and the train
+    step is made anew at the next `fit`. (Keras doesn't load these slots from a `.keras` file, for want of the frozen
+    ones' places in the optimizer that it builds: unfreeze before saving a model whose training is to go on.)
 
     Args:
         model: A built Keras model.
@@ -28,15 +28,16 @@ def freeze(model, until=None):
 
     Example:
 
+    >>> import keras
     >>> layers = [keras.Input((4,)), keras.layers.Dense(3, name="body"), keras.layers.BatchNormalization(name="norm"),
     ...           keras.layers.Dense(2, name="head")]
     >>> model = keras.Sequential(layers)
     >>> freeze(model, until=-1)
     ['body', 'norm']
     """
-    chosen = _up_to(model, until)
+    chosen = layers_up_to(model, until)
     prepare(model)
-    set_trainable(model, dict.fromkeys(chosen, False))
+    set_trainable(model, chosen, False)
     return [layer.name for layer in flat_layers(model) if layer.weights and not layer.trainable]
 
 
@@ -52,23 +53,26 @@ def unfreeze(model, start=None):
         List of the names of the layers with weights that train now.
 
     Raises:
-        ValueError: `start` names no layer or is out of range.
+        ValueError: `start` names no layer or is out of range, or the optimizer was built while these layers were
+            frozen; the model is as before then.
 
     Example:
 
+    >>> import keras
     >>> layers = [keras.Input((4,)), keras.layers.Dense(3, name="body"), keras.layers.Dense(2, name="head")]
     >>> model = keras.Sequential(layers)
     >>> _ = freeze(model)
     >>> unfreeze(model, 1)
     ['head']
     """
-    chosen = _from(model, start)
-    prepare(model)
-    set_trainable(model, dict.fromkeys(chosen, True))
+    chosen = layers_from(model, start)
+    prepare(model, chosen)
+    set_trainable(model, chosen, True)
     return [layer.name for layer in flat_layers(model) if layer.weights and layer.trainable]
 
 
-def _up_to(model, until):
+def layers_up_to(model, until):
+    """Returns the flat layers that `freeze` means."""
     flat = flat_layers(model)
     if until is None:
         return flat
@@ -81,15 +85,16 @@ def _up_to(model, until):
     return flat[: max(_place(flat, layer) for layer in found) + 1]
 
 
-def _from(model, start):
+def layers_from(model, start, name="start"):
+    """Returns the flat layers that `unfreeze` means; `name` is the argument's, for messages."""
     flat = flat_layers(model)
     if start is None:
         return flat
     if isinstance(start, int) and not isinstance(start, bool):
         weighted = weighted_layers(model)
-        check_integer("start", start, 1, len(weighted))
+        check_integer(name, start, 1, len(weighted))
         return flat[_place(flat, weighted[-start]) :]
-    found = matching(model, start, "start")
+    found = matching(model, start, name)
     return flat[min(_place(flat, layer) for layer in found) :]
 
 
@@ -97,54 +102,54 @@ def _place(layers, layer):
     return next(index for index, one in enumerate(layers) if one is layer)
 
 
-def set_trainable(model, flags):
-    """Sets the `trainable` flag of flat layers, and opens the models that hold them, whose own flag would hide it.
+def trainable_flags(model):
+    """Returns pairs of each layer and model in `model`, outer ones first, and whether it is trainable."""
+    layers = [model, *nested_models(model), *flat_layers(model)]
+    return [(layer, layer.trainable) for layer in layers]
 
-    Args:
-        model: A Keras model.
-        flags: Dictionary from layers to booleans.
+
+def restore_flags(model, flags):
+    """Puts back what `trainable_flags` returned; an outer one's flag reaches inner ones, whose own come later."""
+    for layer, flag in flags:
+        if layer.trainable != flag:
+            layer.trainable = flag
+    # The compiled step has the list of weights baked in.
+    model.train_function = None
+
+
+def set_trainable(model, layers, flag):
+    """Sets the `trainable` flag of flat layers, and opens the models that hold them, whose own flag would hide it."""
+    chosen = {id(layer) for layer in layers}
+    inner = {id(layer) for layer in flat_layers(model)}
+    flags = trainable_flags(model)
+    restore_flags(
+        model,
+        [(layer, (flag if id(layer) in chosen else own) if id(layer) in inner else True) for layer, own in flags],
+    )
+
+
+def prepare(model, layers=()):
+    """Gives a compiled model's optimizer slots for all weights that any layer could train, if it has none yet.
+
+    Raises:
+        ValueError: The optimizer was built before, and lacks weights of `layers`.
     """
-    flat = flat_layers(model)
-    wanted = {id(layer): layer.trainable for layer in flat} | {id(layer): flag for layer, flag in flags.items()}
-    containers = [one for one in model._flatten_layers(include_self=True) if isinstance(one, keras.Model)]
-    for container in containers:
-        if not container.trainable:
-            container.trainable = True
-    for layer in flat:
-        if layer.trainable != wanted[id(layer)]:
-            layer.trainable = wanted[id(layer)]
-    if getattr(model, "compiled", False):
-        # The compiled step has the list of weights baked in.
-        model.train_function = None
-
-
-def prepare(model):
-    """Gives a compiled model's optimizer slots for all weights that any layer could train."""
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:
         return
-    flat = flat_layers(model)
-    flags = {layer: layer.trainable for layer in flat}
-    function = model.train_function
-    set_trainable(model, dict.fromkeys(flat, True))
+    flags, function = trainable_flags(model), model.train_function
+    set_trainable(model, flat_layers(model), True)
     try:
-        if optimizer.built:
-            known = {variable.path for variable in _known(optimizer)}
-            missing = [one.path for one in model.trainable_variables if one.path not in known]
-            if missing:
-                raise ValueError(
-                    "The optimizer was built while layers were frozen, and would refuse their weights: compile the "
-                    f"model again. Received: missing={missing}"
-                )
-        else:
+        if not optimizer.built:
             with model.distribute_strategy.scope():
                 optimizer.build(model.trainable_variables)
+        known = {id(one) for leaf in leaf_optimizers(optimizer) for one in leaf._trainable_variables}
+        missing = [one.path for layer in layers for one in layer.trainable_variables if id(one) not in known]
     finally:
-        set_trainable(model, flags)
+        restore_flags(model, flags)
         model.train_function = function
-
-
-def _known(optimizer):
-    from kregkit._core.optimizers import leaf_optimizers
-
-    return [variable for leaf in leaf_optimizers(optimizer) for variable in leaf._trainable_variables]
+    if missing:
+        raise ValueError(
+            "The optimizer was built while layers were frozen, and would refuse their weights: compile the model "
+            f"again. Received: missing={missing}"
+        )

@@ -5,7 +5,7 @@ from keras import ops
 from kregkit._core.checks import check_integer, check_number
 from kregkit.callbacks._rates import RateCallback
 from kregkit.transfer._graph import flat_layers, matching
-from kregkit.transfer.freeze import _from, prepare, set_trainable
+from kregkit.transfer.freeze import layers_from, prepare, restore_flags, set_trainable, trainable_flags
 
 
 class GradualUnfreeze(RateCallback):
@@ -16,9 +16,9 @@ class GradualUnfreeze(RateCallback):
     second stage on all rates are `learning_rate_factor` times the base, and other rate callbacks multiply with that.
 
     The optimizer gets slots for all weights before the first step, so that nothing is lost or refused when a layer
-    thaws; they stay at zero until then. The stage follows from the epoch alone, so a run that is resumed at an
-    `initial_epoch` goes on in the right one. When the fit ends, in whatever way, each layer is as trainable as before
-    it.
+    thaws; they stay at zero until then. The stage follows from the epoch alone, so a run that is resumed, by
+    `initial_epoch` or `BackupAndRestore`, goes on in the right one. When the fit ends, in whatever way, each layer is
+    as trainable as before it.
 
     Args:
         stages: List of `(epoch, layers)`, the epochs increasing from 0. `layers` is an integer, that many layers that
@@ -27,8 +27,8 @@ class GradualUnfreeze(RateCallback):
         learning_rate_factor: Float > 0. Defaults to `0.1`.
 
     Raises:
-        ValueError: An argument is out of range. When `fit` begins: a stage names no layer of the model, or the
-            optimizer was built while layers were frozen.
+        ValueError: An argument is out of range. When `fit` begins: a stage names no layer of the model, the model has
+            no weights yet, or the optimizer was built while layers were frozen.
 
     Example:
 
@@ -48,7 +48,8 @@ class GradualUnfreeze(RateCallback):
 
     def __init__(self, stages, learning_rate_factor=0.1):
         super().__init__("epoch")
-        if not isinstance(stages, (list, tuple)) or not stages or any(len(tuple(stage)) != 2 for stage in stages):
+        pairs = isinstance(stages, (list, tuple)) and all(isinstance(one, (list, tuple)) for one in stages)
+        if not pairs or not stages or any(len(one) != 2 for one in stages):
             raise ValueError(f"`stages` must be a list of pairs (epoch, layers). Received: stages={stages!r}")
         epochs = [check_integer("stages", epoch, 0) for epoch, _ in stages]
         if epochs[0] != 0 or sorted(set(epochs)) != epochs:
@@ -65,17 +66,28 @@ class GradualUnfreeze(RateCallback):
             return 1.0
         return ops.where(self.train_step.epoch >= self.stages[1][0], self.learning_rate_factor, 1.0)
 
+    def set_model(self, model):
+        super().set_model(model)
+        # Before any callback's `on_train_begin`: BackupAndRestore would build an optimizer for what trains now only.
+        if model.built:
+            prepare(model)
+
     def on_train_begin(self, logs=None):
+        if not self.model.built:
+            raise ValueError(
+                "GradualUnfreeze needs the layers' weights: give the model an `Input`, or call it once. "
+                f"Received: model={self.model.name!r}"
+            )
         self._members = [self._layers_of(layers) for _, layers in self.stages]
-        prepare(self.model)
+        prepare(self.model, [layer for layers in self._members for layer in layers])
         super().on_train_begin(logs)
-        self._flags = {layer: layer.trainable for layer in flat_layers(self.model)}
+        self._flags = trainable_flags(self.model)
         self._stage = None
 
     def _layers_of(self, layers):
         if isinstance(layers, (list, tuple)):
             layers = matching(self.model, list(layers), "stages")
-        return _from(self.model, layers)
+        return layers_from(self.model, layers, "stages")
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
@@ -83,14 +95,16 @@ class GradualUnfreeze(RateCallback):
         if stage != self._stage:
             self._stage = stage
             free = {id(layer) for layers in self._members[: stage + 1] for layer in layers}
-            set_trainable(self.model, {layer: id(layer) in free for layer in self._flags})
+            flat = flat_layers(self.model)
+            set_trainable(self.model, [layer for layer in flat if id(layer) not in free], False)
+            set_trainable(self.model, [layer for layer in flat if id(layer) in free], True)
             # The step has the weights that it trains baked in; other callbacks' hooks stay in it.
             self.model.make_train_function(force=True)
 
     def release(self):
         if self._flags is not None:
             function = self.model.train_function
-            set_trainable(self.model, self._flags)
+            restore_flags(self.model, self._flags)
             self._flags = None
             # What was traced before this fit had these flags.
             self.model.train_function = function

@@ -7,8 +7,8 @@ import numpy as np
 import scipy.optimize
 
 from kregkit._core.checks import check_number
-from kregkit.transfer._graph import weighted_layers
-from kregkit.transfer.head import features
+from kregkit.transfer._graph import check_graph, stage_end, weighted_layers
+from kregkit.transfer.features import features
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,8 @@ class LinearProbe:
     Args:
         accuracy: Dictionary from a layer's name to the accuracy on examples that were not fitted.
         chance: Float, the accuracy of always saying the most frequent class.
-        model: A Keras model: the best stage's features and its classifier, with logits as outputs.
+        model: A Keras model: the best stage's features, in layers shared with the probed model, and its classifier,
+            with logits as outputs.
         layer: String, the best stage.
     """
 
@@ -64,12 +65,13 @@ def linear_probe(model, data, validation=None, layers=None, penalty=None, seed=0
     ('body', True)
     """
     x, y = data
-    y = _labels(y)
+    y = integer_labels(y)
     num_classes = int(y.max()) + 1
     if penalty is not None:
         check_number("penalty", penalty, 0, low_open=True)
     if len(np.unique(y)) < 2:
         raise ValueError(f"`data` must hold two classes or more. Received: classes={np.unique(y)}")
+    check_graph(model)
     names = _stages(model, layers)
     stages = features(model, names, pooling="average")
     inputs = stages.predict(x, verbose=0)
@@ -78,11 +80,11 @@ def linear_probe(model, data, validation=None, layers=None, penalty=None, seed=0
     if validation is not None:
         held = stages.predict(validation[0], verbose=0)
         held = held if isinstance(held, list) else [held]
-        held_labels = _labels(validation[1])
+        held_labels = integer_labels(validation[1])
     accuracy, fits = {}, {}
     for index, name in enumerate(names):
         strength, crossed = _choose(inputs[index], y, num_classes, penalty, seed)
-        kernel, bias = _fit(inputs[index], y, num_classes, strength)
+        kernel, bias = solve(inputs[index], y, num_classes, strength)
         if held is not None:
             crossed = float(np.mean((held[index] @ kernel + bias).argmax(-1) == held_labels))
         accuracy[name], fits[name] = crossed, (kernel, bias)
@@ -96,7 +98,8 @@ def linear_probe(model, data, validation=None, layers=None, penalty=None, seed=0
     return LinearProbe(accuracy, chance, probe, best)
 
 
-def _labels(y):
+def integer_labels(y):
+    """Returns labels as a vector of integers from 0."""
     y = np.asarray(y)
     y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer) or y.min(initial=0) < 0:
@@ -108,16 +111,8 @@ def _stages(model, layers):
     if layers is not None:
         layers = layers if isinstance(layers, (list, tuple)) else [layers]
         return [getattr(layer, "name", layer) for layer in layers]
-    from kregkit.transfer._graph import flat_layers
-
     weighted = weighted_layers(model)
-    flat = flat_layers(model)
-    last = weighted[-2] if len(weighted) > 1 else weighted[-1]
-    place = next(index for index, layer in enumerate(flat) if layer is last)
-    kinds = (keras.layers.BatchNormalization, keras.layers.ReLU, keras.layers.Activation, keras.layers.LeakyReLU)
-    while place + 1 < len(flat) and isinstance(flat[place + 1], kinds) and len(weighted) > 1:
-        place += 1
-    return [flat[place].name]
+    return [stage_end(model, weighted[-2]).name if len(weighted) > 1 else weighted[-1].name]
 
 
 def _choose(x, y, num_classes, penalty, seed):
@@ -131,14 +126,14 @@ def _choose(x, y, num_classes, penalty, seed):
         right = 0
         for fold in folds:
             rest = np.setdiff1d(order, fold)
-            kernel, bias = _fit(x[rest], y[rest], num_classes, strength)
+            kernel, bias = solve(x[rest], y[rest], num_classes, strength)
             right += int(np.sum((x[fold] @ kernel + bias).argmax(-1) == y[fold]))
         scores[strength] = right / len(x)
     best = max(scores, key=scores.get)
     return best, scores[best]
 
 
-def _fit(x, y, num_classes, penalty):
+def solve(x, y, num_classes, penalty):
     """Returns the kernel and bias, for features as they are, of the softmax regression on standardised ones."""
     x = np.asarray(x, "float64")
     mean, std = x.mean(0), x.std(0)

@@ -28,8 +28,9 @@ def embedding_from_vectors(vocabulary, file, missing="normal", trainable=False, 
         `(layer, missing_words)`: a built `keras.layers.Embedding` with `len(vocabulary)` rows, and a list.
 
     Raises:
-        ValueError: A line doesn't have as many numbers as the first, none of the words is in the file, or one is
-            missing with `missing="error"`.
+        ValueError: A line has fewer numbers than the first, or one that is none (the message names the line); there are
+            not as many words as announced; none of the vocabulary is in the file, or a word is missing with
+            `missing="error"`.
 
     Example:
 
@@ -72,16 +73,17 @@ def embedding_from_vectors(vocabulary, file, missing="normal", trainable=False, 
 
 def _read(path, wanted):
     """Returns the wanted words' vectors, and their length."""
-    found, dim = {}, None
+    found, dim, announced, seen = {}, None, None, 0
     with open(path, encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, start=1):
-            pieces = line.rstrip("\n ").split(" ")
+            pieces = line.rstrip("\r\n ").split(" ")
             if number == 1 and len(pieces) == 2 and all(piece.isdigit() for piece in pieces):
-                dim = int(pieces[1])
+                announced, dim = (int(piece) for piece in pieces)
                 continue
-            if len(pieces) < 2:
+            if pieces == [""]:
                 continue
-            dim = len(pieces) - 1 if dim is None else dim
+            seen += 1
+            dim = max(len(pieces) - 1, 1) if dim is None else dim
             word = " ".join(pieces[:-dim])
             if not word:
                 raise ValueError(f"Every line must hold a word and {dim} numbers. Received: {path}, line={number}")
@@ -92,6 +94,10 @@ def _read(path, wanted):
                     raise ValueError(
                         f"Every line must hold a word and {dim} numbers. Received: {path}, line={number}"
                     ) from error
-    if dim is None:
+    if not seen:
         raise ValueError(f"The file holds no vectors. Received: file={str(path)!r}")
+    if announced is not None and announced != seen:
+        raise ValueError(
+            f"The first line announces {announced} words: the file is damaged. Received: {path}, words={seen}"
+        )
     return found, dim

@@ -1,0 +1,69 @@
+"""Features of several stages."""
+
+import keras
+
+from kregkit._core.checks import check_choice
+from kregkit.transfer._graph import check_graph, flat_layers, inputs_of, matching, pooled
+
+
+def features(model, layers, pooling=None):
+    """Returns a model with the outputs of several layers, for heads on several stages at once.
+
+    Detection heads and captioning read features at several depths. The new model shares its layers, and so its
+    weights, with `model`.
+
+    Args:
+        model: A functional or built sequential model. Layers of models nested in it can be named as well.
+        layers: List of layers or their names; or one, which gives one output.
+        pooling: `None`, `"average"`, `"max"` or `"flatten"`, what makes vectors of features with places.
+
+    Returns:
+        A Keras model, not compiled.
+
+    Raises:
+        ValueError: A layer is not in the model, or is called more than once, or the model has no readable graph.
+
+    Example:
+
+    >>> stages = [keras.Input((8, 8, 1)), keras.layers.Conv2D(4, 3, name="low"), keras.layers.Conv2D(6, 3, name="high")]
+    >>> [tuple(shape) for shape in features(keras.Sequential(stages), ["low", "high"]).output_shape]
+    [(None, 6, 6, 4), (None, 4, 4, 6)]
+    """
+    check_graph(model)
+    check_choice("pooling", pooling, (None, "average", "max", "flatten"))
+    several = isinstance(layers, (list, tuple))
+    chosen = [matching(model, one, "layers") for one in (layers if several else [layers])]
+    flat = [layer for found in chosen for layer in found]
+    tensors = _outputs(model, flat)
+    if pooling is not None:
+        tensors = [pooled(tensor, pooling) for tensor in tensors]
+    return keras.Model(inputs_of(model), tensors if several or len(tensors) > 1 else tensors[0])
+
+
+def _outputs(model, layers):
+    """Returns the layers' output tensors, as functions of the model's inputs."""
+    own = {id(layer): layer for layer in model.layers}
+    results = {}
+    for layer in layers:
+        if id(layer) in own:
+            results[id(layer)] = _only_node(model, layer).output_tensors[0]
+    for inner in (layer for layer in model.layers if isinstance(layer, keras.Model)):
+        members = {id(one) for one in flat_layers(inner)}
+        wanted = [layer for layer in layers if id(layer) not in results and id(layer) in members]
+        if wanted:
+            inputs = _only_node(model, inner).input_tensors
+            outputs = keras.Model(inner.inputs, _outputs(inner, wanted))(inputs if len(inputs) > 1 else inputs[0])
+            results.update(zip(map(id, wanted), keras.tree.flatten(outputs)))
+    return [results[id(layer)] for layer in layers]
+
+
+def _only_node(model, layer):
+    """Returns the one place where the model's graph calls the layer."""
+    functional = getattr(model, "_functional", None) or model
+    nodes = {id(node) for nodes in functional._nodes_by_depth.values() for node in nodes}
+    found = [node for node in layer._inbound_nodes if id(node) in nodes]
+    if len(found) != 1:
+        raise ValueError(
+            f"A layer must be called once to have one output. Received: layer={layer.name!r}, calls={len(found)}"
+        )
+    return found[0]

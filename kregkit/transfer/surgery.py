@@ -1,0 +1,141 @@
+"""Leave layers out, put layers in, begin layers anew: a trained network's other weights stay as they are."""
+
+import keras
+
+from kregkit._core.checks import check_integer
+from kregkit._core.weights import assign_values, copy_values
+from kregkit.layers import DropConnect
+from kregkit.transfer._graph import check_graph, flat_layers, matching, rebuilt, weighted_layers
+
+# Layers that do nothing outside of training.
+_TRAINING_ONLY = (
+    keras.layers.Dropout,
+    keras.layers.SpatialDropout1D,
+    keras.layers.SpatialDropout2D,
+    keras.layers.SpatialDropout3D,
+    keras.layers.GaussianDropout,
+    keras.layers.GaussianNoise,
+    keras.layers.AlphaDropout,
+    keras.layers.ActivityRegularization,
+    keras.layers.RandomBrightness,
+    keras.layers.RandomContrast,
+    keras.layers.RandomFlip,
+    keras.layers.RandomRotation,
+    keras.layers.RandomTranslation,
+    keras.layers.RandomZoom,
+    keras.layers.RandomColorJitter,
+    keras.layers.RandomErasing,
+    keras.layers.RandomGaussianBlur,
+    keras.layers.RandomGrayscale,
+    keras.layers.RandomHue,
+    keras.layers.RandomPerspective,
+    keras.layers.RandomSaturation,
+    keras.layers.RandomShear,
+)
+
+
+def insert(model, after, layer):
+    """Returns a copy of a model with one more layer, the weights kept: such as dropout in a pretrained network.
+
+    Args:
+        model: A functional or built sequential model.
+        after: A layer of the model (a nested model too) or its name; the new layer gets its output, and what used that
+            output gets the new layer's. A regular expression or a list means several places, each with its own copy of
+            the new layer.
+        layer: A Keras layer that keeps the shape.
+
+    Raises:
+        ValueError: `after` names no layer, `layer` would change the shape, or the model has no readable graph.
+
+    Example:
+
+    >>> layers = [keras.Input((4,)), keras.layers.Dense(3, name="one"), keras.layers.Dense(2, name="two")]
+    >>> model = keras.Sequential(layers)
+    >>> [one.name for one in insert(model, after="one", layer=keras.layers.Dropout(0.5, name="noise")).layers]
+    ['one', 'noise', 'two']
+    """
+    check_graph(model)
+    if not isinstance(layer, keras.layers.Layer):
+        raise ValueError(f"`layer` must be a Keras layer. Received: layer={layer!r}")
+    places = matching(model, after, "after", whole=True)
+    for place in places:
+        shape = tuple(place._inbound_nodes[0].output_tensors[0].shape)
+        given = tuple(layer.compute_output_shape(shape))
+        if given != shape:
+            raise ValueError(f"`layer` must keep the shape {shape}. Received: layer={layer.name!r}, shape={given}")
+    added = {id(place): layer for place in places}
+    if len(places) > 1:
+        config = layer.get_config()
+        for index, place in enumerate(places):
+            added[id(place)] = type(layer).from_config({**config, "name": f"{config['name']}_{index}"})
+    return rebuilt(model, after=added)
+
+
+def strip(model):
+    """Returns a copy of a model without the layers that do something in training only, for export.
+
+    These are Keras's dropout, noise and random augmentation layers (not `RandomCrop`, which cuts the centre at test
+    time), activity regularisation, and any layer that says so by an attribute `training_only = True`. A `DropConnect`
+    whose inference is the mean is replaced by the layer that it wraps. `AugmentLayer` and `StochasticDepth` stay: they
+    compute at test time too. Predictions are the same, bit for bit.
+
+    Raises:
+        ValueError: The model has no readable graph.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.5), keras.layers.Dense(2, name="top")])
+    >>> [layer.name for layer in strip(model).layers]
+    ['top']
+    """
+
+    def unwrap(layer):
+        return layer.layer if isinstance(layer, DropConnect) and layer.inference == "mean" else layer
+
+    def drop(layer):
+        return isinstance(layer, _TRAINING_ONLY) or getattr(layer, "training_only", False)
+
+    return rebuilt(model, drop, unwrap=unwrap)
+
+
+def reinitialize(model, layers):
+    """Gives layers new weights, as if they had just been built; changes `model`, and returns the layers' names.
+
+    Where little data differ from those that the model was trained on, more of the top layers begin anew. A compiled
+    model should be compiled again: its optimizer's slots belong to the old weights.
+
+    Args:
+        model: A built Keras model.
+        layers: A layer, its name, a regular expression, a list of these; or an integer, that many layers with kernels
+            from the top.
+
+    Raises:
+        ValueError: `layers` names no layer.
+
+    Example:
+
+    >>> layers = [keras.Input((4,)), keras.layers.Dense(3, name="one"), keras.layers.Dense(2, name="two")]
+    >>> model = keras.Sequential(layers)
+    >>> reinitialize(model, 1)
+    ['two']
+    """
+    if isinstance(layers, int) and not isinstance(layers, bool):
+        weighted = weighted_layers(model)
+        check_integer("layers", layers, 1, len(weighted))
+        flat = flat_layers(model)
+        chosen = flat[next(index for index, layer in enumerate(flat) if layer is weighted[-layers]) :]
+    else:
+        chosen = matching(model, layers, "layers")
+    chosen = [layer for layer in chosen if layer.weights]
+    new = [_fresh_values(layer) for layer in chosen]
+    for layer, values in zip(chosen, new):
+        assign_values(layer.weights, values)
+    return [layer.name for layer in chosen]
+
+
+def _fresh_values(layer):
+    fresh = type(layer).from_config(layer.get_config())
+    fresh.build_from_config(layer.get_build_config() or {})
+    if len(fresh.weights) != len(layer.weights):
+        raise ValueError(f"The layer can't be built from its own config. Received: layer={layer.name!r}")
+    return copy_values(fresh.weights)

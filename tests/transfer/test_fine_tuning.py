@@ -1,0 +1,76 @@
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+from transfer.models import values
+
+from kregkit.transfer import FineTuned, fine_tune, recommend
+
+CELLS = {
+    "linear head": (20, "similar"),
+    "heads on several stages": (20, "different"),
+    "fine-tune the top": (2000, "similar"),
+    "fine-tune most": (2000, "different"),
+}
+
+
+def changed(before, after):
+    return {name.split("/")[0] for name in before if before[name] != after.get(name)}
+
+
+@pytest.mark.parametrize("strategy", CELLS)
+def test_each_plan_trains_what_it_says(strategy, trained, sets):
+    num, similarity = CELLS[strategy]
+    plan = recommend(num, 5, similarity)
+    assert plan.strategy == strategy
+    x, y = sets["new"]
+    before = values(trained)
+    short = dataclasses.replace(plan, head_epochs=1, epochs=1 if strategy == "linear head" else 3)
+    tuned = fine_tune(trained, (x[:100], y[:100]), sets["test"], short)
+    assert isinstance(tuned, FineTuned) and tuned.model.output_shape == (None, 5)
+    assert len(tuned.history.history["val_accuracy"]) == short.epochs
+    assert values(trained) == before
+    body = {name: bits for name, bits in before.items() if not name.startswith("head/")}
+    expected = {
+        "linear head": set(),
+        "heads on several stages": {"conv_3", "norm_3", "conv_4", "norm_4"},
+        "fine-tune the top": {"conv_4", "norm_4"},
+        "fine-tune most": {f"{kind}_{index}" for kind in ("conv", "norm") for index in range(1, 5)},
+    }[strategy]
+    assert changed(body, values(tuned.model)) == expected
+    # It evaluates on its own, without what augments.
+    loss, accuracy = tuned.model.evaluate(*sets["test"], verbose=0)
+    assert np.isfinite(loss) and 0 <= accuracy <= 1
+    assert not any("random" in layer.name for layer in tuned.model.layers)
+
+
+def test_learns_new_digits_from_few(trained, sets):
+    x, y = sets["new"]
+    chosen = np.concatenate([np.flatnonzero(y == one)[:10] for one in range(5)])
+    keras.utils.set_random_seed(1)
+    tuned = fine_tune(trained, (x[chosen], y[chosen]), plan=recommend(50, 5, "similar"))
+    _, accuracy = tuned.model.evaluate(*sets["test"], verbose=0)
+    assert accuracy > 0.8
+    assert "learning_rate" in tuned.history.history
+
+
+def test_makes_its_own_plan(trained, sets):
+    x, y = sets["new"]
+    record = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: stop(record, epoch))
+
+    def stop(callback, epoch):
+        callback.model.stop_training = True
+
+    tuned = fine_tune(trained, (x[:60], y[:60]), callbacks=[record])
+    assert tuned.plan.strategy in CELLS and len(tuned.history.epoch) == 1
+
+
+def test_refuses(trained, sets):
+    x, y = sets["new"]
+    with pytest.raises(ValueError, match="Received: plan="):
+        fine_tune(trained, (x, y), plan="linear head")
+    with pytest.raises(ValueError, match="integers"):
+        fine_tune(trained, (x, y / 2))
+    with pytest.raises(ValueError, match="batch_size"):
+        fine_tune(trained, (x, y), batch_size=0)
