@@ -184,9 +184,10 @@ def draw(images, curves):
     for (label, curve), color in zip(curves.items(), ("#111111", "#c9184a")):
         axis.plot(*np.array(curve).T, color=color, linewidth=2, label=label)
     axis.set(xscale="log", yscale="log", xlabel="seconds, tracing included", title="loss")
-    for side in (axis.xaxis, axis.yaxis):
-        side.set_major_formatter("{x:g}")
-    axis.yaxis.set_minor_formatter("{x:g}")
+    axis.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    for formatted in (axis.xaxis.set_major_formatter, axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+        formatted("{x:g}")
     axis.title.set(fontsize=12, fontweight="bold", color="0.25")
     axis.grid(True, which="both", color="0.93")
     axis.spines[["top", "right"]].set_visible(False)
