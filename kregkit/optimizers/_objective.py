@@ -215,9 +215,7 @@ def model_objective(model, x, y, loss, batch_size, stochastic, batch_normalizati
         )
     training = normalizations if batch_normalization == "training" else []
     if stochastic == "freeze":
-        # A recurrent layer makes its cell's masks, once for all steps.
-        recurrent = [layer for layer in layers if isinstance(layer, keras.layers.RNN) and layer.cell in drawing]
-        training = training + drawing + recurrent
+        training = training + drawing
     evaluate = _loss_function(model, loss, chunked)
 
     whole, rest = divmod(num, batch_size)

@@ -310,6 +310,11 @@ def test_recurrent_layers_draw_only_with_dropout(layer):
         points = [f.value_and_gradient(f.get())[0] for _ in range(3)]
     assert len(set(points)) == 1
     assert points[0] != pytest.approx(clean, rel=1e-3)
+    for layer in model._flatten_layers():
+        for generator in layer._seed_generators:
+            generator.state.assign([0, 0])
+    expected = np.mean((keras.ops.convert_to_numpy(model(x, training=True)) - y) ** 2)
+    assert points[0] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
