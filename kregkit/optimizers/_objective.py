@@ -17,9 +17,10 @@ class Objective:
             memory of its activations is used once.
         prepare: Callable, run in the graph before each evaluation.
         jit_compile: Boolean, whether XLA compiles the graph.
+        dtypes: Names of the dtypes, beside the variables' own, that the value is computed in.
     """
 
-    def __init__(self, variables, parts, prepare=lambda: None, jit_compile=False):
+    def __init__(self, variables, parts, prepare=lambda: None, jit_compile=False, dtypes=()):
         self.variables = variables
         self._parts = parts
         self._prepare = prepare
@@ -27,8 +28,12 @@ class Objective:
         self._shapes = [tuple(variable.shape) for variable in variables]
         self._sizes = [int(np.prod(shape)) for shape in self._shapes]
         self.size = sum(self._sizes)
-        # Values are only as exact as the least exact variable.
-        self.precision = max(float(np.finfo(variable.dtype.as_numpy_dtype).eps) for variable in variables)
+        # Values are only as exact as the least exact variable or computation.
+        self.precision = max(
+            float(np.spacing(np.ones((), dtype.as_numpy_dtype)))
+            for dtype in {variable.dtype for variable in variables} | {tf.as_dtype(dtype) for dtype in dtypes}
+            if dtype.is_floating
+        )
         vector = tf.TensorSpec((self.size,), tf.float64)
         self._value_and_gradient = tf.function(
             self._value_and_gradient_graph, input_signature=[vector], jit_compile=jit_compile, autograph=False
@@ -193,12 +198,13 @@ def model_objective(model, x, y, loss, batch_size, stochastic, batch_normalizati
     chunked = batch_size < num
 
     layers = model._flatten_layers(include_self=False)
-    generators = [generator for layer in [model, *layers] for generator in layer._seed_generators]
-    drawing = [layer.name for layer in layers if layer._seed_generators]
+    generators = _drawn([generator for layer in [model, *layers] for generator in layer._seed_generators], model, x)
+    drawing = [layer for layer in layers if any(generator in generators for generator in layer._seed_generators)]
     if generators and stochastic == "refuse":
+        names = ", ".join(layer.name for layer in drawing) or model.name
         raise ValueError(
             "A full-batch solver needs an objective that stays put, and these layers draw random numbers: "
-            f"{', '.join(drawing) or model.name}. Freeze their draws with stochastic='freeze', or run them in "
+            f"{names}. Freeze their draws with stochastic='freeze', or run them in "
             f"inference mode with stochastic='inference'. Received: stochastic={stochastic!r}"
         )
     normalizations = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
@@ -207,8 +213,9 @@ def model_objective(model, x, y, loss, batch_size, stochastic, batch_normalizati
             "Batch statistics of chunks are not those of the full batch: with batch_normalization='training', "
             f"`batch_size` must be None. Received: batch_size={batch_size}"
         )
-    training = [layer for layer in layers if stochastic == "freeze" and layer._seed_generators]
-    training += normalizations if batch_normalization == "training" else []
+    training = normalizations if batch_normalization == "training" else []
+    if stochastic == "freeze":
+        training = training + drawing
     evaluate = _loss_function(model, loss, chunked)
 
     whole, rest = divmod(num, batch_size)
@@ -236,10 +243,34 @@ def model_objective(model, x, y, loss, batch_size, stochastic, batch_normalizati
         raise ValueError(f"`model` must be built and have trainable weights. Received: model={model!r}")
     states = [generator.state.numpy() for generator in generators]
     try:
-        yield Objective(variables, parts, prepare if stochastic == "freeze" else lambda: None, jit_compile)
+        dtypes = {layer.compute_dtype for layer in layers if layer.weights}
+        yield Objective(variables, parts, prepare if stochastic == "freeze" else lambda: None, jit_compile, dtypes)
     finally:
         for generator, state in zip(generators, states):
             generator.state.assign(state)
+
+
+def _drawn(generators, model, x):
+    """Returns those of the model's seed generators that it draws from in training mode.
+
+    Recurrent layers own one even without dropout, so it is not enough to have one.
+    """
+    drawn = []
+
+    def recorded(generator):
+        draw = generator.next
+        return lambda *args, **kwargs: (drawn.append(generator), draw(*args, **kwargs))[1]
+
+    if generators:
+        for generator in generators:
+            vars(generator)["next"] = recorded(generator)
+        try:
+            # Traced and thrown away: nothing runs, no state changes.
+            tf.function(lambda: model(x, training=True), autograph=False).get_concrete_function()
+        finally:
+            for generator in generators:
+                del vars(generator)["next"]
+    return [generator for generator in generators if generator in drawn]
 
 
 @contextlib.contextmanager

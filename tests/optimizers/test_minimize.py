@@ -217,6 +217,17 @@ def test_keras_callbacks_work(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+def test_best_weights_are_restored_at_the_end():
+    x, y = small_data()
+    model, recorder = small_model(), Recorder()
+    # The highest loss is the first: what is restored is not where the solver ends.
+    stop = keras.callbacks.EarlyStopping("loss", mode="max", patience=3, restore_best_weights=True)
+    minimize(model, x, y, "mse", callbacks=[recorder, stop], verbose=0)
+    assert len(recorder.weights) == 4
+    for one, other in zip(model.get_weights(), recorder.weights[0]):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_stop_and_resume_goes_on_counting():
     x, y = small_data()
     model = small_model()
@@ -270,6 +281,69 @@ def test_stochastic_layers(layer):
     assert model.evaluate(x, y, verbose=0) == pytest.approx(values["inference", None], rel=1e-5)
     history = minimize(model, x, y, "mse", max_iterations=5, stochastic="freeze", verbose=0)
     assert history.history["loss"][-1] < values["freeze", None]
+
+
+@pytest.mark.parametrize("layer", [keras.layers.GRU, keras.layers.LSTM, keras.layers.SimpleRNN])
+def test_recurrent_layers_draw_only_with_dropout(layer):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(12, 4, 2)).astype("float32"), rng.normal(size=(12, 1)).astype("float32")
+
+    def built(**arguments):
+        keras.utils.set_random_seed(0)
+        return keras.Sequential([keras.Input((4, 2)), layer(3, **arguments), keras.layers.Dense(1)])
+
+    with objective(built(), x, y) as f:
+        point, direction = f.get(), rng.normal(size=f.size)
+        clean, _ = f.value_and_gradient(point)
+        # Backpropagation through time, twice.
+        product = f.hessian_product(point, direction)
+        ends = [f.value_and_gradient(point + sign * 1e-2 * direction)[1] for sign in (1, -1)]
+    difference = (ends[0] - ends[1]) / 2e-2
+    assert np.linalg.norm(difference - product) < 0.02 * np.linalg.norm(product)
+
+    model = built(dropout=0.5, recurrent_dropout=0.25)
+    with pytest.raises(ValueError, match="these layers draw random numbers"):
+        minimize(model, x, y, "mse", verbose=0)
+    with objective(model, x, y, stochastic="inference") as f:
+        assert f.value_and_gradient(f.get())[0] == pytest.approx(clean, rel=1e-6)
+    with objective(model, x, y, stochastic="freeze") as f:
+        points = [f.value_and_gradient(f.get())[0] for _ in range(3)]
+    assert len(set(points)) == 1
+    assert points[0] != pytest.approx(clean, rel=1e-3)
+    for layer in model._flatten_layers():
+        for generator in layer._seed_generators:
+            generator.state.assign([0, 0])
+    expected = np.mean((keras.ops.convert_to_numpy(model(x, training=True)) - y) ** 2)
+    assert points[0] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("policy", "precision"),
+    [("float64", 2.0**-52), ("float32", 2.0**-23), ("mixed_float16", 2.0**-10), ("mixed_bfloat16", 2.0**-7)],
+)
+def test_precision_is_that_of_the_computation(policy, precision):
+    x, y = small_data()
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, dtype=policy)])
+    with objective(model, x, y) as f:
+        assert f.precision == precision
+
+
+def test_structures_of_compiled_losses_and_frozen_layers():
+    keras.utils.set_random_seed(0)
+    inputs = {"a": keras.Input((3,), name="a"), "b": keras.Input((2,), name="b")}
+    frozen = keras.layers.Dense(4, activation="tanh", trainable=False)
+    hidden = frozen(keras.layers.Concatenate()(list(inputs.values())))
+    heads = {"p": keras.layers.Dense(1, name="p"), "q": keras.layers.Dense(3, activation="softmax", name="q")}
+    model = keras.Model(inputs, {name: head(hidden) for name, head in heads.items()})
+    model.compile(loss={"p": "mse", "q": "sparse_categorical_crossentropy"}, loss_weights={"p": 0.3, "q": 2.0})
+    x, y = small_data()
+    x, y = {"a": x, "b": x[:, :2]}, {"p": y, "q": np.arange(len(x)) % 3}
+    before = frozen.get_weights()
+    history = minimize(model, x, y, max_iterations=5, batch_size=8, verbose=0)
+    assert history.history["loss"][-1] < history.history["loss"][0]
+    assert model.evaluate(x, y, verbose=0)[0] == pytest.approx(history.history["loss"][-1], rel=1e-5)
+    for one, other in zip(frozen.get_weights(), before):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_batch_normalization():
