@@ -118,6 +118,25 @@ def test_sign_masks_are_exactly_bernoulli_at_one_half():
     assert np.abs(counts - 125).max() < 5 * np.sqrt(125)
 
 
+@pytest.mark.parametrize("inputs, units", [(2, 1), (1, 2)])
+def test_masks_of_two_examples_are_independent_along_a_column_and_a_row(inputs, units):
+    # (R s_1) (R s_2) = s_1 s_2 is a fair coin for every input, and so are the signs on outputs for every unit: four
+    # independent bits. Without the signs on inputs (or outputs), the column (or row) of one example would be the
+    # other's or its complement: half of the outcomes.
+    inner = layers.Dense(units, use_bias=False)
+    layer = DropConnect(inner, 0.5, seed=7)
+    layer.build((None, inputs))
+    inner.kernel.assign(np.ones((inputs, units)) * np.array([[1.0], [2.0]])[:inputs])
+    num = 1600
+    ys = (draws(layer, np.ones((2, inputs), "float32"), num) / 2).round().astype(int)
+    bits = ys[..., 0, None] >> np.arange(2) & 1 if units == 1 else ys
+    codes = bits.reshape(num, 4) @ [1, 2, 4, 8]
+    counts = np.bincount(codes, minlength=16)
+    statistic = ((counts - num / 16) ** 2).sum() / (num / 16)
+    # The chi-squared law with 15 degrees of freedom exceeds this once in a million.
+    assert statistic < 56.5
+
+
 def test_batch_gradient_is_masked_as_the_weights_are():
     inner = layers.Dense(4)
     layer = DropConnect(inner, 0.5, "batch", seed=0)
