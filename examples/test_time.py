@@ -210,18 +210,11 @@ def least_sure(predictor, x, y, num=12):
     return figure
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="one short run of each")
-    smoke = parser.parse_args().smoke
-    seeds, epochs, cycles, draws = (1, 2, 2, (1, 2)) if smoke else (SEEDS, EPOCHS, CYCLES, DRAWS)
-    OUTPUT.mkdir(parents=True, exist_ok=True)
-
+def digits_part(rates, seeds, epochs, cycles, draws):
     x, y = digits(TRAIN, as_arrays=True)
     x_test, y_test = digits(TEST, as_arrays=True)
     data = (x / np.float32(255), y, x_test / np.float32(255), y_test)
-    print(f"{len(x)} digits to train on, {len(x_test)} to test on, {seeds} seeds")
-    rates = LEARNING_RATES[:1] if smoke else LEARNING_RATES
+    print(f"{len(x)} digits to train on, {len(x_test)} to test on, {seeds} seeds", flush=True)
     rate = choose_rate(rates, fit_digits, *data[:2], epochs, cycles)
     rows, curves = [], []
     for seed in range(seeds):
@@ -245,9 +238,10 @@ def main():
     axes.figure.savefig(OUTPUT / "draws.png", dpi=130)
     least_sure(predictor, data[2], y_test).savefig(OUTPUT / "least_sure.png", dpi=130)
 
-    num = 64 if smoke else NUM_PATCHES
+
+def photographs_part(rates, seeds, epochs, cycles, draws, num=NUM_PATCHES):
     data = (*patches(num, left=True), *patches(num, left=False))
-    print(f"\n{num} patches of photographs to train on, {num} to test on, {seeds} seeds")
+    print(f"\n{num} patches of photographs to train on, {num} to test on, {seeds} seeds", flush=True)
     rate = choose_rate(rates, fit_patches, *data[:2], epochs, cycles, central)
     rows = [patches_errors(rate, seed, data, epochs, cycles, draws) for seed in range(seeds)]
     means, intervals = summary(rows)
@@ -255,6 +249,18 @@ def main():
     axes = plots.errors(means, intervals=intervals, baseline="plain, central crop")
     axes.set_title("Photographs: test error, mean of seeds and 95% interval", fontsize=10)
     axes.figure.savefig(OUTPUT / "photographs.png", dpi=130)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="one short run of each")
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    if parser.parse_args().smoke:
+        digits_part(LEARNING_RATES[:1], 1, 2, 2, (1, 2))
+        photographs_part(LEARNING_RATES[:1], 1, 2, 2, (1, 2), num=64)
+    else:
+        digits_part(LEARNING_RATES, SEEDS, EPOCHS, CYCLES, DRAWS)
+        photographs_part(LEARNING_RATES, SEEDS, EPOCHS, CYCLES, DRAWS)
     print(f"\nPictures in {OUTPUT}")
 
 
