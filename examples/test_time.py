@@ -193,6 +193,7 @@ def least_sure(predictor, x, y, num=12):
     prediction, spread = predictor.predict(x, verbose=0)
     order = np.argsort(-spread["entropy"])[:num]
     figure, grid = plt.subplots(2, num // 2, figsize=(1.7 * num / 2, 5.0), layout="constrained")
+    figure.get_layout_engine().set(hspace=0.12)
     p = np.exp(prediction - prediction.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
     for axes, index in zip(grid.flat, order):
