@@ -1,6 +1,7 @@
 """Which part of a model no noise reaches."""
 
 import collections
+import math
 
 import keras
 import tensorflow as tf
@@ -14,7 +15,7 @@ class Cut:
     """A functional model in two parts: what no noise reaches, the same for all draws of an example, and the rest.
 
     What the first part hands on are tensors of the graph. Where a noisy layer of Keras is the first on its way, it
-    itself is between the parts: its noise is added while the tensor is copied for the draws, in one go.
+    itself is between the parts: its noise is added to the copies of the tensor that the draws need.
 
     Args:
         model: A Keras model for which `can_be_cut`.
@@ -24,6 +25,7 @@ class Cut:
         moved: Dictionary from places to poolings behind which whole channels can as well be dropped: of a smaller
             tensor, and where nothing else is noisy before, by the second part.
         by_examples: Whether the first axis of all that is handed on can be the examples'.
+        largest: How many numbers an example has in the largest tensor of the second part.
     """
 
     def __init__(self, model, places):
@@ -44,7 +46,7 @@ class Cut:
         }
         behind = {id(layer): place for place, layer in self.moved.items()}
         # Per tensor that is handed on: the place of the noise that is added to it, or none.
-        handed, noisy = {}, set()
+        handed, noisy, second = {}, set(), []
         tensors = {id(tensor): tensor for tensor in graph.inputs}
         for node in nodes:
             layer = node.operation
@@ -56,12 +58,14 @@ class Cut:
                 handed[id(node.outputs[0])] = place
             elif source or reached:
                 handed.update((id(one), None) for one in node.input_tensors if id(one) not in noisy)
+                second.append(layer)
             else:
                 continue
             noisy.update(id(tensor) for tensor in node.outputs)
         handed.update((id(one), None) for one in graph.outputs if id(one) not in noisy)
         between = [tensors[one] for one in handed]
         self.by_examples = all(one.shape[:1] == first.shape[:1] for one in between for first in graph.inputs[:1])
+        self.largest = largest_tensor(second, between)
         self._noise = [(None if place is None else every[place], place) for place in handed.values()]
         self._before = _Part(keras.Function(graph.inputs, between), model, model.autocast)
         self._after = _Part(keras.Function(between, graph.output), model)
@@ -78,7 +82,7 @@ class Cut:
             if layer is None:
                 copy = tf.identity(repeated(tensor, draws.num_draws))
             else:
-                copy = perturbed(layer, draws, place, tensor, repeat=True)
+                copy = perturbed(layer, draws, place, repeated(tensor, draws.num_draws))
             if mask is not None:
                 copy._keras_mask = repeated(mask, draws.num_draws)
             copies.append(copy)
@@ -101,6 +105,16 @@ class _Part(keras.layers.Layer):
     def compute_mask(self, inputs, previous_mask):
         # The layers inside have set those of the outputs.
         return None
+
+
+def largest_tensor(operations, tensors=()):
+    """Returns how many numbers an example has in the largest tensor that goes into or out of some operations."""
+    inner = [part for one in operations for part in (one._flatten_layers() if _is_layer(one) else [one])]
+    nodes = [node for one in inner for node in one._inbound_nodes]
+    shapes = [tensor.shape for node in nodes for tensor in (*node.input_tensors, *node.output_tensors)]
+    shapes += [tensor.shape for tensor in tensors]
+    # Nothing is known of the activations of a subclassed model but that there are some.
+    return max((math.prod(size or 1 for size in shape[1:]) for shape in shapes), default=2**13)
 
 
 def can_be_cut(model):
@@ -130,6 +144,8 @@ def _only_follower(graph, nodes, node):
 
 
 def _contains(operation, sources):
-    if not isinstance(operation, keras.layers.Layer):
-        return False
-    return any(id(part) in sources for part in operation._flatten_layers())
+    return _is_layer(operation) and any(id(part) in sources for part in operation._flatten_layers())
+
+
+def _is_layer(operation):
+    return isinstance(operation, keras.layers.Layer)

@@ -61,31 +61,19 @@ def is_elementwise(layer):
     return bool(rate) and any(isinstance(layer, kind) for kind, _ in _KINDS)
 
 
-def perturbed(layer, draws, place, inputs, repeat=False):
+def perturbed(layer, draws, place, inputs):
     """Returns what the layer at `place` makes of its inputs.
 
     Args:
         layer: A layer for which `is_elementwise`.
         draws: `Draws`.
         place: Integer.
-        inputs: Tensor of `k * B` rows; with `repeat`, of the `B` examples, of which each draw then is a copy.
-        repeat: Boolean. Copies are made and changed in one go.
+        inputs: Tensor of `k * B` rows.
     """
     kind = next(kind for types, kind in _KINDS if isinstance(layer, types))
-    shape = sizes(inputs)
-    if repeat:
-        shape[0] = draws.num_draws * shape[0]
-    factor, shift = kind(layer, draws, place, shape, inputs.dtype)
-    if repeat:
-        inputs = inputs[tf.newaxis]
-        factor, shift = (None if one is None else _by_draw(one, draws) for one in (factor, shift))
+    factor, shift = kind(layer, draws, place, sizes(inputs), inputs.dtype)
     outputs = inputs if factor is None else inputs * factor
-    outputs = outputs if shift is None else outputs + shift
-    return tf.reshape(outputs, tf.stack(shape)) if repeat else outputs
-
-
-def _by_draw(noise, draws):
-    return tf.reshape(noise, tf.stack([draws.num_draws, -1, *sizes(noise)[1:]]))
+    return outputs if shift is None else outputs + shift
 
 
 def _channels_first(layer):

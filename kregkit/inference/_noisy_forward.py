@@ -1,30 +1,20 @@
 """A model as a pure function of weights, inputs and draws."""
 
-import math
-
 import keras
 import tensorflow as tf
 
-from kregkit.inference._cut import Cut, can_be_cut
+from kregkit.inference._cut import Cut, can_be_cut, largest_tensor
 from kregkit.inference._draws import Draws
 from kregkit.inference._noise import drawing, expecting
 from kregkit.inference._views import repeated
 
-# Rows of a pass if no batch size is given: so many numbers in a model's largest activation (8 MB), within bounds. More
-# rows spread the cost of a pass over more draws, until activations leave the processor's caches.
+# Rows of a pass if no batch size is given: so many numbers in the largest activation (8 MB), within bounds. More rows
+# spread the cost of a pass over more draws, until activations leave the processor's caches.
 _NUMBERS, _ROWS = 2**21, (32, 4096)
 
 
-def default_rows(model):
-    """Returns how many rows a pass has if no batch size is given."""
-    shapes = [
-        tensor.shape
-        for layer in model._flatten_layers()
-        for node in layer._inbound_nodes
-        for tensor in (*node.input_tensors, *node.output_tensors)
-    ]
-    # Nothing is known of the activations of a subclassed model but that there are some.
-    largest = max((math.prod(size or 1 for size in shape[1:]) for shape in shapes), default=2**13)
+def default_rows(largest):
+    """Returns how many rows a pass has whose largest activation holds so many numbers per row."""
     return min(max(_NUMBERS // largest, _ROWS[0]), _ROWS[1])
 
 
@@ -48,6 +38,11 @@ class NoisyForward:
             cut = Cut(forward.model, places)
             self._cut = cut if cut.by_examples else None
         self._traced = {}
+
+    def default_rows(self, views):
+        """Returns how many rows a pass has if no batch size is given, by what is computed for each draw."""
+        whole = views or self._cut is None
+        return default_rows(largest_tensor([self.forward.model]) if whole else self._cut.largest)
 
     def once(self, values, inputs):
         """Returns what all draws for a batch of inputs have in common: a list of tensors and their masks."""

@@ -9,7 +9,7 @@ import tensorflow as tf
 from kregkit._core.tasks import output_tasks
 from kregkit.inference._draws import NotFoldableError
 from kregkit.inference._moments import Quantities, mixture, standard_error
-from kregkit.inference._noisy_forward import NoisyForward, default_rows
+from kregkit.inference._noisy_forward import NoisyForward
 
 # Draws between two looks at the standard error; a multiple of every number of draws in a pass there.
 _ROUND = 8
@@ -104,7 +104,7 @@ class _Run:
     def _draws_per_pass(self, foldable):
         if not foldable:
             return 1
-        rows = self.plan.batch_size or default_rows(self.forward.forward.model)
+        rows = self.plan.batch_size or self.forward.default_rows(views=self.make is not None)
         # A batch of unknown size is the last, shorter one of some, or one of Keras's default size.
         most = max(1, rows // (self.batch if isinstance(self.batch, int) else 32))
         most = min(most, _MOST_DRAWS)

@@ -6,6 +6,7 @@ import keras
 
 from kregkit._core.checks import check_choice, check_integer, check_number
 from kregkit.inference._batches import is_arrays
+from kregkit.inference._cut import largest_tensor
 from kregkit.inference._forward import states
 from kregkit.inference._noise import check_expectations, select_noise
 from kregkit.inference._noisy_forward import default_rows
@@ -162,7 +163,7 @@ class _Marginal(Predicting):
         return super().predict(x, batch_size, verbose, steps, callbacks)
 
     def _examples_at_a_time(self):
-        rows = self._plan.batch_size or min(default_rows(model) for model in self._models)
+        rows = self._plan.batch_size or min(default_rows(largest_tensor([model])) for model in self._models)
         # Some draws of many examples, rather than all of few: Keras's work per batch is done less often.
         return min(rows, max(32, rows // 8))
 
