@@ -1,6 +1,6 @@
 """A residual network on real digits, without noise, with each of kregkit's stochastic layers, and with all of them.
 
-    python examples/regularized_digits.py            # a few minutes on two cores
+    python examples/regularized_digits.py            # about five minutes on two cores
     python examples/regularized_digits.py --smoke    # seconds: one short run of the plain and the full variant
 
 All variants get the same few training images, the same steps and the same seeds, and train through plain `fit`. The
@@ -25,7 +25,7 @@ from kregkit import plots
 from kregkit.data import digits
 from kregkit.layers import DropConnect, FractionalMaxPooling2D, Maxout, MaxoutConv2D, StochasticDepth, linear_survival
 
-NUM_TRAIN, EPOCHS, BATCH_SIZE, SEEDS = 300, 30, 30, 4
+NUM_TRAIN, EPOCHS, BATCH_SIZE, SEEDS = 300, 60, 30, 3
 LEARNING_RATE, CHANNELS, BLOCKS, FINAL_SURVIVAL = 2e-3, 24, 4, 0.6
 VARIANTS = {
     "plain": set(),
