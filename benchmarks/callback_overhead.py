@@ -1,6 +1,6 @@
 """What kregkit's callbacks cost per training step, beside plain `fit` and Keras's own ways.
 
-    python benchmarks/callback_overhead.py            # about ten minutes
+    python benchmarks/callback_overhead.py            # about nine minutes
     python benchmarks/callback_overhead.py --smoke    # seconds, for seeing that it runs
 
 All rows of a table are fits in one process that take turns, an epoch at a time; a ratio is the median over rounds of
@@ -25,7 +25,7 @@ from kregkit.callbacks import CosineDecay, PolyakAveraging, SnapshotEnsemble, St
 
 BATCH_SIZE = 32
 STEPS = 60
-ROUNDS = 101
+ROUNDS = 61
 
 
 class NaiveAverage(keras.callbacks.Callback):
