@@ -188,8 +188,8 @@ def run_trial_in_process(*arguments):
         pickle.dumps(train)
     except Exception as error:
         raise ValueError(
-            "With `fresh_process=True`, `train` must be a function at the top of a module, or an object that pickles; a "
-            f"`tf.data.Dataset` doesn't: make it within `train` ({error}). Received: train={train!r}"
+            "With `fresh_process=True`, `train` must be a function at the top of a module, or an object that pickles; "
+            f"a `tf.data.Dataset` doesn't: make it within `train` ({error}). Received: train={train!r}"
         ) from error
     # Not forked: TensorFlow's threads don't survive a fork.
     context = multiprocessing.get_context("spawn")
