@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import multiprocessing
 import time
 
 from kregkit._core.checks import check_choice, check_integer, check_number
@@ -9,7 +10,7 @@ from kregkit._core.metrics import direction as direction_of
 from kregkit._core.optional import import_optional
 from kregkit.search._progress import Progress
 from kregkit.search._round import Round, open_storage
-from kregkit.search._trial import WorkerDied, derived_seed, run_trial, run_trial_in_process
+from kregkit.search._trial import PROCESS, WorkerDied, derived_seed, run_trial, run_trial_in_process
 from kregkit.search.result import SearchResult, trial_of
 
 
@@ -47,6 +48,8 @@ class Engine:
             check_number("max_loss_ratio", self.max_loss_ratio, 1, low_open=True)
         check_number("timeout", self.timeout, 0, low_open=True)
         self.catch = tuple(self.catch) if isinstance(self.catch, (tuple, list)) else (self.catch,)
+        if not all(isinstance(one, type) and issubclass(one, BaseException) for one in self.catch):
+            raise ValueError(f"`catch` must be a tuple of classes of exceptions. Received: catch={self.catch!r}")
         check_integer("verbose", self.verbose, 0, 1)
 
     def run(self, space, trials, epochs, quantile=0.2, fixed=None):
@@ -55,6 +58,14 @@ class Engine:
         With `fixed`, a list of drawn parameters, a round's trials take these.
         """
         optuna = import_optional("optuna", "kregkit.search")
+        if self.pruner is not None and not isinstance(self.pruner, optuna.pruners.BasePruner):
+            raise ValueError(f"`pruner` must be an Optuna pruner, not its class. Received: pruner={self.pruner!r}")
+        if self.fresh_process and multiprocessing.current_process().name == PROCESS:
+            # Without this, the process of a trial would join the search whose trial it is, and both wait for ever.
+            raise RuntimeError(
+                "A trial's own process has come to the search again: with `fresh_process=True`, a script must start it "
+                'under `if __name__ == "__main__":`. Received: fresh_process=True'
+            )
         storage = open_storage(self.storage)
         finished, rounds, studies, remarks = [], [], [], {}
         with _quiet(optuna), Progress(sum(trials), self.metric, self.mode, self.verbose) as progress:
@@ -78,7 +89,7 @@ class Engine:
                 studies.append(round.study)
                 scores = [(trial.parameters, trial.value) for trial in done if trial.state == "complete"]
                 space, remarks = space.around(scores, self.mode, quantile)
-            progress.finish(remarks)
+            progress.finish(remarks, finished)
         return SearchResult(finished, rounds, space, remarks, self.metric, self.mode, studies)
 
     def _work(self, round, number, space, epochs, fixed, progress, earlier):

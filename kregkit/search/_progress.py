@@ -47,11 +47,13 @@ class Progress:
         self._best = best
         self._bar.update(self._task, completed=len(trials), description=text)
 
-    def finish(self, remarks):
-        """Says what was best, and where a further round would look beyond the ranges."""
+    def finish(self, remarks, trials):
+        """Says what was best, or why nothing was, and where a further round would look beyond the ranges."""
         if self._best:
             drawn = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in self._best.parameters.items())
             self._say(f"best {self.metric} {self._best.value:.4g}: {', '.join(drawn)}")
+        elif trials:
+            self._say(f"no trial is complete; the first one {trials[0].state}: {trials[0].reason}")
         for name, remark in remarks.items():
             self._say(f"{name} would be {remark}: search on from `result.space`")
 

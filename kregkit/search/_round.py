@@ -29,6 +29,8 @@ def open_storage(storage):
     if storage is None:
         return storages.InMemoryStorage()
     if not isinstance(storage, (str, os.PathLike)):
+        if not isinstance(storage, storages.BaseStorage):
+            raise ValueError(f"`storage` must be a path, a URL or an Optuna storage. Received: storage={storage!r}")
         return storage
     if "://" not in str(storage):
         path = os.path.abspath(storage)
@@ -107,7 +109,8 @@ class Round:
             differing = sorted(key for key in {*known, *settings} if known.get(key) != settings.get(key))
             was, now = ({key: one.get(key) for key in differing} for one in (known, settings))
             raise ValueError(
-                f"The storage holds study {name!r} with {was}. Search under another `name`, or with the same settings. "
+                f"The storage holds study {name!r} with {was}. Search under another `name`, or with the same settings; "
+                "of a later round, the ranges follow from `trials` and `quantile` of the earlier ones. "
                 f"Received: {', '.join(f'{key}={value!r}' for key, value in now.items())}"
             )
 

@@ -128,6 +128,10 @@ def run_trial(train, parameters, epochs, seeds, metric, mode, max_loss_ratio, re
     }
 
 
+# The name of a trial's process, which it has before it imports the script that started it.
+PROCESS = "kregkit.search trial"
+
+
 class WorkerDied(RuntimeError):
     """A trial's own process ended without a result, as when the system kills it for want of memory."""
 
@@ -139,17 +143,35 @@ def _child(connection, arguments):
         return connection.recv()
 
     try:
+        connection.send(("begun", None))
         connection.send(("outcome", run_trial(*arguments, report)))
     except EOFError:
         return
     except BaseException as error:
         text = "".join(traceback.format_exception(error))
+        connection.send(("error", (*_portable(error), f"In the trial's process:\n{text}")))
+
+
+def _portable(error):
+    """Returns `(error, None)`, or where an exception doesn't pickle, its class and its text.
+
+    Many a class of exceptions takes other arguments than it keeps; `catch` must know it nevertheless.
+    """
+    for content in ((error, None), (type(error), str(error))):
         try:
-            pickle.loads(pickle.dumps(error))
+            pickle.loads(pickle.dumps(content))
+            return content
         except Exception:
-            error = RuntimeError(f"{type(error).__name__}: {error}")
-        error.add_note(f"In the trial's process:\n{text}")
-        connection.send(("error", error))
+            continue
+    return RuntimeError(f"{type(error).__name__}: {error}"), None
+
+
+def _received(error, text):
+    if text is None:
+        return error
+    made = error.__new__(error, text)
+    made.args = (text,)
+    return made
 
 
 def run_trial_in_process(*arguments):
@@ -157,6 +179,7 @@ def run_trial_in_process(*arguments):
 
     Raises:
         ValueError: `train` can't be sent to another process.
+        RuntimeError: The process can't import the script, or what `train` needs.
         WorkerDied: The process ended without a result.
     """
     *arguments, report = arguments
@@ -165,26 +188,39 @@ def run_trial_in_process(*arguments):
         pickle.dumps(train)
     except Exception as error:
         raise ValueError(
-            "With `fresh_process=True`, `train` must be a function at the top of a module, or an object that pickles "
-            f"({error}). Received: train={train!r}"
+            "With `fresh_process=True`, `train` must be a function at the top of a module, or an object that pickles; "
+            f"a `tf.data.Dataset` doesn't: make it within `train` ({error}). Received: train={train!r}"
         ) from error
     # Not forked: TensorFlow's threads don't survive a fork.
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_child, args=(there, arguments), daemon=True)
+    process = context.Process(target=_child, args=(there, arguments), name=PROCESS, daemon=True)
     process.start()
     there.close()
+    begun = False
     try:
         while True:
             try:
                 kind, content = here.recv()
             except (EOFError, ConnectionResetError):
                 process.join()
+                # Killed by a signal, the code is negative: that may be the system's doing.
+                if not begun and process.exitcode > 0:
+                    raise RuntimeError(
+                        "The trial's process ended before the trial began, by the error that it printed. With "
+                        "`fresh_process=True`, `train` must be importable, and the script must start the search under "
+                        f'`if __name__ == "__main__":`. Received: exit code={process.exitcode}'
+                    ) from None
                 raise WorkerDied(f"the trial's process ended with code {process.exitcode}") from None
-            if kind == "report":
+            if kind == "begun":
+                begun = True
+            elif kind == "report":
                 here.send(report(*content))
             elif kind == "error":
-                raise content
+                *content, note = content
+                error = _received(*content)
+                error.add_note(note)
+                raise error
             else:
                 process.join(timeout=30)
                 return content

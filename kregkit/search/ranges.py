@@ -32,6 +32,9 @@ class _Parameter:
         )
         return dataclasses.replace(self, condition=(*self.condition, *condition))
 
+    def _condition_to_json(self):
+        return {"when": [[name, list(options)] for name, options in self.condition]} if self.condition else {}
+
 
 @dataclasses.dataclass(frozen=True)
 class Range(_Parameter):
@@ -141,7 +144,9 @@ class Range(_Parameter):
 
     def to_json(self):
         """Returns what identifies the range, as JSON values."""
-        return {"low": self.low, "high": self.high, "log": self.log}
+        kind = {"log": self.log, "whole": self.whole}
+        limits = [end if math.isfinite(end) else None for end in self.limits]
+        return {"low": self.low, "high": self.high, **kind, "limits": limits, **self._condition_to_json()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +188,7 @@ class Choice(_Parameter):
 
     def to_json(self):
         """Returns what identifies the choice, as JSON values."""
-        return {"options": list(self.options)}
+        return {"options": list(self.options), **self._condition_to_json()}
 
 
 def _limits(limits, low, high, default):

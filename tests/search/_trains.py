@@ -24,9 +24,18 @@ def fit(parameters, epochs, callbacks):
     return build(parameters).fit(*data(), validation_data=data(), epochs=epochs, callbacks=callbacks, verbose=0)
 
 
+class Peculiar(Exception):
+    """Takes other arguments than it keeps, so that it doesn't unpickle."""
+
+    def __init__(self, one, other):
+        super().__init__(f"{one} and {other}")
+
+
 def by_kind(parameters, epochs, callbacks):
     if parameters["kind"] == "raise":
         raise ArithmeticError("no such thing")
+    if parameters["kind"] == "peculiar":
+        raise Peculiar(1, 2)
     if parameters["kind"] == "die":
         os._exit(9)
     return fit({"rate": {"good": 0.1, "hopeless": 50.0}[parameters["kind"]]}, epochs, callbacks)

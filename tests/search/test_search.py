@@ -7,7 +7,7 @@ import optuna
 import pytest
 
 from kregkit import search
-from kregkit.search import Space, choice, log_uniform, uniform
+from kregkit.search import Space, choice, integer, log_uniform, uniform
 
 
 def valley(parameters, epochs, callbacks):
@@ -82,6 +82,25 @@ def test_study_resumes_where_it_stopped(kind, tmp_path):
     assert "Received: seed=3" in str(error.value)
     with pytest.raises(ValueError, match="space"):
         search.search(interrupted, Space(rate=log_uniform(1e-3, 1)), [5, 3], **arguments)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"rate": integer(1, 10), "drop": uniform(1.0, 2.0).when(rule="a")},
+        {"rate": uniform(1.0, 10.0), "drop": uniform(1.0, 2.0).when(rule="b")},
+        {"rate": uniform(1.0, 10.0), "drop": uniform(1.0, 2.0)},
+        {"rate": uniform(1.0, 10.0, limits=(1, 20)), "drop": uniform(1.0, 2.0).when(rule="a")},
+    ],
+)
+def test_a_space_is_known_by_kinds_limits_and_conditions_too(other):
+    storage = optuna.storages.InMemoryStorage()
+    rule = choice(["a", "b"])
+    first = Space(rule=rule, rate=uniform(1.0, 10.0), drop=uniform(1.0, 2.0).when(rule="a"))
+    for _ in range(2):
+        assert len(search.search(valley, first, [2], epochs=[1], storage=storage, verbose=0).trials) == 2
+    with pytest.raises(ValueError, match="The storage holds study 'search-1' with {'space'"):
+        search.search(valley, Space(rule=rule, **other), [3], epochs=[1], storage=storage, verbose=0)
 
 
 def test_parameters_reach_train_as_what_options_stand_for():
@@ -162,6 +181,9 @@ def test_progress_shows_the_best_so_far(capsys):
     assert "round 3 of 3: 1 trials of 3 epochs" in text and "best val_loss" in text and "rate: [" in text
     search.search(valley, space(), 7, epochs=[1, 2, 3], verbose=0)
     assert capsys.readouterr().out == ""
+    # Where nothing came of it, it says why.
+    search.search(valley, space(), [2], epochs=[1], metric="val_f1", direction="max", catch=ValueError)
+    assert "no trial is complete; the first one failed: ValueError: `train` must return" in capsys.readouterr().out
 
 
 def test_missing_optuna_names_the_command(monkeypatch):
@@ -189,6 +211,9 @@ def test_missing_optuna_names_the_command(monkeypatch):
         ({"max_loss_ratio": 1}, "max_loss_ratio"),
         ({"timeout": 0}, "timeout"),
         ({"verbose": 2}, "verbose"),
+        ({"catch": "MemoryError"}, "catch"),
+        ({"pruner": optuna.pruners.MedianPruner}, "pruner"),
+        ({"storage": 3}, "storage"),
         ({"metric": "val_f1"}, "val_f1"),
     ],
 )

@@ -1,4 +1,6 @@
+import os
 import pathlib
+import subprocess
 import sys
 
 import keras
@@ -7,6 +9,7 @@ import pytest
 
 from kregkit import search
 from kregkit.search import Space, choice, log_uniform
+from kregkit.search._round import open_storage
 from kregkit.search._trial import Monitor, best_epoch, derived_seed, run_trial
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -124,24 +127,39 @@ def test_median_pruner_through_a_search():
 
 
 def test_each_trial_in_a_process_of_its_own():
-    kinds = Space(kind=choice(["good", "hopeless", "raise", "die"]))
-    arguments = {"epochs": 2, "fresh_process": True, "catch": ArithmeticError, "verbose": 0}
+    kinds = Space(kind=choice(["good", "hopeless", "raise", "peculiar", "die"]))
+    arguments = {"epochs": 2, "fresh_process": True, "catch": (ArithmeticError, _trains.Peculiar), "verbose": 0}
     result = search.grid(_trains.by_kind, kinds, 1, **arguments)
     found = {trial.parameters["kind"]: trial for trial in result.trials}
     assert {kind: trial.state for kind, trial in found.items()} == {
         "good": "complete",
         "hopeless": "pruned",
         "raise": "failed",
+        "peculiar": "failed",
         "die": "failed",
     }
     assert "no such thing" in found["raise"].reason and "code 9" in found["die"].reason
+    assert found["peculiar"].reason == "Peculiar: 1 and 2"
     # The same as here, since a trial's seeds depend on its index only.
     slot = found["good"].index
     seed = derived_seed(0, 1, slot, 1)
     here = run_trial(_trains.by_kind, {"kind": "good"}, 2, [seed], "val_loss", "min", 3.0, lambda *_: False)
     assert found["good"].value == pytest.approx(here["value"], rel=1e-5)
-    with pytest.raises(ValueError, match="top of a module"):
+    with pytest.raises(ValueError, match="top of a module.*tf.data.Dataset"):
         search.grid(lambda *_: {}, kinds, 1, fresh_process=True, verbose=0)
+
+
+def test_script_without_a_guard_ends_with_a_message(tmp_path):
+    """It neither waits for itself nor leaves failed trials behind."""
+    here = pathlib.Path(__file__).parent
+    storage = str(tmp_path / "trials.journal")
+    environment = {**os.environ, "PYTHONPATH": str(here.parents[1]), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, str(here / "_unguarded.py"), storage]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    assert ended.returncode == 1 and "before the trial began" in ended.stderr
+    assert "come to the search again" in ended.stderr
+    study = optuna.load_study(study_name="search-1", storage=open_storage(storage))
+    assert all("outcome" not in trial.user_attrs for trial in study.trials)
 
 
 def resident():
