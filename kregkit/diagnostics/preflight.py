@@ -1,6 +1,7 @@
 """All checks at once, before the long run."""
 
 import dataclasses
+import re
 
 from kregkit._core.checks import check_integer
 from kregkit.diagnostics._probe import probing
@@ -147,8 +148,16 @@ def _run(name, model, probe, before):
         with untouched(model):
             return CHECKS[name](model, probe)
     except Exception as error:
-        lines = str(error).strip().splitlines()
-        figure = f"{type(error).__name__}: {lines[-1][:160] if lines else ''}"
+        figure = f"{type(error).__name__}: {_reason(error)}"
         failed = [finding.check for finding in before if finding.status == "fail"]
         remedy = f"mend what {failed[0]} found first" if failed else "the model can't be run like this: see the message"
         return Finding(name, "could not run", "-", (Problem(f"{name} could not run", "fail", figure, "-", remedy),))
+
+
+def _reason(error):
+    """Returns the line of a message that says what is wrong: Keras puts the call around it, TensorFlow a traceback."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    lines = [line.strip() for line in plain.partition("Arguments received by")[0].splitlines()]
+    told = [line for line in lines if line and not line.startswith("Exception encountered when calling")]
+    around = not told or told[0].startswith(("in user code", "Graph execution error"))
+    return (told[-1 if around else 0] if told else "")[:300]

@@ -14,6 +14,8 @@ _SATURATED = {
     "hard_tanh": lambda y: np.abs(y) >= 1,
     "softsign": lambda y: np.abs(y) > 0.99,
 }
+# By chance a sound unit is zero for all of so few values.
+_FEW = 8
 _BATCH_NORMALIZATION = "put BatchNormalization before the activations"
 
 
@@ -22,9 +24,9 @@ def signal_flow(model, data):
 
     One forward and backward pass over up to 128 examples tells, for each layer, its outputs' mean, standard
     deviation and gradient, the part of its units that are zero for every example (ReLU), and the part of its outputs
-    where the activation is flat (sigmoid, tanh). Over half is a failure, over a fifth (dead) or a quarter (flat) a
-    warning. Gradients at the first hidden layer more than 10,000 times smaller, or larger, than at the last one have
-    vanished, or exploded; so have activations.
+    where the activation is flat (sigmoid, tanh). Fewer than 8 values per unit can't show that it is dead. Over half
+    is a failure, over a fifth (dead) or a quarter (flat) a warning. Gradients at the first hidden layer more than
+    10,000 times smaller, or larger, than at the last one have vanished, or exploded; so have activations.
 
     A trainable variable without a gradient is detached: nothing that it does reaches the loss. Layers with
     `trainable=False` are reported as warnings; after `kregkit.transfer.freeze` they are what you wanted.
@@ -92,7 +94,7 @@ def _row(record, last):
     values, gradient = np.asarray(record.outputs[0], "float64"), np.asarray(record.gradients[0], "float64")
     units = values.reshape(-1, values.shape[-1]) if values.ndim > 1 else values.reshape(-1, 1)
     activation = _activation(record.layer)
-    flat = _SATURATED.get(activation)
+    flat, rectified = _SATURATED.get(activation), activation in ("relu", "relu6")
     return {
         "layer": record.layer.name,
         "kind": type(record.layer).__name__,
@@ -102,7 +104,7 @@ def _row(record, last):
         "mean": float(values.mean()),
         "std": float(values.std()),
         "gradient": float(np.sqrt(np.mean(gradient**2))),
-        "dead": float(np.mean((units == 0).all(axis=0))) if activation in ("relu", "relu6") else 0.0,
+        "dead": float(np.mean((units == 0).all(axis=0))) if rectified and len(units) >= _FEW else 0.0,
         "saturated": float(np.mean(flat(values))) if flat is not None else 0.0,
     }
 

@@ -10,7 +10,7 @@ from kregkit.transfer._graph import inputs_of, weighted_layers
 from kregkit.transfer.features import features
 from kregkit.transfer.gradual_unfreeze import GradualUnfreeze
 from kregkit.transfer.head import replace_head
-from kregkit.transfer.linear_probe import integer_labels, solve
+from kregkit.transfer.linear_probe import labelled, solve
 from kregkit.transfer.plan import Plan, recommend
 from kregkit.transfer.similarity import measure_similarity, stage_names
 from kregkit.transfer.surgery import reinitialize
@@ -58,10 +58,12 @@ def fine_tune(model, train, validation=None, plan=None, batch_size=32, callbacks
     Reference: [Kumar et al., 2022](https://arxiv.org/abs/2202.10054)
     """
     check_integer("batch_size", batch_size, 1)
-    x, y = np.asarray(train[0]), integer_labels(train[1])
+    x, y = labelled("train", train)
+    x = np.asarray(x)
     num_classes = int(y.max()) + 1
     if validation is not None:
-        num_classes = max(num_classes, int(integer_labels(validation[1]).max()) + 1)
+        validation = labelled("validation", validation)
+        num_classes = max(num_classes, int(validation[1].max()) + 1)
     if plan is None:
         plan = recommend(len(x), num_classes, measure_similarity(model, (x, y)))
     if not isinstance(plan, Plan):

@@ -64,8 +64,7 @@ def linear_probe(model, data, validation=None, layers=None, penalty=None, seed=0
     >>> probe.layer, probe.accuracy["body"] > 0.8
     ('body', True)
     """
-    x, y = data
-    y = integer_labels(y)
+    x, y = labelled("data", data)
     num_classes = int(y.max()) + 1
     if penalty is not None:
         check_number("penalty", penalty, 0, low_open=True)
@@ -78,9 +77,9 @@ def linear_probe(model, data, validation=None, layers=None, penalty=None, seed=0
     inputs = inputs if isinstance(inputs, list) else [inputs]
     held = None
     if validation is not None:
-        held = stages.predict(validation[0], verbose=0)
+        held_inputs, held_labels = labelled("validation", validation)
+        held = stages.predict(held_inputs, verbose=0)
         held = held if isinstance(held, list) else [held]
-        held_labels = integer_labels(validation[1])
     accuracy, fits = {}, {}
     for index, name in enumerate(names):
         strength, crossed = _choose(inputs[index], y, num_classes, penalty, seed)
@@ -98,12 +97,28 @@ def linear_probe(model, data, validation=None, layers=None, penalty=None, seed=0
     return LinearProbe(accuracy, chance, probe, best)
 
 
+def labelled(name, data):
+    """Returns `(x, y)`, the labels as a vector of integers; `x` may be one array per input."""
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        raise ValueError(
+            f"`{name}` must be a pair of arrays (x, y); of a dataset, join its batches first. "
+            f"Received: {name}={type(data).__name__}"
+        )
+    x, y = data[0], integer_labels(data[1])
+    lengths = [len(array) for array in keras.tree.flatten(x)]
+    if not len(y) or any(length != len(y) for length in lengths):
+        raise ValueError(f"`{name}` must hold one label per example. Received: examples={lengths}, labels={len(y)}")
+    return x, y
+
+
 def integer_labels(y):
     """Returns labels as a vector of integers from 0."""
     y = np.asarray(y)
     y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer) or y.min(initial=0) < 0:
-        raise ValueError(f"Labels must be integers from 0. Received: dtype={y.dtype}, shape={y.shape}")
+        raise ValueError(
+            f"Labels must be integers from 0, one per example, not one-hot. Received: dtype={y.dtype}, shape={y.shape}"
+        )
     return y
 
 

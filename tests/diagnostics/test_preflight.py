@@ -354,3 +354,12 @@ def test_uncompiled_and_unbuilt_models_are_refused():
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match="built"):
         preflight(model, tabular())
+
+
+def test_what_keras_says_is_told_without_the_call_around_it():
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4, "relu"), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    report = preflight(model, (np.zeros((8, 5), "float32"), np.zeros((8, 1))), ["input_statistics"])
+    figure = report["input_statistics"].problems[0].figure
+    assert "incompatible" in figure and "(1, 5)" in figure
+    assert "_empty" not in figure and "\x1b" not in figure

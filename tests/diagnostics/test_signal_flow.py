@@ -46,3 +46,13 @@ def test_signal_flow_numbers():
     slope = 2 * (hidden @ top + offset - X[order, :1]) / 128
     assert rows[1]["gradient"] == pytest.approx(np.sqrt(np.mean(slope**2)), rel=1e-4)
     assert rows[0]["gradient"] == pytest.approx(np.sqrt(np.mean((slope @ top.T) ** 2)), rel=1e-4)
+
+
+def test_few_examples_do_not_make_a_unit_dead():
+    keras.utils.set_random_seed(0)
+    layers = [keras.Input((6,)), keras.layers.Dense(64, "relu", kernel_initializer="he_normal"), keras.layers.Dense(1)]
+    model = keras.Sequential(layers)
+    model.compile("sgd", "mse")
+    x = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
+    for num in (1, 2, 64):
+        assert "dead ReLUs" not in room.signal_flow(model, (x[:num], x[:num, :1])).faults

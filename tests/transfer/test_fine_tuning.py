@@ -3,9 +3,10 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from transfer.models import values
 
-from kregkit.transfer import FineTuned, fine_tune, recommend
+from kregkit.transfer import FineTuned, fine_tune, measure_similarity, recommend
 
 CELLS = {
     "linear head": (20, "similar"),
@@ -74,3 +75,13 @@ def test_refuses(trained, sets):
         fine_tune(trained, (x, y / 2))
     with pytest.raises(ValueError, match="batch_size"):
         fine_tune(trained, (x, y), batch_size=0)
+    with pytest.raises(ValueError, match="pair of arrays .* Received: train=_BatchDataset"):
+        fine_tune(trained, tf.data.Dataset.from_tensor_slices((x, y)).batch(8))
+    with pytest.raises(ValueError, match="pair of arrays .* Received: validation="):
+        fine_tune(trained, (x, y), (x, y, y))
+    with pytest.raises(ValueError, match="not one-hot"):
+        fine_tune(trained, (x, np.eye(5)[y]))
+    with pytest.raises(ValueError, match="one label per example"):
+        fine_tune(trained, (x[:-1], y))
+    with pytest.raises(ValueError, match="pair of arrays"):
+        measure_similarity(trained, tf.data.Dataset.from_tensor_slices((x, y)).batch(8))
