@@ -138,7 +138,8 @@ class Probe:
             with recorded(self.model, calls), quiet(self.model):
                 prediction = self.model(x, training=False)
             loss, total = self.loss(x, y, prediction, weight, training=False)
-        slopes = [tape.gradient(total, outputs, unconnected_gradients="zero") for _, outputs in calls]
+        # All at once: a pass per layer would cost the square of the depth.
+        slopes = tape.gradient(total, [list(outputs) for _, outputs in calls], unconnected_gradients="zero")
         gradients = [
             None if slope is None else tf.convert_to_tensor(slope) for slope in tape.gradient(total, variables)
         ]
