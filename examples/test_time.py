@@ -1,6 +1,6 @@
 """What averaging at test time brings: dropout, fractional pooling, ten-crop, snapshots, and all of them at once.
 
-    python examples/test_time.py            # about four minutes on two cores
+    python examples/test_time.py            # about three minutes on two cores
     python examples/test_time.py --smoke    # seconds: one short run of each, for seeing that it works
 
 Two tasks on real images, several seeds each. Digits: one network with dropout and fractional max pooling, trained by
