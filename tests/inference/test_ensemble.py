@@ -252,12 +252,6 @@ class TestArrays:
         assert model.get_config() == config
         np.testing.assert_array_equal(model.predict(X, verbose=0), expected)
 
-    def test_members_predict(self, probability_models):
-        for member, model in zip(Ensemble(probability_models).members, probability_models):
-            np.testing.assert_array_equal(member.predict(X, verbose=0), model.predict(X, verbose=0))
-            np.testing.assert_array_equal(member.to_model().predict(X, verbose=0), model.predict(X, verbose=0))
-            assert member.evaluate(X, LABELS, verbose=0) == pytest.approx(model.evaluate(X, LABELS, verbose=0))
-
 
 class TestErrors:
     def test_arguments(self, probability_models):
