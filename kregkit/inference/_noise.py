@@ -5,6 +5,7 @@ import contextlib
 import tensorflow as tf
 from keras import layers
 
+from kregkit.inference._attention_noise import is_noisy_attention, weights_of_attention
 from kregkit.inference._draws import NotFoldableError
 from kregkit.inference._keras_noise import is_elementwise, keep, perturbed
 from kregkit.inference._recurrent_noise import is_noisy_cell, masks_of_cell
@@ -19,6 +20,7 @@ from kregkit.layers import (
 _POOLING = (FractionalMaxPooling1D, FractionalMaxPooling2D, FractionalMaxPooling3D)
 # Unbiased noise, for which inference gives the mean, and kregkit's own forms.
 _EXPECTED = (
+    layers.Attention,
     layers.Dropout,
     layers.GaussianDropout,
     layers.GaussianNoise,
@@ -34,7 +36,7 @@ def _follows_protocol(layer):
 
 def is_noisy(layer):
     """Returns whether the layer is of a kind whose noise can be drawn here, and has any."""
-    return is_noisy_cell(layer) or _follows_protocol(layer) or is_elementwise(layer)
+    return is_noisy_cell(layer) or is_noisy_attention(layer) or _follows_protocol(layer) or is_elementwise(layer)
 
 
 def flat_layers(model):
@@ -42,42 +44,43 @@ def flat_layers(model):
     return list({id(layer): layer for layer in model._flatten_layers()}.values())
 
 
-def select_noise(model, noise):
-    """Returns the places, in `flat_layers(model)`, of the layers whose noise is to be drawn.
+def select_noise(models, noise):
+    """Returns, per model, the places, in `flat_layers(model)`, of the layers whose noise is to be drawn.
 
     Args:
-        model: A built Keras model.
-        noise: `"all"`, `None`, or a list of layers and layer types.
+        models: List of built Keras models.
+        noise: `"all"`, `None`, or a list of layers and layer types. One that has no noise of its own, such as a
+            recurrent layer or a nested model, stands for all noise inside it.
 
     Raises:
-        ValueError: `noise` is none of these, or an entry of the list is not in the model or has no noise.
+        ValueError: `noise` is none of these, or an entry of the list is in none of the models or has no noise.
     """
     if noise is None:
-        return []
-    every = flat_layers(model)
-    if isinstance(noise, str):
-        if noise != "all":
-            raise ValueError(
-                f"`noise` must be 'all', None or a list of layers and layer types. Received: noise={noise!r}"
-            )
-        return [place for place, layer in enumerate(every) if is_noisy(layer)]
-    chosen = set()
+        return [[] for _ in models]
+    if isinstance(noise, str) and noise != "all":
+        raise ValueError(f"`noise` must be 'all', None or a list of layers and layer types. Received: noise={noise!r}")
+    every = [flat_layers(model) for model in models]
+    if noise == "all":
+        return [[place for place, layer in enumerate(own) if is_noisy(layer)] for own in every]
+    chosen = [set() for _ in models]
     for one in noise:
-        matches = [layer for layer in every if layer is one or (isinstance(one, type) and isinstance(layer, one))]
-        # A recurrent layer's noise is its cells'.
-        inside = {id(part) for layer in matches for part in layer._flatten_layers()}
-        found = [
-            place
-            for place, layer in enumerate(every)
-            if is_noisy(layer) and (layer in matches or (id(layer) in inside and is_noisy_cell(layer)))
-        ]
-        if not found:
+        found = [_places_of(one, own) for own in every]
+        if not any(found):
+            names = ", ".join(sorted({repr(model.name) for model in models}))
             raise ValueError(
-                f"Every entry of `noise` must be a noisy layer of model {model.name!r}, or the type of some. "
+                f"Every entry of `noise` must be a noisy layer of model {names}, or the type of some. "
                 f"Received: noise={noise!r}, of which {one!r} is not"
             )
-        chosen.update(found)
-    return sorted(chosen)
+        for places, more in zip(chosen, found):
+            places.update(more)
+    return [sorted(places) for places in chosen]
+
+
+def _places_of(one, every):
+    """Returns the places of the noise that a layer or a layer type stands for."""
+    matches = [layer for layer in every if layer is one or (isinstance(one, type) and isinstance(layer, one))]
+    meant = {id(part) for layer in matches for part in ([layer] if is_noisy(layer) else layer._flatten_layers())}
+    return [place for place, layer in enumerate(every) if id(layer) in meant and is_noisy(layer)]
 
 
 @contextlib.contextmanager
@@ -103,6 +106,8 @@ def _changes(every, place, draws, moved):
     layer = every[place]
     if is_noisy_cell(layer):
         yield from masks_of_cell(layer, every, draws, place)
+    elif is_noisy_attention(layer):
+        yield weights_of_attention(layer, draws, place)
     elif _follows_protocol(layer):
         yield from _changes_by_protocol(layer, draws, place)
     elif place in moved:

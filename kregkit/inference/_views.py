@@ -5,6 +5,7 @@ import inspect
 import keras
 import tensorflow as tf
 
+from kregkit import data
 from kregkit.data import Augment, RandomViews, Views, make_keys
 
 
@@ -32,6 +33,8 @@ class InputViews:
             self.augment = views
         elif isinstance(views, RandomViews):
             self.augment, self.seed = views.augment, views.seed
+        if self.augment is not None and self.augment.mixes:
+            raise ValueError(f"`views` must not mix examples, as MixUp and CutMix do. Received: views={views!r}")
 
     @property
     def endless(self):
@@ -65,7 +68,7 @@ class InputViews:
         viewed = self.views.each(leaves[place]) if isinstance(self.views, Views) else self.views(leaves[place])
         found = []
         for group in _by_shape(viewed):
-            _check_size(model, place, group)
+            _check_size(model, inputs, place, group)
 
             def make(samples, start, group=group):
                 k = samples.shape[0]
@@ -115,11 +118,16 @@ def _by_shape(viewed):
     return [tf.stack(group) for group in by_shape.values()]
 
 
-def _check_size(model, place, group):
-    inputs = getattr(model, "inputs", None)
-    if not inputs or len(keras.tree.flatten(inputs)) <= place:
+def _check_size(model, inputs, place, group):
+    tensors = keras.tree.flatten(getattr(model, "inputs", None) or [])
+    # A model made of a list of inputs finds those of a dictionary by name.
+    named = {tensor.name: tensor for tensor in tensors}
+    taken = named.get(sorted(inputs)[place]) if isinstance(inputs, dict) else None
+    if taken is None and len(tensors) > place:
+        taken = tensors[place]
+    if taken is None:
         return
-    wanted, found = inputs[place].shape[1:], tuple(group.shape[2:])
+    wanted, found = taken.shape[1:], tuple(group.shape[2:])
     if len(wanted) != len(found) or any(None not in (a, b) and a != b for a, b in zip(wanted, found)):
         raise ValueError(
             f"The model takes inputs of shape {tuple(wanted)} only, and a view has shape {found}. Whole images at "
@@ -129,18 +137,18 @@ def _check_size(model, place, group):
 
 
 def _serialized(views):
-    if isinstance(views, Views):
+    if getattr(data, type(views).__name__, None) is type(views) and isinstance(views, (Views, Augment)):
         # They store each argument under its own name.
         names = list(inspect.signature(type(views).__init__).parameters)[1:]
         return {"views": type(views).__name__, "arguments": {name: _serialized(getattr(views, name)) for name in names}}
-    return (
-        views if isinstance(views, (int, str, list, tuple, type(None))) else keras.saving.serialize_keras_object(views)
-    )
+    if isinstance(views, (list, tuple)):
+        return [_serialized(one) for one in views]
+    return views if isinstance(views, (int, float, str, type(None))) else keras.saving.serialize_keras_object(views)
 
 
 def _deserialized(config):
+    if isinstance(config, list):
+        return [_deserialized(one) for one in config]
     if isinstance(config, dict) and "views" in config:
-        from kregkit import data
-
         return getattr(data, config["views"])(**{name: _deserialized(v) for name, v in config["arguments"].items()})
     return keras.saving.deserialize_keras_object(config) if isinstance(config, dict) else config

@@ -54,7 +54,10 @@ def marginalize(
             draw uses another random version; any callable from a batch of images `(batch, height, width, channels)` to
             `(views, batch, ...)` or to a list of batches; or `None`. For several inputs, the one of images is viewed,
             or the one that a dictionary `{name: views}` names.
-        noise: `"all"`, a list of noisy layers of the model or of layer types, or `None`. Defaults to `"all"`.
+        noise: `"all"`; a list of layers of the model or of layer types, where what is not noisy itself, such as an
+            `LSTM` or a nested model, stands for all noise inside it; or `None`. In an Ensemble, types are looked for in
+            all members, and a layer counts for all members that share an architecture with its own, the first of
+            them. Defaults to `"all"`.
         reduce: `"probabilities"`, `"logits"` or `"geometric"`, as in `Ensemble`.
         spread: Boolean, whether to also return how the draws differ. Defaults to `False`.
         seed: Integer, defaults to 0.
@@ -133,7 +136,7 @@ class _Marginal(Predicting):
         super().__init__(self._models)
         if noise is not None and not isinstance(noise, str):
             noise = list(noise)
-        self._places = [select_noise(model, noise) for model in self._models]
+        self._places = select_noise(self._models, noise)
         self._views, self._plan = views, plan
         self._plain = views is None and not any(self._places)
         if self._plain and noise is not None and self._ensemble is None:
@@ -187,7 +190,9 @@ class _Marginal(Predicting):
     def to_model(self):
         """Returns a Keras model that does the same, which `.keras` files hold; kregkit opens them.
 
-        It has copies of the weights, and is compiled with the model's loss and metrics if there are any.
+        It has copies of the weights, and is compiled with the model's loss and metrics if there are any, but for
+        `spread`. Inside another model it can't tell where a pass over the data begins, and counts the examples of
+        each batch anew.
 
         Raises:
             ValueError: The model has no config to rebuild it from.

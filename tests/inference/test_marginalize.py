@@ -7,8 +7,9 @@ import tensorflow as tf
 from inference import models as zoo
 from keras import layers
 
-from kregkit.data import Augment, MultiScale, RandomFlip, TenCrop
+from kregkit.data import Augment, Flips, MixUp, MultiScale, RandomCrop, RandomFlip, TenCrop, Views
 from kregkit.inference import Ensemble, marginalize
+from kregkit.inference._noise import flat_layers, select_noise
 from kregkit.layers import DropConnect, FractionalMaxPooling2D, StochasticDepth
 
 X, LABELS = zoo.X, zoo.LABELS
@@ -207,6 +208,22 @@ class TestAgainstEnumeration:
         scores = zoo.softmax((x @ query) @ np.swapaxes(x @ key, 1, 2) / np.sqrt(2))
         values = [(scores * mask.reshape(2, 2)) @ (x @ value) @ output for mask in masks(4, 0.5)[0]]
         assert_converges(model, x, values, outputs="values")
+
+    def test_attention_that_drops_its_weights_itself(self):
+        x = np.random.default_rng(0).normal(size=(2, 2, 3)).astype("float32")
+        pairs = x[:, :, None] + x[:, None]
+        for attention, scores in (
+            (layers.Attention(dropout=0.5), x @ np.swapaxes(x, 1, 2)),
+            (layers.AdditiveAttention(dropout=0.5, use_scale=False), np.tanh(pairs).sum(-1)),
+        ):
+            inputs = keras.Input((2, 3))
+            model = keras.Model(inputs, attention([inputs, inputs]))
+            values = [(zoo.softmax(scores) * mask.reshape(2, 2)) @ x for mask in masks(4, 0.5)[0]]
+            assert_converges(model, x, values, outputs="values")
+            # Linear in the mask, so inference is the mean.
+            analytic = marginalize(model, draws="analytic", outputs="values")(x)
+            np.testing.assert_allclose(analytic, np.mean(values, axis=0), rtol=1e-5, atol=1e-6)
+            assert "_apply_scores" not in vars(attention)
 
 
 class TestReductionsAndSpread:
@@ -521,6 +538,37 @@ class TestWhichNoise:
         by_type = marginalize(model, draws=2, noise=[layers.LSTM], outputs="values")(x)
         np.testing.assert_array_equal(lstm, by_type)
 
+    def test_what_has_no_noise_of_its_own_stands_for_all_inside(self):
+        attention = layers.MultiHeadAttention(1, 2, dropout=0.5)
+        nested = keras.Sequential([layers.Dense(3), layers.Dropout(0.5)])
+        depth = StochasticDepth(keras.Sequential([layers.Dense(3), layers.Dropout(0.5)]), 0.5)
+        inputs = keras.Input((2, 3))
+        model = keras.Model(inputs, depth(nested(attention(inputs, inputs))))
+        inside = {
+            attention: [attention._dropout_layer],
+            nested: nested.layers[-1:],
+            # Noisy itself, so it stands for itself.
+            depth: [depth],
+        }
+        every = flat_layers(model)
+        for layer, noisy in inside.items():
+            assert [every[place] for place in select_noise([model], [layer])[0]] == noisy
+            if layer is not nested:
+                assert [every[place] for place in select_noise([model], [type(layer)])[0]] == noisy
+
+    def test_of_an_ensemble(self):
+        """A type may be in some members only; a layer is one member's."""
+        one = functional(layers.Dropout(0.5), layers.Dense(1), shape=(6,))
+        other = functional(layers.Dropout(0.5), layers.GaussianNoise(1.0), layers.Dense(1), shape=(6,))
+        for first, second, noise in ((other, one, [layers.GaussianNoise]), (one, other, [one.layers[1]])):
+            ensemble = Ensemble([first, second], outputs="values")
+            alone = marginalize(first, draws=2, noise=noise, outputs="values")(X)
+            assert np.abs(alone - first(X)).max() > 1e-2
+            result = marginalize(ensemble, draws=2, noise=noise)(X)
+            np.testing.assert_allclose(result, (alone + second(X)) / 2, rtol=1e-5, atol=1e-6)
+        with pytest.raises(ValueError, match=r"must be a noisy layer of model '.*', '.*', or.*Received: noise="):
+            marginalize(ensemble, noise=[layers.SpatialDropout2D])
+
     def test_nothing_to_average(self):
         with pytest.raises(ValueError, match=r"no noise that could be averaged out.*Received: noise='all'"):
             marginalize(functional(layers.Dense(2)))
@@ -558,6 +606,22 @@ class TestWhichNoise:
 
 def flips(images):
     return [images, images[:, :, ::-1]]
+
+
+@keras.saving.register_keras_serializable(package="kregkit_tests")
+class Turned(Views):
+    def __init__(self, num_views):
+        self.num_views = num_views
+
+    def each(self, images):
+        return [keras.ops.rot90(images, turns, axes=(1, 2)) for turns in range(self.num_views)]
+
+    def get_config(self):
+        return {"num_views": self.num_views}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
 
 
 class TestViewsAndMembers:
@@ -661,3 +725,34 @@ class TestViewsAndMembers:
         result = marginalize(model, views={"image": flips})(x)
         both = [x, {"image": self.images[:, :, ::-1], "other": self.images}]
         np.testing.assert_allclose(result, np.mean([model.predict(v, verbose=0) for v in both], axis=0), rtol=1e-5)
+
+    def test_views_find_their_input_by_name(self):
+        """Keras flattens a dictionary by its sorted keys, which need not be the order of the model's inputs."""
+        image, features = keras.Input((5, 5, 1), name="image"), keras.Input((3,), name="features")
+        flat = layers.Concatenate()([layers.Flatten()(image), features])
+        model = keras.Model([image, features], layers.Dense(3, activation="softmax")(flat))
+        x = {"image": self.images, "features": np.ones((9, 3), "float32")}
+        both = [x, {**x, "image": self.images[:, :, ::-1]}]
+        expected = np.mean([model.predict(view, verbose=0) for view in both], axis=0)
+        for views in (Flips(), {"image": Flips()}):
+            np.testing.assert_allclose(marginalize(model, views=views)(x), expected, rtol=1e-5)
+        with pytest.raises(ValueError, match=r"takes inputs of shape \(5, 5, 1\) only"):
+            marginalize(model, views=lambda images: [images, images[:, 1:]])(x)
+
+    @pytest.mark.parametrize("number", [None, 3])
+    def test_random_views_survive_a_file(self, number, tmp_path):
+        augment = Augment([RandomCrop(1), RandomFlip(probability=0.3)], value_range=(-9.0, 9.0))
+        marginal = marginalize(self.image_model(), draws=3, views=augment.views(number, 2) if number else augment)
+        marginal.to_model().save(tmp_path / "random.keras")
+        loaded = keras.models.load_model(tmp_path / "random.keras")
+        np.testing.assert_allclose(loaded(self.images), marginal(self.images), rtol=1e-6)
+
+    def test_views_of_one_s_own_survive_a_file(self, tmp_path):
+        marginal = marginalize(self.image_model(), views=Turned(2))
+        marginal.to_model().save(tmp_path / "own.keras")
+        loaded = keras.models.load_model(tmp_path / "own.keras")
+        np.testing.assert_allclose(loaded(self.images), marginal(self.images), rtol=1e-6)
+
+    def test_views_that_mix_examples_are_refused(self):
+        with pytest.raises(ValueError, match=r"must not mix examples.*Received: views=Augment"):
+            marginalize(self.image_model(), views=Augment([MixUp(num_classes=3)]))
