@@ -166,6 +166,9 @@ class _Marginal(Predicting):
         return super().predict(x, batch_size, verbose, steps, callbacks)
 
     def _examples_at_a_time(self):
+        if self._plain:
+            # Keras's default, too: products of other sizes are rounded otherwise.
+            return self._plan.batch_size
         rows = self._plan.batch_size or min(default_rows(largest_tensor([model])) for model in self._models)
         # Some draws of many examples, rather than all of few: Keras's work per batch is done less often.
         return min(rows, max(32, rows // 8))

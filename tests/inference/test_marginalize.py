@@ -353,11 +353,16 @@ class TestSameAnswer:
 
     def test_without_noise_and_views_bit_for_bit(self):
         for model in (zoo.classifier(0), zoo.classifier(1, activation=None), zoo.subclassed(2)):
-            result = marginalize(model, noise=None).predict(X, batch_size=32, verbose=0)
+            result = marginalize(model, noise=None).predict(X, verbose=0)
             np.testing.assert_array_equal(result, model.predict(X, verbose=0))
         ensemble = Ensemble([zoo.classifier(0), zoo.classifier(1)])
-        result = marginalize(ensemble, noise=None).predict(X, batch_size=32, verbose=0)
+        result = marginalize(ensemble, noise=None).predict(X, verbose=0)
         np.testing.assert_array_equal(result, ensemble.predict(X, verbose=0))
+        # Large enough that rows of one product are rounded otherwise than those of another.
+        model = functional(layers.Dense(100, activation="relu"), layers.Dropout(0.5), layers.Dense(10), shape=(64,))
+        x = np.random.default_rng(1).normal(size=(1000, 64)).astype("float32")
+        result = marginalize(model, noise=None).predict(x, verbose=0)
+        np.testing.assert_array_equal(result, model.predict(x, verbose=0))
 
     def test_draws_are_independent_between_layers_examples_and_draws(self):
         model = functional(layers.Dropout(0.5), layers.Dropout(0.5), layers.Reshape((64,)), shape=(64,))
@@ -669,6 +674,33 @@ class TestViewsAndMembers:
         no_noise = marginalize(ensemble, views=flips, noise=None)(self.images)
         expected = np.mean([model.predict(view, verbose=0) for model in models for view in flips(self.images)], axis=0)
         np.testing.assert_allclose(no_noise, expected, rtol=1e-5)
+
+    def test_weighted_members(self):
+        """The deviation is that of all members' predictions for all views, each with its member's share."""
+        models = [zoo.classifier(0), zoo.classifier(1)]
+        p = np.array([[model.predict(view, verbose=0) for view in (X, -X)] for model in models], "float64")
+        target = (2 * p[0, 0] + p[1, 0]) / 3
+        chosen = Ensemble(models).select((X, LABELS), loss=lambda y, pred: np.abs(pred - target).mean())
+        np.testing.assert_allclose(chosen.weights, [2 / 3, 1 / 3])
+        result, spread = marginalize(chosen, views=lambda x: [x, -x], noise=None, spread=True)(X)
+        shares = np.array([1 / 3, 1 / 3, 1 / 6, 1 / 6])
+        p = p.reshape(4, 40, 3)
+        mean = np.tensordot(shares, p, 1)
+        np.testing.assert_allclose(result, mean, rtol=1e-5)
+        deviation = np.sqrt(np.tensordot(shares, (p - mean) ** 2, 1))
+        np.testing.assert_allclose(spread["std"], deviation, rtol=1e-3, atol=1e-5)
+        whole, parts = (-(q * np.log(q)).sum(-1) for q in (mean, p))
+        expected = whole - np.tensordot(shares, parts, 1)
+        np.testing.assert_allclose(spread["mutual_information"], expected, rtol=1e-2, atol=2e-5)
+
+    def test_members_alone_in_another_mean_than_the_ensemble_s(self):
+        models = [zoo.classifier(0), zoo.classifier(1)]
+        result = marginalize(Ensemble(models), noise=None, reduce="geometric")(X)
+        expected = Ensemble(models, reduce="geometric").predict(X, verbose=0)
+        np.testing.assert_allclose(result, expected, rtol=1e-5)
+        # Without noise in any, the members are what is averaged.
+        models = [functional(layers.Dense(3, activation="softmax"), shape=(6,), seed=seed) for seed in (0, 1)]
+        np.testing.assert_allclose(marginalize(Ensemble(models))(X), Ensemble(models)(X), rtol=1e-6)
 
     def test_ten_crop_against_a_loop_in_numpy(self, tmp_path):
         model = self.image_model()
