@@ -184,8 +184,9 @@ def summary(rows):
 def show(title, means, intervals):
     print(f"\n{title}\n")
     for name, value in means.items():
-        low, high = intervals.get(name, (np.nan, np.nan))
-        print(f"{name:32}{value:7.2f} %   [{low:5.2f}, {high:5.2f}]")
+        # One seed has no interval.
+        interval = "   [{:5.2f}, {:5.2f}]".format(*intervals[name]) if name in intervals else ""
+        print(f"{name:32}{value:7.2f} %{interval}")
 
 
 def least_sure(predictor, x, y, num=12):
