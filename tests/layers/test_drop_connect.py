@@ -266,6 +266,48 @@ def test_gaussian_inference_of_a_convolution(activation):
     np.testing.assert_allclose(y, expected, atol=0.1 if activation == "relu" else 0.03)
 
 
+@pytest.mark.parametrize("mask", ["example", "batch", "exact"])
+def test_activity_regularizer_of_the_layer_counts_in_training_and_at_inference(mask):
+    inner = layers.Dense(3, activation="relu", activity_regularizer=keras.regularizers.L2(0.1), bias_initializer=BIAS)
+    x = normal(5, 4)
+    for inference in ("mean", "gaussian"):
+        layer = DropConnect(inner, 0.5, mask, inference, seed=0)
+        for training in (True, False):
+            y = np.asarray(layer(x, training=training))
+            assert [float(loss) for loss in layer.losses] == [pytest.approx(0.1 * (y**2).sum() / 5, rel=1e-5)]
+
+
+def test_masks_of_steps_go_on_where_the_layer_lets_them():
+    inputs = keras.Input((8,), dtype="int32")
+    x = layers.Embedding(5, 3, mask_zero=True)(inputs)
+    assert DropConnect(layers.Dense(4))(x)._keras_mask is not None
+    with pytest.warns(UserWarning, match="does not support masking"):
+        shorter = DropConnect(layers.Conv1D(4, 3, strides=2))(x)
+        y = keras.Model(inputs, layers.GlobalAveragePooling1D()(shorter))(np.ones((2, 8), "int32"))
+    assert getattr(shorter, "_keras_mask", None) is None
+    assert y.shape == (2, 4)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_gaussian_inference_in_half_precision_keeps_what_its_squares_would_lose(activation):
+    x = np.array([[400.0, -300.0], [3e-4, 2e-4]], "float32")
+    found = {}
+    for dtype in ("float32", "mixed_float16"):
+        layer = DropConnect(layers.Dense(2, activation=activation, dtype=dtype), 0.5, inference="gaussian")
+        layer.build(x.shape)
+        layer.layer.kernel.assign([[0.5, 1.0], [0.25, 0.75]])
+        found[dtype] = np.asarray(layer(x)).astype("float32")
+    assert np.isfinite(found["mixed_float16"]).all()
+    np.testing.assert_allclose(found["mixed_float16"], found["float32"], rtol=2e-3)
+
+
+@pytest.mark.parametrize("mask", ["example", "batch", "exact"])
+def test_draw_call_in_half_precision(mask):
+    layer = DropConnect(layers.Dense(3, bias_initializer=BIAS, dtype="mixed_float16"), mask=mask, seed=0)
+    layer.build((None, 4))
+    assert layer.draw_call(normal(2, 4)).dtype == "float16"
+
+
 def test_draw_call_draws_at_inference_and_rate_zero_is_the_layer():
     x = normal(4, 3)
     layer = DropConnect(layers.Dense(3), 0.5, seed=0)
