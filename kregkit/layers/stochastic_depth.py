@@ -52,10 +52,10 @@ class StochasticDepth(NoisyLayer):
     - `"sample"`: one coin per example. The branch is computed for all, and masked: no time is saved, and the branch's
       BatchNormalization sees every example.
     - `"subset"`: the branch is computed for a uniformly random subset `S` of exactly `max(1, round(p |B|))` of the
-      batch's `|B|` examples (halves go up), and only those enter its BatchNormalization. Shapes are static, so that this is the mode
-      to use with `jit_compile=True`. The factor is `|B| / |S|` in place of `1 / p`, and `|S| / |B|` of the batch at
-      hand in place of `p`: with `scale="test"`, inference on batches so small that rounding matters depends on their
-      size, which `scale="train"` avoids.
+      batch's `|B|` examples (halves go up), and only those enter its BatchNormalization. Shapes are static, so that
+      this is the mode to use with `jit_compile=True`. The factor is `|B| / |S|` in place of `1 / p`, and `|S| / |B|` of
+      the batch at hand in place of `p`: with `scale="test"`, inference on batches so small that rounding matters
+      depends on their size, which `scale="train"` avoids.
 
     A skipped branch contributes no loss and no gradient, and its state (BatchNormalization's statistics, metrics,
     seeds) stays as it was; in mode `"sample"`, this holds for what examples add to the output, not for the state, nor

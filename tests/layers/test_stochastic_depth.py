@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from kregkit.layers import StochasticDepth, linear_survival
+from kregkit.layers import StochasticDepth, _tensorflow, linear_survival
 
 MODES = ("batch", "sample", "subset")
 
@@ -181,6 +181,15 @@ def test_dropped_branch_is_not_computed():
     assert 0 < kept < 30
 
 
+@pytest.mark.parametrize("jit", [False, True])
+def test_xla_on_cpus_gets_no_conditional(jit, monkeypatch):
+    monkeypatch.setattr(_tensorflow, "has_accelerator", lambda: False)
+    layer = StochasticDepth(Double(), 0.5, seed=0)
+    run = tf.function(lambda x: layer(x, training=True), jit_compile=jit)
+    operations = run.get_concrete_function(tf.TensorSpec((None, 3))).graph.get_operations()
+    assert any(operation.type in ("If", "StatelessIf") for operation in operations) != jit
+
+
 def test_subset_statistics_are_those_of_the_subset():
     branch = keras.Sequential([keras.layers.BatchNormalization(momentum=0.0)])
     layer = StochasticDepth(branch, 0.5, mode="subset", seed=0)
@@ -253,6 +262,16 @@ def test_shortcut_of_another_shape():
         StochasticDepth(keras.layers.Dense(5))(x)
     with pytest.raises(ValueError, match=r"first axis, or one row for all. Received: shape=\(3, 3\)"):
         StochasticDepth(Double(), mode="subset")(x, context=normal(3, 3), training=True)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_draw_call_hands_training_to_the_shortcut(training):
+    shortcut = keras.layers.BatchNormalization(momentum=0.0)
+    layer = StochasticDepth(keras.layers.Identity(), 0.5, shortcut=shortcut, seed=0)
+    x = 3 + normal(4, 3)
+    layer.build(x.shape)
+    layer.draw_call(x, training=training)
+    np.testing.assert_allclose(shortcut.moving_mean, x.mean(axis=0) if training else np.zeros(3), rtol=1e-5)
 
 
 def test_wrong_shapes_are_refused_when_a_model_is_put_together():
