@@ -214,6 +214,43 @@ def test_wraps_layers(index, mask):
     assert ys.std(axis=0).max() > 0.1
 
 
+@pytest.mark.parametrize("mask", ["example", "batch", "exact"])
+@pytest.mark.parametrize("index", range(4))
+def test_an_examples_mask_is_one_at_all_positions(index, mask):
+    make, shape = [
+        (lambda: layers.Dense(3), (5, 4)),
+        (lambda: layers.EinsumDense("abc,cd->abd", (None, 3)), (5, 4)),
+        (lambda: layers.EinsumDense("...c,cd->...d", 3), (2, 3, 4)),
+        (lambda: layers.Conv2D(3, 2), (4, 4, 2)),
+    ][index]
+    inner = make()
+    layer = DropConnect(inner, 0.5, mask, seed=1)
+    layer.build((None, *shape))
+    x = np.broadcast_to(normal(3, *[1] * (len(shape) - 1), shape[-1]), (3, *shape))
+    y = np.asarray(layer(x, training=True)).reshape(3, -1, 3)
+    np.testing.assert_allclose(y, np.broadcast_to(y[:, :1], y.shape), rtol=1e-4, atol=1e-5)
+    assert not np.allclose(y, np.asarray(inner(x)).reshape(y.shape))
+
+
+@pytest.mark.parametrize("mask", ["example", "batch", "exact"])
+def test_both_data_formats_draw_and_expect_the_same(mask):
+    x = normal(3, 5, 4, 2)
+    found = []
+    for data_format in ("channels_last", "channels_first"):
+        inner = layers.Conv2D(4, 2, strides=2, activation="tanh", data_format=data_format, bias_initializer=BIAS)
+        layer = DropConnect(inner, 0.4, mask, "gaussian", seed=1)
+        first = data_format == "channels_first"
+        inputs = np.moveaxis(x, -1, 1) if first else x
+        layer.build(inputs.shape)
+        inner.kernel.assign(normal(2, 2, 2, 4, seed=3))
+        # TensorFlow on CPUs has channels first nowhere but under XLA.
+        run = tf.function(layer, jit_compile=True)
+        ys = [run(tf.constant(inputs), training=training).numpy() for training in (True, False)]
+        found.append([np.moveaxis(y, 1, -1) if first else y for y in ys])
+    for one, other in zip(*found):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_an_exact_draw_is_a_masked_kernel_in_numpy():
     inner = layers.Conv2D(2, 2, use_bias=False)
     layer = DropConnect(inner, 0.5, "exact", seed=1)
