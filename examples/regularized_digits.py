@@ -38,7 +38,7 @@ VARIANTS = {
     "maxout": {"maxout"},
     "all four": {"depth", "connect", "pooling", "maxout"},
 }
-MASK_SEEDS, MASK_UNITS = 20, 256
+MASK_SEEDS, MASK_UNITS = 10, 256
 OUTPUT = pathlib.Path(__file__).parent / "output" / "regularized_digits"
 
 
