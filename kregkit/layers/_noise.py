@@ -15,6 +15,12 @@ def on_tensorflow():
     return _tensorflow
 
 
+def runs_eagerly():
+    """Returns whether operations run as they are called, on tensors that can be looked at; JAX doesn't tell."""
+    tensorflow = on_tensorflow()
+    return tensorflow.runs_eagerly() if tensorflow is not None else keras.backend.backend() == "torch"
+
+
 def compile_apart():
     """Returns what has XLA compile a function within a plain graph, where that pays: TensorFlow on CPUs; else None.
 

@@ -89,7 +89,7 @@ class DropConnect(NoisyLayer):
         self.mask = mask
         self.inference = inference
         self.draws = draws
-        self.supports_masking = True
+        self.supports_masking = layer.supports_masking
 
     def build(self, input_shape):
         if not self.layer.built:
@@ -100,21 +100,30 @@ class DropConnect(NoisyLayer):
             return self.draw_call(inputs, training=training)
         if self.inference == "mean" or self.rate == 0 or self._activation() == "linear":
             return self.layer(inputs)
-        return self._gaussian(inputs)
+        return self._with_activity_loss(self._gaussian(inputs))
 
     def draw_call(self, inputs, training=None):
         if self.rate == 0:
             return self.layer(inputs)
-        kernel = ops.convert_to_tensor(self.layer.kernel)
+        inputs = ops.cast(inputs, self.compute_dtype)
+        kernel = ops.cast(self.layer.kernel, self.compute_dtype)
         draw = {"example": self._draw_example, "batch": self._draw_batch, "exact": self._draw_exact}[self.mask]
         outputs = draw(inputs, kernel)
         if self.layer.bias is not None:
             shared = self.mask == "batch"
             examples = 1 if shared else ops.shape(inputs)[0]
-            bias = ops.convert_to_tensor(self.layer.bias)
+            bias = ops.cast(self.layer.bias, self.compute_dtype)
             factor = self._factor((examples, *bias.shape), self.next_key(per_replica=not shared), of="bias")
             outputs = outputs + self._behind_examples(bias * factor, outputs)
-        return self._activate(outputs)
+        return self._with_activity_loss(self._activate(outputs))
+
+    def _with_activity_loss(self, outputs):
+        """Returns the outputs, after adding the loss that the wrapped layer adds where it is called itself."""
+        regularizer = self.layer.activity_regularizer
+        if regularizer is not None:
+            loss = regularizer(outputs)
+            self.add_loss(loss / ops.cast(ops.shape(outputs)[0], loss.dtype))
+        return outputs
 
     def _factor(self, shape, key, of="kernel"):
         """Returns a mask over `p`: 0 or `1 / (1 - rate)`. `of` says what it is for, to who draws in its place."""
@@ -206,15 +215,14 @@ class DropConnect(NoisyLayer):
         return outputs if self.layer.activation is None else self.layer.activation(outputs)
 
     def _gaussian(self, inputs):
-        kernel = ops.convert_to_tensor(self.layer.kernel)
+        # In float32: squares leave the range of float16, and the ratio of two of its small numbers would be noise.
+        inputs, kernel = ops.cast(inputs, "float32"), ops.cast(self.layer.kernel, "float32")
         mean, variance = self._product(inputs, kernel), self._product(ops.square(inputs), ops.square(kernel))
         if self.layer.bias is not None:
-            bias = ops.convert_to_tensor(self.layer.bias)[None]
+            bias = ops.cast(self.layer.bias, "float32")[None]
             mean = mean + self._behind_examples(bias, mean)
             variance = variance + self._behind_examples(ops.square(bias), mean)
-        # In float32: the ratio of two small numbers of half precision would be noise.
-        mean = ops.cast(mean, "float32")
-        deviation = ops.sqrt(ops.maximum(ops.cast(variance, "float32"), 1e-20) * (self.rate / (1 - self.rate)))
+        deviation = ops.sqrt(ops.maximum(variance, 1e-20) * (self.rate / (1 - self.rate)))
         if self._activation() == "relu":
             z = mean / deviation
             below = 0.5 * ops.erfc(-z / math.sqrt(2)) if hasattr(ops, "erfc") else 0.5 * (1 + ops.erf(z / math.sqrt(2)))

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from kregkit._core.checks import check_choice
-from kregkit.layers._noise import compile_apart, on_tensorflow
+from kregkit.layers._noise import compile_apart, on_tensorflow, runs_eagerly
 from kregkit.layers._rows import gather
 
 
@@ -27,9 +27,9 @@ def fractional_max_pool(inputs, boundaries, overlapping=False, data_format=None,
             `(batch, channels, ...)`.
         boundaries: List with, for each spatial axis, an integer array or tensor `(outputs + 1,)` to share one set of
             regions, `(batch, outputs + 1)` for regions per example, or `(batch, channels, outputs + 1)` for regions
-            per channel of each example. All axes' must have the same rank. Increments are at least 1. Tensors are
-            taken to have increments of at most `ceil(n / outputs)`, the largest that Graham's sequences have; arrays
-            are looked at.
+            per channel of each example. All axes' must have the same rank. Increments are at least 1. Tensors of a
+            graph are taken to have increments of at most `ceil(n / outputs)`, the largest that Graham's sequences
+            have; arrays, and tensors where no graph is traced, are looked at.
         overlapping: Boolean, whether a window includes the next one's first entry. Defaults to `False`.
         data_format: `"channels_last"` or `"channels_first"`. Defaults to Keras's setting.
         compiled: Boolean, whether XLA compiles the operation when the graph around it isn't compiled; TensorFlow
@@ -103,9 +103,11 @@ def spatial_sizes(shape, data_format):
 
 def _largest_increment(boundaries, size):
     """Returns the longest window, after checking what can be known of the boundaries without running a graph."""
-    if keras.ops.is_tensor(boundaries):
+    if ops.is_tensor(boundaries) and not runs_eagerly():
         return -(-size // (boundaries.shape[-1] - 1))
-    array = keras.ops.convert_to_numpy(boundaries)
+    array = ops.convert_to_numpy(boundaries)
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"Boundaries must be integers. Received: boundaries={array.tolist()}")
     increments = array[..., 1:] - array[..., :-1]
     if (array[..., 0] != 0).any() or (array[..., -1] != size).any() or (increments < 1).any():
         raise ValueError(

@@ -168,10 +168,10 @@ class _FractionalMaxPooling(NoisyLayer):
 
 _DOCSTRING = """Takes the maximum over {what} of alternating size, `ratio` long on average, drawn anew at every step.
 
-    Along each axis, of length `n`, `N = floor(n / ratio)` windows lie between boundaries `0 = s_0 < ... < s_N = n`,
-    whose increments are `floor(n / N)` and `ceil(n / N)`: 1 and 2 for ratios in (1, 2), the paper's range. Axes are
-    drawn independently. The paper counts its last boundary such that the last entry would belong to no disjoint
-    window; here, as in TensorFlow, every entry belongs to one.
+    Along each axis, of length `n`, `N = floor(n / ratio)` windows, or one, lie between boundaries
+    `0 = s_0 < ... < s_N = n`, whose increments are `floor(n / N)` and `ceil(n / N)`: 1 and 2 for ratios in (1, 2), the
+    paper's range. Axes are drawn independently. The paper counts its last boundary such that the last entry would
+    belong to no disjoint window; here, as in TensorFlow, every entry belongs to one.
 
     - `regions="random"`: the increments in shuffled order.
     - `regions="pseudorandom"`: `s_i = ceil(n / N (i + u)) - 1`, `u` uniform below the cap that keeps the first and the

@@ -13,9 +13,10 @@ class Maxout(MaxOfPieces):
     All functions are one product with a kernel `(in, pieces * units)`. Pieces are contiguous: function `k` of output
     `j` is column `k * units + j`, so that the maximum is over whole slices.
 
-    The default initialiser is normal with variance `1 / (fan_in c)`, `c` the second moment of the largest of `pieces`
-    independent standard normals (1 for two, 1.28 for three, 1.55 for four). It keeps the mean square of activations
-    from layer to layer, at the value it has in He-initialised ReLU networks. Their mean is larger than with ReLU.
+    The default initialiser is a truncated normal law of variance `1 / (fan_in c)`, `c` the second moment of the
+    largest of `pieces` independent standard normals (1 for two, 1.28 for three, 1.55 for four). It keeps the mean
+    square of activations from layer to layer, at the value it has in He-initialised ReLU networks. Their mean is larger
+    than with ReLU.
 
     Keras has no such layer; `pieces` times the parameters of a Dense layer is what it costs.
 

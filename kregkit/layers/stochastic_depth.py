@@ -6,8 +6,11 @@ import keras
 from keras import ops, tree
 
 from kregkit._core.checks import check_choice, check_integer, check_number
-from kregkit.layers._noise import NoisyLayer, coin, on_tensorflow
+from kregkit.layers._noise import NoisyLayer, coin, on_tensorflow, runs_eagerly
 from kregkit.layers._rows import put_rows, random_subset, take_rows
+
+# Rounds to the nearest integer, and halves upward in every precision: float32 makes of 0.35 * 90 a little less.
+_UPWARD = 0.501
 
 
 def linear_survival(num_blocks, final=0.5):
@@ -49,15 +52,15 @@ class StochasticDepth(NoisyLayer):
     - `"sample"`: one coin per example. The branch is computed for all, and masked: no time is saved, and the branch's
       BatchNormalization sees every example.
     - `"subset"`: the branch is computed for a uniformly random subset `S` of exactly `max(1, round(p |B|))` of the
-      batch's `|B|` examples, and only those enter its BatchNormalization. Shapes are static, so that this is the mode
-      to use with `jit_compile=True`. The factor is `|B| / |S|` in place of `1 / p`, and `|S| / |B|` of the batch at
-      hand in place of `p`: with `scale="test"`, inference on batches so small that rounding matters depends on their
-      size, which `scale="train"` avoids.
+      batch's `|B|` examples (halves go up), and only those enter its BatchNormalization. Shapes are static, so that
+      this is the mode to use with `jit_compile=True`. The factor is `|B| / |S|` in place of `1 / p`, and `|S| / |B|` of
+      the batch at hand in place of `p`: with `scale="test"`, inference on batches so small that rounding matters
+      depends on their size, which `scale="train"` avoids.
 
     A skipped branch contributes no loss and no gradient, and its state (BatchNormalization's statistics, metrics,
-    seeds) stays as it was; in mode `"sample"`, this holds for examples, not for the state. The optimizer still sees
-    the branch's weights, with a gradient of zero: momentum and weight decay go on moving them, as in the paper's
-    code.
+    seeds) stays as it was; in mode `"sample"`, this holds for what examples add to the output, not for the state, nor
+    for losses that layers of the branch add by themselves. The optimizer still sees the branch's weights, with a
+    gradient of zero: momentum and weight decay go on moving them, as in the paper's code.
 
     The sum is not followed by an activation; where the paper's block has `ReLU(shortcut + branch)`, add it.
 
@@ -66,15 +69,18 @@ class StochasticDepth(NoisyLayer):
         survival_probability: Float in (0, 1], `p`. Defaults to 0.5. See `linear_survival` for a whole network.
         mode: `"batch"`, `"sample"` or `"subset"`. Defaults to `"batch"`.
         shortcut: Layer or model on the same inputs, or None for the identity (of the first input, where there are
-            several). It is called with the inputs alone. Defaults to None.
+            several; a dictionary's are in the order of its sorted keys). It is called with the inputs alone. Defaults
+            to None.
         scale: `"train"` or `"test"`, when the branch is scaled. Defaults to `"train"`.
         seed: Integer >= 0 or None, seeds the coins. Defaults to None, a random seed.
 
     Call arguments:
         inputs: Tensor, or a structure of tensors, for the branch. Further positional and keyword arguments go to the
-            branch. In mode `"subset"`, the first axis of every tensor that isn't a scalar must be the batch.
+            branch. In mode `"subset"`, the first axis of every tensor that isn't a scalar must be the batch, or of
+            length 1.
         training: Boolean, whether to draw; passed on to the branch and the shortcut.
-        mask: Passed on to a branch that takes a mask; also what the output carries on (the first input's).
+        mask: Passed on to a branch that takes a mask; also what the output carries on (the first input's). Masks that
+            further tensors carry reach the branch as Keras hands them on.
 
     Raises:
         ValueError: for an argument outside its range, and when the branch's output has another shape than the
@@ -149,10 +155,7 @@ class StochasticDepth(NoisyLayer):
         if self.branch.built:
             return
 
-        def symbol(value):
-            return keras.Input(batch_shape=value.shape, dtype=value.dtype) if hasattr(value, "shape") else value
-
-        args, kwargs = tree.map_structure(symbol, (args, kwargs))
+        args, kwargs = tree.map_structure(_symbol, (args, kwargs))
         self.branch(*args, **kwargs)
 
     def _shortcut(self, inputs, training):
@@ -184,8 +187,8 @@ class StochasticDepth(NoisyLayer):
 
     def _subset_size(self, batch):
         if isinstance(batch, int):
-            return max(1, int(self.survival_probability * batch + 0.5))
-        return ops.maximum(1, ops.cast(self.survival_probability * ops.cast(batch, "float32") + 0.5, "int32"))
+            return max(1, int(self.survival_probability * batch + _UPWARD))
+        return ops.maximum(1, ops.cast(self.survival_probability * ops.cast(batch, "float32") + _UPWARD, "int32"))
 
     def _expected(self, inputs, args, arguments, training):
         shortcut = self._shortcut(inputs, training)
@@ -214,7 +217,7 @@ class StochasticDepth(NoisyLayer):
         def skip():
             if not runs_eagerly():
                 return shortcut, ops.zeros((), "float32"), before
-            # No graph knows of the weights then: they would have no gradient in place of a zero one.
+            # No graph knows of the skipped weights then: they would have no gradient in place of a zero one.
             zero = sum((ops.sum(weight * 0) for weight in self.branch.trainable_variables), 0.0)
             return shortcut + ops.cast(zero, shortcut.dtype), ops.zeros((), "float32"), before
 
@@ -242,19 +245,31 @@ class StochasticDepth(NoisyLayer):
         kept, slots = random_subset(self.uniform((batch,)), self._subset_size(batch))
 
         def take(value):
-            if not getattr(value, "shape", ()):
+            # One row stands for all, be it that of a mask or of a batch of one.
+            if not getattr(value, "shape", ()) or value.shape[0] == 1:
                 return value
             static = shortcut.shape[0]
             if None not in (static, value.shape[0]) and value.shape[0] != static:
                 raise ValueError(
                     'With `mode="subset"`, every tensor passed to the branch must have the batch, here of '
-                    f"{static} examples, as its first axis. Received: shape={tuple(value.shape)}"
+                    f"{static} examples, as its first axis, or one row for all. Received: shape={tuple(value.shape)}"
                 )
-            return take_rows(value, kept, slots)
+            taken = take_rows(value, kept, slots)
+            mask = getattr(value, "_keras_mask", None)
+            if mask is not None:
+                taken._keras_mask = take(mask)
+            return taken
 
         inputs, args, arguments = tree.map_structure(take, (inputs, args, arguments))
         outputs = self._branch(inputs, args, arguments, shortcut) * self._factor(True, batch)
         return shortcut + put_rows(outputs, kept, slots)
+
+    def compute_output_spec(self, inputs, *args, training=None, mask=None, **kwargs):
+        # Unlike `build`, this knows the shapes of all arguments.
+        inputs, args, kwargs, mask = tree.map_structure(_symbol, (inputs, args, kwargs, mask))
+        shortcut = self._shortcut(inputs, training)
+        self._branch(inputs, args, self._arguments(kwargs, training, mask), shortcut)
+        return keras.KerasTensor(shortcut.shape, dtype=self.compute_dtype)
 
     def compute_output_shape(self, inputs_shape):
         if self.shortcut is not None:
@@ -276,10 +291,9 @@ class StochasticDepth(NoisyLayer):
         }
 
 
-def runs_eagerly():
-    """Returns whether operations run as they are called, so that a skipped weight is unknown to the gradient."""
-    tensorflow = on_tensorflow()
-    return tensorflow.runs_eagerly() if tensorflow is not None else keras.backend.backend() == "torch"
+def _symbol(value):
+    """Returns a symbolic input like a tensor, and anything else as it is."""
+    return keras.Input(batch_shape=value.shape, dtype=value.dtype) if hasattr(value, "shape") else value
 
 
 def conditionals_are_slow():

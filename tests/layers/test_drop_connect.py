@@ -214,6 +214,43 @@ def test_wraps_layers(index, mask):
     assert ys.std(axis=0).max() > 0.1
 
 
+@pytest.mark.parametrize("mask", ["example", "batch", "exact"])
+@pytest.mark.parametrize("index", range(4))
+def test_an_examples_mask_is_one_at_all_positions(index, mask):
+    make, shape = [
+        (lambda: layers.Dense(3), (5, 4)),
+        (lambda: layers.EinsumDense("abc,cd->abd", (None, 3)), (5, 4)),
+        (lambda: layers.EinsumDense("...c,cd->...d", 3), (2, 3, 4)),
+        (lambda: layers.Conv2D(3, 2), (4, 4, 2)),
+    ][index]
+    inner = make()
+    layer = DropConnect(inner, 0.5, mask, seed=1)
+    layer.build((None, *shape))
+    x = np.broadcast_to(normal(3, *[1] * (len(shape) - 1), shape[-1]), (3, *shape))
+    y = np.asarray(layer(x, training=True)).reshape(3, -1, 3)
+    np.testing.assert_allclose(y, np.broadcast_to(y[:, :1], y.shape), rtol=1e-4, atol=1e-5)
+    assert not np.allclose(y, np.asarray(inner(x)).reshape(y.shape))
+
+
+@pytest.mark.parametrize("mask", ["example", "batch", "exact"])
+def test_both_data_formats_draw_and_expect_the_same(mask):
+    x = normal(3, 5, 4, 2)
+    found = []
+    for data_format in ("channels_last", "channels_first"):
+        inner = layers.Conv2D(4, 2, strides=2, activation="tanh", data_format=data_format, bias_initializer=BIAS)
+        layer = DropConnect(inner, 0.4, mask, "gaussian", seed=1)
+        first = data_format == "channels_first"
+        inputs = np.moveaxis(x, -1, 1) if first else x
+        layer.build(inputs.shape)
+        inner.kernel.assign(normal(2, 2, 2, 4, seed=3))
+        # TensorFlow on CPUs has channels first nowhere but under XLA.
+        run = tf.function(layer, jit_compile=True)
+        ys = [run(tf.constant(inputs), training=training).numpy() for training in (True, False)]
+        found.append([np.moveaxis(y, 1, -1) if first else y for y in ys])
+    for one, other in zip(*found):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_an_exact_draw_is_a_masked_kernel_in_numpy():
     inner = layers.Conv2D(2, 2, use_bias=False)
     layer = DropConnect(inner, 0.5, "exact", seed=1)
@@ -264,6 +301,48 @@ def test_gaussian_inference_of_a_convolution(activation):
     function = np.tanh if activation == "tanh" else lambda u: np.maximum(u, 0)
     expected = function(mean + np.sqrt(variance) * noise).mean(axis=0)
     np.testing.assert_allclose(y, expected, atol=0.1 if activation == "relu" else 0.03)
+
+
+@pytest.mark.parametrize("mask", ["example", "batch", "exact"])
+def test_activity_regularizer_of_the_layer_counts_in_training_and_at_inference(mask):
+    inner = layers.Dense(3, activation="relu", activity_regularizer=keras.regularizers.L2(0.1), bias_initializer=BIAS)
+    x = normal(5, 4)
+    for inference in ("mean", "gaussian"):
+        layer = DropConnect(inner, 0.5, mask, inference, seed=0)
+        for training in (True, False):
+            y = np.asarray(layer(x, training=training))
+            assert [float(loss) for loss in layer.losses] == [pytest.approx(0.1 * (y**2).sum() / 5, rel=1e-5)]
+
+
+def test_masks_of_steps_go_on_where_the_layer_lets_them():
+    inputs = keras.Input((8,), dtype="int32")
+    x = layers.Embedding(5, 3, mask_zero=True)(inputs)
+    assert DropConnect(layers.Dense(4))(x)._keras_mask is not None
+    with pytest.warns(UserWarning, match="does not support masking"):
+        shorter = DropConnect(layers.Conv1D(4, 3, strides=2))(x)
+        y = keras.Model(inputs, layers.GlobalAveragePooling1D()(shorter))(np.ones((2, 8), "int32"))
+    assert getattr(shorter, "_keras_mask", None) is None
+    assert y.shape == (2, 4)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_gaussian_inference_in_half_precision_keeps_what_its_squares_would_lose(activation):
+    x = np.array([[400.0, -300.0], [3e-4, 2e-4]], "float32")
+    found = {}
+    for dtype in ("float32", "mixed_float16"):
+        layer = DropConnect(layers.Dense(2, activation=activation, dtype=dtype), 0.5, inference="gaussian")
+        layer.build(x.shape)
+        layer.layer.kernel.assign([[0.5, 1.0], [0.25, 0.75]])
+        found[dtype] = np.asarray(layer(x)).astype("float32")
+    assert np.isfinite(found["mixed_float16"]).all()
+    np.testing.assert_allclose(found["mixed_float16"], found["float32"], rtol=2e-3)
+
+
+@pytest.mark.parametrize("mask", ["example", "batch", "exact"])
+def test_draw_call_in_half_precision(mask):
+    layer = DropConnect(layers.Dense(3, bias_initializer=BIAS, dtype="mixed_float16"), mask=mask, seed=0)
+    layer.build((None, 4))
+    assert layer.draw_call(normal(2, 4)).dtype == "float16"
 
 
 def test_draw_call_draws_at_inference_and_rate_zero_is_the_layer():

@@ -69,6 +69,9 @@ def test_long_and_uneven_windows(overlapping):
     y, gradient = gradient_of(lambda x: fractional_max_pool(x, boundaries, overlapping, "channels_last"), x, weight)
     np.testing.assert_array_equal(y, expected.astype("float32"))
     np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5, atol=1e-6)
+    # Tensors can be looked at as well where no graph is traced.
+    tensors = [tf.constant(one) for one in boundaries]
+    np.testing.assert_array_equal(fractional_max_pool(x, tensors, overlapping, "channels_last"), y)
 
 
 @pytest.mark.parametrize("overlapping", [False, True])
@@ -144,6 +147,10 @@ def test_refuses_what_does_not_fit():
     for rows in ([0, 2, 5], [1, 3, 6], [0, 3, 3, 6]):
         with pytest.raises(ValueError, match=r"rise from 0 to the axis's length 6. Received: boundaries="):
             fractional_max_pool(x, [rows, [0, 3, 6]], data_format="channels_last")
+        with pytest.raises(ValueError, match=r"rise from 0 to the axis's length 6. Received: boundaries="):
+            fractional_max_pool(x, [tf.constant(rows), [0, 3, 6]], data_format="channels_last")
+    with pytest.raises(ValueError, match=r"must be integers. Received: boundaries=\[0.0, 2.5, 6.0\]"):
+        fractional_max_pool(x, [[0, 2.5, 6], [0, 3, 6]], data_format="channels_last")
     with pytest.raises(ValueError, match=r"each of the 2 spatial axes. Received: len\(boundaries\)=1"):
         fractional_max_pool(x, [[0, 3, 6]], data_format="channels_last")
     with pytest.raises(ValueError, match="same rank"):

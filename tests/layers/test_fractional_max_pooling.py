@@ -136,6 +136,10 @@ def test_sizes():
     layer = FractionalMaxPooling2D(64 / 45, data_format="channels_last")
     assert layer.compute_output_shape((None, 64, 65, 3)) == (None, 45, 45, 3)
     assert layer.compute_output_shape((None, None, 64, 3)) == (None, None, 45, 3)
+    # In floats, 9 / (9 / 7) and its like come out a little below the integer.
+    for size, outputs in [(9, 7), (18, 7), (18, 14)]:
+        layer = FractionalMaxPooling1D(size / outputs, data_format="channels_last")
+        assert layer.compute_output_shape((None, size, 3)) == (None, outputs, 3)
     layer = FractionalMaxPooling2D(output_size=(3, 4), data_format="channels_first")
     assert layer.compute_output_shape((None, 2, 9, 9)) == (None, 2, 3, 4)
     with pytest.raises(ValueError, match=r"must not exceed.*Received: output_size=\(3, 4\)"):

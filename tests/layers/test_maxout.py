@@ -43,3 +43,9 @@ def test_given_initializer_and_regularizer_are_used():
     assert np.asarray(layer(np.ones((1, 3)))).tolist() == [[3.0, 3.0]]
     assert len(layer.weights) == 1
     assert float(layer.losses[0]) == pytest.approx(12)
+
+
+def test_masks_of_steps_go_on():
+    inputs = keras.Input((4,), dtype="int32")
+    x = keras.layers.Embedding(5, 3, mask_zero=True)(inputs)
+    assert Maxout(2)(x)._keras_mask is not None

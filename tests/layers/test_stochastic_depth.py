@@ -1,10 +1,12 @@
+import decimal
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
 
-from kregkit.layers import StochasticDepth, linear_survival
+from kregkit.layers import StochasticDepth, _tensorflow, linear_survival
 
 MODES = ("batch", "sample", "subset")
 
@@ -112,6 +114,15 @@ def test_subset_of_any_batch(batch, jit):
     np.testing.assert_allclose(gradient, np.broadcast_to(1 + factor, x.shape), rtol=1e-6)
 
 
+def test_subset_has_one_size_whether_the_batch_is_known_or_not():
+    for probability in [*linear_survival(7), 0.21, 0.26, 0.29, 0.35, 0.999]:
+        layer = StochasticDepth(Double(), probability, mode="subset")
+        for batch in [*range(1, 60), 90, 150, 225, 4096]:
+            expected = max(1, int(decimal.Decimal(str(probability)) * batch + decimal.Decimal("0.5000001")))
+            assert layer._subset_size(batch) == expected
+            assert int(layer._subset_size(ops.convert_to_tensor(batch))) == expected
+
+
 @pytest.mark.parametrize("jit", [False, True])
 def test_subset_trains_on_a_partial_last_batch(jit):
     inputs = keras.Input((4,))
@@ -168,6 +179,15 @@ def test_dropped_branch_is_not_computed():
     kept = sum(coins(run(), x).any() for _ in range(30))
     assert calls.numpy() == kept
     assert 0 < kept < 30
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_xla_on_cpus_gets_no_conditional(jit, monkeypatch):
+    monkeypatch.setattr(_tensorflow, "has_accelerator", lambda: False)
+    layer = StochasticDepth(Double(), 0.5, seed=0)
+    run = tf.function(lambda x: layer(x, training=True), jit_compile=jit)
+    operations = run.get_concrete_function(tf.TensorSpec((None, 3))).graph.get_operations()
+    assert any(operation.type in ("If", "StatelessIf") for operation in operations) != jit
 
 
 def test_subset_statistics_are_those_of_the_subset():
@@ -240,8 +260,64 @@ def test_shortcut_of_another_shape():
     np.testing.assert_allclose(layer(x), layer.branch(x) + layer.shortcut(x), rtol=1e-6)
     with pytest.raises(ValueError, match=r"shape of the shortcut's.*Received: shape=\(2, 5\)"):
         StochasticDepth(keras.layers.Dense(5))(x)
-    with pytest.raises(ValueError, match=r"first axis. Received: shape=\(3, 3\)"):
+    with pytest.raises(ValueError, match=r"first axis, or one row for all. Received: shape=\(3, 3\)"):
         StochasticDepth(Double(), mode="subset")(x, context=normal(3, 3), training=True)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_draw_call_hands_training_to_the_shortcut(training):
+    shortcut = keras.layers.BatchNormalization(momentum=0.0)
+    layer = StochasticDepth(keras.layers.Identity(), 0.5, shortcut=shortcut, seed=0)
+    x = 3 + normal(4, 3)
+    layer.build(x.shape)
+    layer.draw_call(x, training=training)
+    np.testing.assert_allclose(shortcut.moving_mean, x.mean(axis=0) if training else np.zeros(3), rtol=1e-5)
+
+
+def test_wrong_shapes_are_refused_when_a_model_is_put_together():
+    inputs = keras.Input((3,))
+    with pytest.raises(ValueError, match=r"shape of the shortcut's.*Received: shape=\(None, 5\)"):
+        StochasticDepth(keras.layers.Dense(5))(inputs)
+    with pytest.raises(ValueError, match=r"which is \(None, 4\). Received: shape=\(None, 5\)"):
+        StochasticDepth(keras.layers.Dense(5), shortcut=keras.layers.Dense(4))(inputs)
+
+
+def test_branch_with_several_inputs_has_its_weights_as_soon_as_the_model_is_put_together():
+    query, value = keras.Input((5, 8)), keras.Input((7, 6))
+    attention = keras.layers.MultiHeadAttention(2, 4)
+    outputs = StochasticDepth(attention)(query, value=value)
+    assert tuple(outputs.shape) == (None, 5, 8)
+    assert len(keras.Model([query, value], outputs).trainable_weights) == 8
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_masks_that_tensors_carry_reach_a_branch_with_several_inputs(mode):
+    attention = keras.layers.MultiHeadAttention(2, 4)
+    x = normal(6, 5, 4)
+    plain = np.asarray(attention(x, x, attention_mask=np.arange(5)[None, None] < 3))
+    layer = StochasticDepth(attention, 0.5, mode=mode, seed=1)
+
+    def masked():
+        return keras.layers.Masking()(np.where(np.arange(5)[:, None] < 3, x, 0))
+
+    for training in (True, True, True, False):
+        tensor = masked()
+        y = np.asarray(layer(tensor, tensor, training=training))
+        kept = coins(y, np.asarray(tensor))
+        expected = np.asarray(tensor) + (2 if training else 1) * kept[:, None, None] * plain
+        # Masked queries get what masked rows hold, which is nobody's business.
+        np.testing.assert_allclose(y[:, :3], expected[:, :3], rtol=1e-4, atol=1e-5)
+
+
+def test_one_row_may_stand_for_the_batch_in_a_subset():
+    x, context = normal(6, 3), normal(1, 3, seed=1)
+    layer = StochasticDepth(Double(), 0.5, mode="subset", seed=0)
+    run = tf.function(lambda x: layer(x, context=context, training=True), input_signature=[tf.TensorSpec((None, 3))])
+    kept = coins(run(x), x)
+    assert kept.sum() == 3
+    layer.seed_generator.state.assign([0, 0])
+    y = run(x)
+    np.testing.assert_allclose(y, x + 2 * coins(y, x)[:, None] * (2 * x + context), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", MODES)
