@@ -96,8 +96,11 @@ class GradualUnfreeze(RateCallback):
             self._stage = stage
             free = {id(layer) for layers in self._members[: stage + 1] for layer in layers}
             flat = flat_layers(self.model)
+            # What the user froze within a layer that trains anyway stays as it was.
+            restore_flags(self.model, self._flags)
             set_trainable(self.model, [layer for layer in flat if id(layer) not in free], False)
-            set_trainable(self.model, [layer for layer in flat if id(layer) in free], True)
+            closed = [layer for layer in flat if not layer.trainable]
+            set_trainable(self.model, [layer for layer in closed if id(layer) in free], True)
             # The step has the weights that it trains baked in; other callbacks' hooks stay in it.
             self.model.make_train_function(force=True)
 
