@@ -57,12 +57,14 @@ def backbone(name="digits", weights="imagenet", timeout=_TIMEOUT, **arguments):
         # Keras would fetch a damaged file again.
         whole = path.exists() and (file_hash is None or module.validate_file(path, file_hash))
         if not whole and not _answers(origin, timeout):
+            server, state = urllib.parse.urlparse(origin).netloc, "damaged" if path.exists() else "not on disk"
             raise FileNotFoundError(
-                f"The weights of {name} are {'damaged' if path.exists() else 'not'} on disk, and {urllib.parse.urlparse(origin).netloc} did not answer "
-                f"within {timeout:g} seconds. Fetch {origin} elsewhere and put it at {path}, or pass weights=None. "
+                f"The weights of {name} are {state}, and {server} did not answer within {timeout:g} seconds. Fetch "
+                f"{origin} elsewhere and put it at {path}, or pass weights=None. "
                 f"Offline, backbone('digits') trains a small one. Received: weights={weights!r}"
             )
-        return original(fname, origin=origin, cache_subdir=cache_subdir, cache_dir=cache_dir, file_hash=file_hash, **rest)
+        rest |= {"cache_subdir": cache_subdir, "cache_dir": cache_dir, "file_hash": file_hash}
+        return original(fname, origin=origin, **rest)
 
     module.get_file = get_file
     try:

@@ -85,10 +85,8 @@ def fine_tune(model, train, validation=None, plan=None, batch_size=32, callbacks
         stages += [(middle, 1 + count)] if count > half and middle > plan.head_epochs else []
     callbacks = [GradualUnfreeze(stages, plan.learning_rate_factor), *callbacks]
     options = {"epochs": plan.epochs, "verbose": verbose, "callbacks": callbacks, "validation_data": validation}
-    if is_arrays(train):
-        history = trained.fit(train[0], y, batch_size, **options)
-    else:
-        history = trained.fit(train, **options)
+    data = (train[0], y, batch_size) if is_arrays(train) else (train,)
+    history = trained.fit(*data, **options)
     if trained is not tuned:
         tuned.compile(keras.optimizers.Adam(plan.head_learning_rate), loss, metrics=["accuracy"])
     return FineTuned(tuned, history, plan)

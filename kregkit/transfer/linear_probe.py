@@ -49,7 +49,8 @@ def linear_probe(model, data, validation=None, layers=None, penalty=None, seed=0
         data: `(x, y)`, arrays; `y` holds integer labels. Or a `tf.data.Dataset`, `keras.utils.PyDataset` or other
             iterable of such pairs in batches, which ends.
         validation: In the same forms, what the accuracy is measured on. Defaults to each fifth of `data` in turn,
-            fitted on the others; an example that is the only one of its class is not scored then.
+            fitted on the others; an example that is the only one of its class is not scored then. Where each class has
+            one example, the accuracy is NaN, and `layer` the last one.
         layers: List of layers or names, the stages. Defaults to the last layer with a kernel before the `Dense` at the
             end (if there is one), behind its normalisation, activation and the sum that ends its residual block.
         penalty: Float > 0, the strength of the L2 penalty on standardised features. Defaults to the best out of
@@ -60,8 +61,7 @@ def linear_probe(model, data, validation=None, layers=None, penalty=None, seed=0
         A `LinearProbe`.
 
     Raises:
-        ValueError: A layer is unknown, labels are not integers, there is one class only, the dataset doesn't end, or
-            there is no `validation` and no class with two examples.
+        ValueError: A layer is unknown, labels are not integers, there is one class only, or the dataset doesn't end.
 
     Example:
 
@@ -84,11 +84,6 @@ def linear_probe(model, data, validation=None, layers=None, penalty=None, seed=0
     held = None
     if validation is not None:
         held, held_labels = features_of("validation", validation, stages)
-    elif not scored.any():
-        raise ValueError(
-            "`data` must hold a class with two examples, one to fit and one to score; or pass `validation`. "
-            f"Received: examples={len(y)}, classes={len(np.unique(y))}"
-        )
     accuracy, fits = {}, {}
     for index, name in enumerate(names):
         strength, crossed = _choose(inputs[index], y, num_classes, penalty, seed, scored)
@@ -96,12 +91,12 @@ def linear_probe(model, data, validation=None, layers=None, penalty=None, seed=0
         if held is not None:
             crossed = float(np.mean((held[index] @ kernel + bias).argmax(-1) == held_labels))
         accuracy[name], fits[name] = crossed, (kernel, bias)
-    best = max(accuracy, key=accuracy.get)
+    best = names[-1] if np.isnan(accuracy[names[-1]]) else max(accuracy, key=accuracy.get)
     body = features(model, [best], pooling="average")
     head = keras.layers.Dense(num_classes, name="probe", dtype="float32")
     probe = keras.Model(body.input, head(body.outputs[0]))
     head.set_weights([part.astype("float32") for part in fits[best]])
-    reference = held_labels if held is not None else y[scored]
+    reference = held_labels if held is not None else y[scored] if scored.any() else y
     chance = float(np.bincount(reference).max() / len(reference))
     return LinearProbe(accuracy, chance, probe, best)
 
@@ -116,7 +111,7 @@ def _stages(model, layers):
 def _choose(x, y, num_classes, penalty, seed, scored):
     """Returns the penalty and its accuracy on those `scored` in fifths that were not fitted."""
     if not scored.any():
-        return penalty or _PENALTY, None
+        return penalty or _PENALTY, float("nan")
     order = np.random.default_rng(seed).permutation(len(x))
     # Each class in every fifth, as far as it has five examples.
     order = order[np.argsort(y[order], kind="stable")]

@@ -68,6 +68,11 @@ def measure_similarity(model, data, stages=4, seed=0):
     check_graph(model)
     y = labels_of("data", data)
     per_class = len(y) / len(np.unique(y))
+    if len(y) and np.bincount(y).max() == 1:
+        raise ValueError(
+            "`data` must hold a class with two examples, one to fit and one to score. With less, judge it yourself: "
+            f"`recommend(num_examples, num_classes, 'similar')`. Received: examples={len(y)}, classes={len(y)}"
+        )
     if per_class < _FEW:
         warnings.warn(
             f"{per_class:.3g} examples per class say little: the similarity comes out too low. Pass more, or judge it "
