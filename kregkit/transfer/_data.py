@@ -70,19 +70,18 @@ def _batches(name, data):
     kind = type(data).__name__
     if isinstance(data, keras.utils.PyDataset):
         endless = data.num_batches is None
-        data = (data[index] for index in range(data.num_batches or 0))
+        batches = map(data.__getitem__, range(data.num_batches or 0))
     else:
         endless = isinstance(data, tf.data.Dataset) and data.cardinality() == tf.data.INFINITE_CARDINALITY
         # A generator is empty after one pass, and there are several.
-        if hasattr(data, "__next__") or not hasattr(data, "__iter__"):
-            data = [data]
+        batches = data if hasattr(data, "__iter__") and not hasattr(data, "__next__") else [data]
     if endless:
         raise ValueError(
             f"`{name}` must end, as it is read from end to end: leave out `repeat`, or cut it by `take`. "
             f"Received: {name}={kind} without end"
         )
     empty = True
-    for batch in data:
+    for batch in batches:
         empty = False
         if not isinstance(batch, (tuple, list)) or any(len(np.shape(one)) == 0 for one in batch[1:]):
             raise ValueError(

@@ -86,8 +86,8 @@ def strip(model):
     These are Keras's dropout, noise and random augmentation layers (not `RandomCrop`, which cuts the centre at test
     time), activity regularisation, and any layer that says so by an attribute `training_only = True`. A class derived
     from one of these, such as dropout that draws at test time too, stays unless it says so. A `DropConnect` whose
-    inference is the mean is replaced by the layer that it wraps. `AugmentLayer` and `StochasticDepth` stay: they compute
-    at test time too. Predictions are the same, bit for bit.
+    inference is the mean is replaced by the layer that it wraps. `AugmentLayer` and `StochasticDepth` stay: they
+    compute at test time too. Predictions are the same, bit for bit.
 
     Raises:
         ValueError: The model has no readable graph.

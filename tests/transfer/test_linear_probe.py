@@ -53,10 +53,10 @@ def test_cross_validated_accuracy_is_of_examples_not_fitted():
     assert np.mean(probe.model.predict(x, verbose=0).argmax(-1) == y) == 1.0
 
 
-def test_default_stage_is_the_last_hidden_one_behind_its_activation():
+def test_default_stage_is_what_the_head_reads_before_pooling():
     model = convolutional()
     probe = linear_probe(model, (images(20), np.arange(20) % 2), penalty=0.1)
-    assert probe.layer == "relu_2" and probe.model.output_shape == (None, 2)
+    assert probe.layer == "skip" and probe.model.output_shape == (None, 2)
 
 
 def test_default_stage_is_where_the_residual_block_ends_and_the_last_without_a_head():
