@@ -24,7 +24,7 @@ def freeze(model, until=None):
         List of the names of the layers with weights that are frozen now.
 
     Raises:
-        ValueError: `until` names no layer or is out of range.
+        ValueError: `until` names no layer or is out of range, or the model is compiled and has no weights yet.
 
     Example:
 

@@ -101,7 +101,7 @@ def test_datasets_give_what_arrays_give():
     model = dense()
     expected = linear_probe(model, (x, y), more, penalty=0.1)
     dataset = tf.data.Dataset.from_tensor_slices((x, y.astype("float32")[:, None])).batch(7)
-    for data in (dataset, Batches(x, y), [Batches(x, y)[index] for index in range(9)]):
+    for data in (dataset, Batches(x, y), dict(enumerate(map(Batches(x, y).__getitem__, range(9)))).values()):
         found = linear_probe(model, data, Batches(*more), penalty=0.1)
         assert found.accuracy == expected.accuracy and found.chance == expected.chance
         for one, other in zip(found.model.get_weights(), expected.model.get_weights()):
