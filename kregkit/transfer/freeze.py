@@ -125,7 +125,13 @@ def set_trainable(model, layers, flag):
     held = {id(one) for one in holders}
     restore_flags(model, [(one, True) for one in holders] + [pair for pair in flags if id(pair[0]) not in held])
     for layer in layers:
-        layer.trainable = flag
+        _set(layer, flag)
+
+
+def _set(layer, flag):
+    # Keras ignores the assignment of what a layer's flag already is, whatever its parts' flags are.
+    layer.trainable = not flag
+    layer.trainable = flag
 
 
 def prepare(model, layers=()):
@@ -143,8 +149,7 @@ def prepare(model, layers=()):
             f"Received: model={model.name!r}"
         )
     flags, function = trainable_flags(model), model.train_function
-    for layer in (model, *flat_layers(model)):
-        layer.trainable = True
+    _set(model, True)
     try:
         if not optimizer.built:
             with model.distribute_strategy.scope():
