@@ -114,7 +114,13 @@ def test_strip_knows_all_of_keras_that_does_something_in_training_only():
     kinds = {name: getattr(L, name) for name in dir(L) if name not in kept}
     kinds = {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, base)}
     assert len(kinds) > 20
-    arguments = {"RandomTranslation": (0.1, 0.1), "RandomZoom": (0.1,), "RandomContrast": (0.5,), "Pipeline": ([],), "RandomPosterization": (4,)}
+    arguments = {
+        "RandomTranslation": (0.1, 0.1),
+        "RandomZoom": (0.1,),
+        "RandomContrast": (0.5,),
+        "Pipeline": ([],),
+        "RandomPosterization": (4,),
+    }
     for name, kind in kinds.items():
         try:
             layer = kind(*arguments.get(name, ()))
