@@ -121,7 +121,8 @@ def test_layers_within_layers_and_single_variables_are_put_back():
     changed = {name for name, bits in values(model).items() if before[name] != bits}
     # The block lists its parts' weights as well.
     assert (
-        changed == {"block/kernel", "two/kernel", "head/kernel", "head/bias"} and len(model.optimizer._momentums) == 6
+        changed == {"block/kernel", "two/kernel", "head/kernel", "head/bias"}
+    assert len(model.optimizer._momentums) == 6
     )
     # Asked for by name, all of it trains.
     freeze(model, "block")
