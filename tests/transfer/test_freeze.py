@@ -120,10 +120,8 @@ def test_layers_within_layers_and_single_variables_are_put_back():
     assert not block.one.trainable and block.trainable
     changed = {name for name, bits in values(model).items() if before[name] != bits}
     # The block lists its parts' weights as well.
-    assert (
-        changed == {"block/kernel", "two/kernel", "head/kernel", "head/bias"}
+    assert changed == {"block/kernel", "two/kernel", "head/kernel", "head/bias"}
     assert len(model.optimizer._momentums) == 6
-    )
     # Asked for by name, all of it trains.
     freeze(model, "block")
     unfreeze(model)
