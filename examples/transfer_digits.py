@@ -6,11 +6,12 @@
 A convolutional network is trained on the digits 0 to 4. Then four ways to learn 5 to 9 get the same few examples per
 class and the same number of steps: from scratch (the same network with new weights), a linear probe on the frozen last
 stage, fine-tuning all layers at once, and gradual unfreezing from the top at lower rates. Every seed draws other
-examples. The table shows the test error's mean over seeds with a 95 % interval of the mean (Student's t). The picture
-is saved to examples/output/transfer_digits/.
+examples and other new weights. The table shows the test error's mean over seeds with a 95 % interval of the mean
+(Student's t). The picture is saved to examples/output/transfer_digits/.
 """
 
 import argparse
+import logging
 import os
 import pathlib
 import time
@@ -77,6 +78,8 @@ def interval(values):
 
 
 def main():
+    # Each of the many models is traced once, which TensorFlow takes for one that is traced many times.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="one seed, two examples per class, half the steps")
     smoke = parser.parse_args().smoke

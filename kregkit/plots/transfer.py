@@ -4,6 +4,9 @@ import numpy as np
 
 from kregkit.plots._axes import finish, new_axes
 
+# Factor between the places of neighbouring ways.
+_BESIDE = 1.04
+
 
 def transfer_curves(errors, axes=None, *, labels=None):
     """Draws the error of several ways to train against the number of examples, with intervals over seeds.
@@ -15,7 +18,8 @@ def transfer_curves(errors, axes=None, *, labels=None):
         labels: Dictionary from a number of examples to its label, such as `{144: "all"}`.
 
     Returns:
-        The Axes. Lines join the means; bands reach from the lowest to the highest.
+        The Axes. Lines join the means; bars reach from the lowest to the highest, those of one number of examples side
+        by side. Both axes are logarithmic: a bar down to no error at all ends at the bottom.
 
     Raises:
         ValueError: There is nothing to draw.
@@ -30,20 +34,22 @@ def transfer_curves(errors, axes=None, *, labels=None):
         raise ValueError(f"`errors` must hold numbers for every name. Received: errors={errors!r}")
     axes = new_axes(axes, size=(7.0, 4.6))
     sizes = sorted({size for one in errors.values() for size in one})
-    for name, one in errors.items():
-        known = sorted(one)
-        means = [float(np.mean(one[size])) for size in known]
-        (line,) = axes.plot(known, means, marker="o", markersize=4.5, linewidth=1.8, label=name)
-        low, high = ([float(reduce(one[size])) for size in known] for reduce in (min, max))
-        axes.fill_between(known, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
     axes.set_xscale("log")
     if any(value > 0 for one in errors.values() for values in one.values() for value in values):
-        axes.set_yscale("log")
+        axes.set_yscale("log", nonpositive="clip")
+    for index, (name, one) in enumerate(errors.items()):
+        known = sorted(one)
+        beside = [size * _BESIDE ** (index - (len(errors) - 1) / 2) for size in known]
+        low, mean, high = ([float(reduce(one[size])) for size in known] for reduce in (min, np.mean, max))
+        (line,) = axes.plot(beside, mean, marker="o", markersize=4.5, linewidth=1.5, label=name)
+        axes.vlines(beside, low, high, color=line.get_color(), linewidth=1.5, alpha=0.6)
     axes.set_xticks(sizes, [(labels or {}).get(size, str(size)) for size in sizes])
     axes.minorticks_off()
     highest = max(max(values) for one in errors.values() for values in one.values())
     lowest = min((v for one in errors.values() for values in one.values() for v in values if v > 0), default=1.0)
     ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if lowest / 1.5 <= tick <= highest * 1.5]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    if axes.get_yscale() == "log":
+        axes.set_ylim(bottom=lowest / 1.5)
     axes.set(xlabel="examples per class", ylabel="test error (%), mean and range over seeds")
     return finish(axes)

@@ -3,10 +3,11 @@
 import re
 
 import keras
+import numpy as np
 
 from kregkit._core.weights import assign_values, copy_values
 
-# What belongs to the layer with a kernel before it.
+# What belongs to the layer with a kernel before it. Some of these hold matrices too, such as one slope per place.
 _FOLLOWING = (
     keras.layers.BatchNormalization,
     keras.layers.LayerNormalization,
@@ -17,6 +18,8 @@ _FOLLOWING = (
     keras.layers.PReLU,
     keras.layers.ELU,
 )
+# Where the branch of a residual block ends.
+_JOINING = (keras.layers.Add,)
 
 
 def flat_layers(model):
@@ -32,16 +35,42 @@ def flat_layers(model):
 
 def weighted_layers(model):
     """Returns the flat layers that have a kernel, matrix or table: those that depth is counted in."""
-    return [layer for layer in flat_layers(model) if any(len(variable.shape) > 1 for variable in layer.weights)]
+    return [
+        layer
+        for layer in flat_layers(model)
+        if not isinstance(layer, _FOLLOWING) and any(len(variable.shape) > 1 for variable in layer.weights)
+    ]
 
 
 def stage_end(model, layer):
-    """Returns the last of the normalisations and activations that follow `layer` at once."""
-    flat = flat_layers(model)
-    place = next(index for index, one in enumerate(flat) if one is layer)
-    while place + 1 < len(flat) and isinstance(flat[place + 1], _FOLLOWING):
-        place += 1
-    return flat[place]
+    """Returns the last of the normalisations, activations and sums that alone use what `layer` gives, or `layer`."""
+    users = _users(model)
+    while len(users.get(id(layer), ())) == 1 and isinstance(users[id(layer)][0], (*_FOLLOWING, *_JOINING)):
+        layer = users[id(layer)][0]
+    return layer
+
+
+def stage_names(model, count):
+    """Returns the names of at most `count` stages spread over the body's depth, the last one included.
+
+    The body is all but a `Dense` at the end, where a model ends in one.
+    """
+    weighted = weighted_layers(model)
+    body = weighted[:-1] if isinstance(weighted[-1], keras.layers.Dense) and len(weighted) > 1 else weighted
+    places = sorted({round(place) for place in np.linspace(0, len(body) - 1, count + 1)[1:]})
+    return list(dict.fromkeys(stage_end(model, body[place]).name for place in places))
+
+
+def _users(model):
+    """Returns a dictionary from a layer's identity to what its outputs go into, nested models' layers included."""
+    users = {}
+    for one in (model, *nested_models(model)):
+        functional = getattr(one, "_functional", None) or one
+        for nodes in getattr(functional, "_nodes_by_depth", {}).values():
+            for node in nodes:
+                for parent in node.parent_nodes:
+                    users.setdefault(id(parent.operation), []).append(node.operation)
+    return users
 
 
 def nested_models(model):
@@ -135,6 +164,9 @@ def _copy(model, drop, after, unwrap, pairs, known):
     origins = {}
 
     def clone(layer):
+        if not isinstance(layer, keras.layers.Layer):
+            # An operation, such as the sum of two tensors, has no state.
+            return layer
         if id(layer) not in known:
             if isinstance(layer, keras.Model) and getattr(layer, "inputs", None):
                 known[id(layer)] = _copy(layer, drop, after, unwrap, pairs, known)
@@ -143,8 +175,10 @@ def _copy(model, drop, after, unwrap, pairs, known):
                 known[id(layer)] = layer
             else:
                 source = unwrap(layer)
-                known[id(layer)] = type(source).from_config(source.get_config())
-                pairs.append((source, known[id(layer)]))
+                known[id(layer)] = new = type(source).from_config(source.get_config())
+                # A layer without a `get_config` of its own forgets its name.
+                new.name = source.name
+                pairs.append((source, new))
         origins[id(known[id(layer)])] = layer
         return known[id(layer)]
 
@@ -163,4 +197,9 @@ def _copy(model, drop, after, unwrap, pairs, known):
             if id(layer) in after:
                 layers.append(after[id(layer)])
         return keras.Sequential(layers, name=model.name)
-    return keras.models.clone_model(model, clone_function=clone, call_function=call)
+    # Keras would copy what the model was compiled with as well, and fail on a loss that isn't registered.
+    compiled, model.compiled = model.compiled, False
+    try:
+        return keras.models.clone_model(model, clone_function=clone, call_function=call)
+    finally:
+        model.compiled = compiled

@@ -5,6 +5,7 @@ import socket
 import sys
 import threading
 import urllib.parse
+import urllib.request
 
 import keras
 import numpy as np
@@ -50,16 +51,20 @@ def backbone(name="digits", weights="imagenet", timeout=_TIMEOUT, **arguments):
     module = sys.modules[keras.utils.get_file.__module__]
     original = module.get_file
 
-    def get_file(fname=None, origin=None, cache_subdir="datasets", cache_dir=None, **rest):
+    def get_file(fname=None, origin=None, cache_subdir="datasets", cache_dir=None, file_hash=None, **rest):
         home = pathlib.Path(cache_dir or module.config.keras_home())
         path = home / cache_subdir / (fname or pathlib.PurePosixPath(urllib.parse.urlparse(origin).path).name)
-        if not path.exists() and not _answers(origin, timeout):
+        # Keras would fetch a damaged file again.
+        whole = path.exists() and (file_hash is None or module.validate_file(path, file_hash))
+        if not whole and not _answers(origin, timeout):
+            server, state = urllib.parse.urlparse(origin).netloc, "damaged" if path.exists() else "not on disk"
             raise FileNotFoundError(
-                f"The weights of {name} are not on disk, and {urllib.parse.urlparse(origin).netloc} did not answer "
-                f"within {timeout:g} seconds. Fetch {origin} elsewhere and put it at {path}, or pass weights=None. "
+                f"The weights of {name} are {state}, and {server} did not answer within {timeout:g} seconds. Fetch "
+                f"{origin} elsewhere and put it at {path}, or pass weights=None. "
                 f"Offline, backbone('digits') trains a small one. Received: weights={weights!r}"
             )
-        return original(fname, origin=origin, cache_subdir=cache_subdir, cache_dir=cache_dir, **rest)
+        rest |= {"cache_subdir": cache_subdir, "cache_dir": cache_dir, "file_hash": file_hash}
+        return original(fname, origin=origin, **rest)
 
     module.get_file = get_file
     try:
@@ -69,8 +74,14 @@ def backbone(name="digits", weights="imagenet", timeout=_TIMEOUT, **arguments):
 
 
 def _answers(origin, timeout):
-    """Returns whether the server accepts a connection in time. Resolving its name may take longer than any timeout."""
+    """Returns whether the server, or the proxy before it, accepts a connection in time.
+
+    Resolving a name may take longer than any timeout, so it is done in a thread.
+    """
     parts = urllib.parse.urlparse(origin)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy and not urllib.request.proxy_bypass(parts.hostname):
+        parts = urllib.parse.urlparse(proxy if "://" in proxy else f"http://{proxy}")
     reached = threading.Event()
 
     def connect():

@@ -3,16 +3,16 @@
 import dataclasses
 
 import keras
-import numpy as np
 
 from kregkit._core.checks import check_integer
-from kregkit.transfer._graph import inputs_of, weighted_layers
+from kregkit.transfer._data import features_of, is_arrays, labels_of
+from kregkit.transfer._graph import inputs_of, stage_names, weighted_layers
 from kregkit.transfer.features import features
 from kregkit.transfer.gradual_unfreeze import GradualUnfreeze
 from kregkit.transfer.head import replace_head
-from kregkit.transfer.linear_probe import labelled, solve
+from kregkit.transfer.linear_probe import solve
 from kregkit.transfer.plan import Plan, recommend
-from kregkit.transfer.similarity import measure_similarity, stage_names
+from kregkit.transfer.similarity import measure_similarity
 from kregkit.transfer.surgery import reinitialize
 
 # Of the head's solution; on standardised features.
@@ -42,10 +42,11 @@ def fine_tune(model, train, validation=None, plan=None, batch_size=32, callbacks
 
     Args:
         model: The model to start from, functional or built sequential; it is left as it is.
-        train: `(x, y)`, arrays with integer labels.
-        validation: `(x, y)`, scored after each epoch.
-        plan: A `Plan`. Defaults to `recommend` on these data, with `measure_similarity`.
-        batch_size: Integer >= 1.
+        train: `(x, y)`, arrays with integer labels; or a `tf.data.Dataset` or `keras.utils.PyDataset` of such pairs in
+            batches, which ends. A dataset is read once for its labels and once for the head's solution, then by `fit`.
+        validation: In the same forms, scored after each epoch.
+        plan: A `Plan`. Defaults to `recommend` on these data, with `measure_similarity`, which reads them twice more.
+        batch_size: Integer >= 1, for arrays; a dataset comes in batches.
         callbacks: List of further callbacks.
         verbose: As for `fit`.
 
@@ -53,19 +54,18 @@ def fine_tune(model, train, validation=None, plan=None, batch_size=32, callbacks
         A `FineTuned`: the new model with its own weights, the history and the plan.
 
     Raises:
-        ValueError: Labels are not integers, or the model's graph can't be read.
+        ValueError: Labels are not integers, a dataset doesn't end or can't be read again, or the model's graph can't be
+            read.
 
     Reference: [Kumar et al., 2022](https://arxiv.org/abs/2202.10054)
     """
     check_integer("batch_size", batch_size, 1)
-    x, y = labelled("train", train)
-    x = np.asarray(x)
+    y = labels_of("train", train)
     num_classes = int(y.max()) + 1
     if validation is not None:
-        validation = labelled("validation", validation)
-        num_classes = max(num_classes, int(validation[1].max()) + 1)
+        num_classes = max(num_classes, int(labels_of("validation", validation).max()) + 1)
     if plan is None:
-        plan = recommend(len(x), num_classes, measure_similarity(model, (x, y)))
+        plan = recommend(len(y), num_classes, measure_similarity(model, train))
     if not isinstance(plan, Plan):
         raise ValueError(f"`plan` must be what `recommend` returns. Received: plan={plan!r}")
     tuned = _with_head(model, num_classes, plan)
@@ -73,8 +73,9 @@ def fine_tune(model, train, validation=None, plan=None, batch_size=32, callbacks
     count = round(plan.train * len(body))
     if plan.reinitialize and count:
         reinitialize(tuned, body[len(body) - max(1, round(plan.reinitialize * count)) :])
-    _solve_head(tuned, x, y)
-    trained = _augmented(tuned) if plan.augment and len(x.shape) == 4 else tuned
+    _solve_head(tuned, train)
+    images = len(tuned.inputs) == 1 and len(tuned.inputs[0].shape) == 4
+    trained = _augmented(tuned) if plan.augment and images else tuned
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     trained.compile(keras.optimizers.Adam(plan.head_learning_rate), loss, metrics=["accuracy"])
     stages = [(0, "head")]
@@ -83,7 +84,9 @@ def fine_tune(model, train, validation=None, plan=None, batch_size=32, callbacks
         stages += [(plan.head_epochs, 1 + half)]
         stages += [(middle, 1 + count)] if count > half and middle > plan.head_epochs else []
     callbacks = [GradualUnfreeze(stages, plan.learning_rate_factor), *callbacks]
-    history = trained.fit(x, y, batch_size, plan.epochs, verbose, callbacks, validation_data=validation)
+    options = {"epochs": plan.epochs, "verbose": verbose, "callbacks": callbacks, "validation_data": validation}
+    data = (train[0], y, batch_size) if is_arrays(train) else (train,)
+    history = trained.fit(*data, **options)
     if trained is not tuned:
         tuned.compile(keras.optimizers.Adam(plan.head_learning_rate), loss, metrics=["accuracy"])
     return FineTuned(tuned, history, plan)
@@ -98,10 +101,10 @@ def _with_head(model, num_classes, plan):
     return keras.Model(stages.input, keras.layers.Dense(num_classes, name="head", dtype="float32")(joined))
 
 
-def _solve_head(model, x, y):
+def _solve_head(model, train):
     """Gives the head the linear probe's weights: training goes on from there."""
     head = model.get_layer("head")
-    features = keras.Model(inputs_of(model), head.input).predict(x, verbose=0)
+    (features,), y = features_of("train", train, keras.Model(inputs_of(model), head.input))
     kernel, bias = solve(features, y, head.units, _PENALTY)
     head.set_weights([kernel.astype("float32"), bias.astype("float32")])
 

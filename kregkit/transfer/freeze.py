@@ -24,7 +24,7 @@ def freeze(model, until=None):
         List of the names of the layers with weights that are frozen now.
 
     Raises:
-        ValueError: `until` names no layer or is out of range.
+        ValueError: `until` names no layer or is out of range, or the model is compiled and has no weights yet.
 
     Example:
 
@@ -103,29 +103,35 @@ def _place(layers, layer):
 
 
 def trainable_flags(model):
-    """Returns pairs of each layer and model in `model`, outer ones first, and whether it is trainable."""
-    layers = [model, *nested_models(model), *flat_layers(model)]
-    return [(layer, layer.trainable) for layer in layers]
+    """Returns pairs of each layer and variable in `model`, outer layers first, and whether it is trainable."""
+    outer = [model, *nested_models(model), *flat_layers(model)]
+    inner = [part for layer in flat_layers(model) for part in layer._flatten_layers(include_self=False)]
+    return [(one, one.trainable) for one in (*outer, *inner, *model.variables)]
 
 
 def restore_flags(model, flags):
     """Puts back what `trainable_flags` returned; an outer one's flag reaches inner ones, whose own come later."""
-    for layer, flag in flags:
-        if layer.trainable != flag:
-            layer.trainable = flag
+    for one, flag in flags:
+        if one.trainable != flag:
+            one.trainable = flag
     # The compiled step has the list of weights baked in.
     model.train_function = None
 
 
 def set_trainable(model, layers, flag):
     """Sets the `trainable` flag of flat layers, and opens the models that hold them, whose own flag would hide it."""
-    chosen = {id(layer) for layer in layers}
-    inner = {id(layer) for layer in flat_layers(model)}
     flags = trainable_flags(model)
-    restore_flags(
-        model,
-        [(layer, (flag if id(layer) in chosen else own) if id(layer) in inner else True) for layer, own in flags],
-    )
+    holders = [model, *nested_models(model)]
+    held = {id(one) for one in holders}
+    restore_flags(model, [(one, True) for one in holders] + [pair for pair in flags if id(pair[0]) not in held])
+    for layer in layers:
+        _set(layer, flag)
+
+
+def _set(layer, flag):
+    # Keras ignores the assignment of what a layer's flag already is, whatever its parts' flags are.
+    layer.trainable = not flag
+    layer.trainable = flag
 
 
 def prepare(model, layers=()):
@@ -137,8 +143,13 @@ def prepare(model, layers=()):
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:
         return
+    if not model.built:
+        raise ValueError(
+            "The layers have no weights yet: give the model an `Input`, or call it once. "
+            f"Received: model={model.name!r}"
+        )
     flags, function = trainable_flags(model), model.train_function
-    set_trainable(model, flat_layers(model), True)
+    _set(model, True)
     try:
         if not optimizer.built:
             with model.distribute_strategy.scope():

@@ -18,7 +18,8 @@ class GradualUnfreeze(RateCallback):
     The optimizer gets slots for all weights before the first step, so that nothing is lost or refused when a layer
     thaws; they stay at zero until then. The stage follows from the epoch alone, so a run that is resumed, by
     `initial_epoch` or `BackupAndRestore`, goes on in the right one. When the fit ends, in whatever way, each layer is
-    as trainable as before it.
+    as trainable as before it. Parts that were frozen within a layer that trains (a layer's own layers, single weights)
+    stay frozen.
 
     Args:
         stages: List of `(epoch, layers)`, the epochs increasing from 0. `layers` is an integer, that many layers that
@@ -96,8 +97,11 @@ class GradualUnfreeze(RateCallback):
             self._stage = stage
             free = {id(layer) for layers in self._members[: stage + 1] for layer in layers}
             flat = flat_layers(self.model)
+            # What the user froze within a layer that trains anyway stays as it was.
+            restore_flags(self.model, self._flags)
             set_trainable(self.model, [layer for layer in flat if id(layer) not in free], False)
-            set_trainable(self.model, [layer for layer in flat if id(layer) in free], True)
+            closed = [layer for layer in flat if not layer.trainable]
+            set_trainable(self.model, [layer for layer in closed if id(layer) in free], True)
             # The step has the weights that it trains baked in; other callbacks' hooks stay in it.
             self.model.make_train_function(force=True)
 

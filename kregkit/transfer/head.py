@@ -13,9 +13,9 @@ _TAIL = (
     keras.layers.Identity,
     keras.layers.Reshape,
     keras.layers.Flatten,
-    keras.layers.GlobalAveragePooling2D,
-    keras.layers.GlobalMaxPooling2D,
+    *(getattr(keras.layers, f"Global{kind}Pooling{rank}D") for kind in ("Average", "Max") for rank in (1, 2, 3)),
 )
+_CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 
 
 def replace_head(model, num_classes, pooling="average", name="head", activation=None):
@@ -72,7 +72,7 @@ def _body_output(output):
             return output if inner is layer.outputs[0] else keras.Model(layer.inputs, inner, name=layer.name)(inputs[0])
         if isinstance(layer, keras.layers.Dense):
             return inputs[0]
-        if isinstance(layer, keras.layers.Conv2D) and tensor is not output and _makes_class_maps(layer, output):
+        if isinstance(layer, _CONVOLUTIONS) and tensor is not output and _makes_class_maps(layer, output):
             return inputs[0]
         if not isinstance(layer, _TAIL) or len(inputs) != 1:
             return output

@@ -7,8 +7,12 @@ import numpy as np
 import scipy.optimize
 
 from kregkit._core.checks import check_number
-from kregkit.transfer._graph import check_graph, stage_end, weighted_layers
+from kregkit.transfer._data import features_of
+from kregkit.transfer._graph import check_graph, stage_names
 from kregkit.transfer.features import features
+
+# Where there is nothing to choose by.
+_PENALTY = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,24 +41,27 @@ def linear_probe(model, data, validation=None, layers=None, penalty=None, seed=0
     """Fits a linear classifier on frozen features of one or several stages, and says how well each does.
 
     Features with places are averaged over them, then standardised. The classifier is a softmax regression with an
-    L2 penalty, solved to convergence by L-BFGS. The optimum is unique, so no learning rate or seed decides it.
+    L2 penalty, solved to convergence by L-BFGS. The optimum is unique, so no learning rate or seed decides it. The
+    features are computed once, whatever the number of stages and penalties.
 
     Args:
         model: A functional or built sequential model; it is left as it is.
-        data: `(x, y)`, arrays; `y` holds integer labels.
-        validation: `(x, y)`, what the accuracy is measured on. Defaults to each fifth of `data` in turn, fitted on
-            the others.
-        layers: List of layers or names, the stages. Defaults to the last hidden layer with a kernel, behind its
-            normalisation and activation.
+        data: `(x, y)`, arrays; `y` holds integer labels. Or a `tf.data.Dataset`, `keras.utils.PyDataset` or other
+            iterable of such pairs in batches, which ends.
+        validation: In the same forms, what the accuracy is measured on. Defaults to each fifth of `data` in turn,
+            fitted on the others; an example that is the only one of its class is not scored then. Where each class has
+            one example, the accuracy is NaN, and `layer` the last one.
+        layers: List of layers or names, the stages. Defaults to the last layer with a kernel before the `Dense` at the
+            end (if there is one), behind its normalisation, activation and the sum that ends its residual block.
         penalty: Float > 0, the strength of the L2 penalty on standardised features. Defaults to the best out of
-            0.001, 0.01, 0.1 and 1, by cross-validation on `data`.
+            0.001, 0.01, 0.1 and 1, by cross-validation on `data`; 0.01 where each class has one example.
         seed: Integer, for the division into fifths.
 
     Returns:
         A `LinearProbe`.
 
     Raises:
-        ValueError: A layer is unknown, labels are not integers, or there is one class only.
+        ValueError: A layer is unknown, labels are not integers, there is one class only, or the dataset doesn't end.
 
     Example:
 
@@ -64,74 +71,47 @@ def linear_probe(model, data, validation=None, layers=None, penalty=None, seed=0
     >>> probe.layer, probe.accuracy["body"] > 0.8
     ('body', True)
     """
-    x, y = labelled("data", data)
-    num_classes = int(y.max()) + 1
     if penalty is not None:
         check_number("penalty", penalty, 0, low_open=True)
-    if len(np.unique(y)) < 2:
-        raise ValueError(f"`data` must hold two classes or more. Received: classes={np.unique(y)}")
     check_graph(model)
     names = _stages(model, layers)
     stages = features(model, names, pooling="average")
-    inputs = stages.predict(x, verbose=0)
-    inputs = inputs if isinstance(inputs, list) else [inputs]
+    inputs, y = features_of("data", data, stages)
+    num_classes = int(y.max()) + 1
+    if len(np.unique(y)) < 2:
+        raise ValueError(f"`data` must hold two classes or more. Received: classes={np.unique(y)}")
+    scored = np.bincount(y)[y] > 1
     held = None
     if validation is not None:
-        held_inputs, held_labels = labelled("validation", validation)
-        held = stages.predict(held_inputs, verbose=0)
-        held = held if isinstance(held, list) else [held]
+        held, held_labels = features_of("validation", validation, stages)
     accuracy, fits = {}, {}
     for index, name in enumerate(names):
-        strength, crossed = _choose(inputs[index], y, num_classes, penalty, seed)
+        strength, crossed = _choose(inputs[index], y, num_classes, penalty, seed, scored)
         kernel, bias = solve(inputs[index], y, num_classes, strength)
         if held is not None:
             crossed = float(np.mean((held[index] @ kernel + bias).argmax(-1) == held_labels))
         accuracy[name], fits[name] = crossed, (kernel, bias)
-    best = max(accuracy, key=accuracy.get)
+    best = names[-1] if np.isnan(accuracy[names[-1]]) else max(accuracy, key=accuracy.get)
     body = features(model, [best], pooling="average")
     head = keras.layers.Dense(num_classes, name="probe", dtype="float32")
     probe = keras.Model(body.input, head(body.outputs[0]))
     head.set_weights([part.astype("float32") for part in fits[best]])
-    reference = held_labels if held is not None else y
+    reference = held_labels if held is not None else y[scored] if scored.any() else y
     chance = float(np.bincount(reference).max() / len(reference))
     return LinearProbe(accuracy, chance, probe, best)
 
 
-def labelled(name, data):
-    """Returns `(x, y)`, the labels as a vector of integers; `x` may be one array per input."""
-    if not isinstance(data, (tuple, list)) or len(data) != 2:
-        raise ValueError(
-            f"`{name}` must be a pair of arrays (x, y); of a dataset, join its batches first. "
-            f"Received: {name}={type(data).__name__}"
-        )
-    x, y = data[0], integer_labels(data[1])
-    lengths = [len(array) for array in keras.tree.flatten(x)]
-    if not len(y) or any(length != len(y) for length in lengths):
-        raise ValueError(f"`{name}` must hold one label per example. Received: examples={lengths}, labels={len(y)}")
-    return x, y
-
-
-def integer_labels(y):
-    """Returns labels as a vector of integers from 0."""
-    y = np.asarray(y)
-    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
-    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer) or y.min(initial=0) < 0:
-        raise ValueError(
-            f"Labels must be integers from 0, one per example, not one-hot. Received: dtype={y.dtype}, shape={y.shape}"
-        )
-    return y
-
-
 def _stages(model, layers):
-    if layers is not None:
-        layers = layers if isinstance(layers, (list, tuple)) else [layers]
-        return [getattr(layer, "name", layer) for layer in layers]
-    weighted = weighted_layers(model)
-    return [stage_end(model, weighted[-2]).name if len(weighted) > 1 else weighted[-1].name]
+    if layers is None:
+        return stage_names(model, 1)
+    layers = layers if isinstance(layers, (list, tuple)) else [layers]
+    return [getattr(layer, "name", layer) for layer in layers]
 
 
-def _choose(x, y, num_classes, penalty, seed):
-    """Returns the penalty and its accuracy on fifths that were not fitted."""
+def _choose(x, y, num_classes, penalty, seed, scored):
+    """Returns the penalty and its accuracy on those `scored` in fifths that were not fitted."""
+    if not scored.any():
+        return penalty or _PENALTY, float("nan")
     order = np.random.default_rng(seed).permutation(len(x))
     # Each class in every fifth, as far as it has five examples.
     order = order[np.argsort(y[order], kind="stable")]
@@ -142,8 +122,8 @@ def _choose(x, y, num_classes, penalty, seed):
         for fold in folds:
             rest = np.setdiff1d(order, fold)
             kernel, bias = solve(x[rest], y[rest], num_classes, strength)
-            right += int(np.sum((x[fold] @ kernel + bias).argmax(-1) == y[fold]))
-        scores[strength] = right / len(x)
+            right += int(np.sum(((x[fold] @ kernel + bias).argmax(-1) == y[fold]) & scored[fold]))
+        scores[strength] = right / int(scored.sum())
     best = max(scores, key=scores.get)
     return best, scores[best]
 

@@ -17,19 +17,28 @@ _TRAINING_ONLY = (
     keras.layers.GaussianNoise,
     keras.layers.AlphaDropout,
     keras.layers.ActivityRegularization,
+    keras.layers.AugMix,
+    keras.layers.CutMix,
+    keras.layers.MixUp,
+    keras.layers.RandAugment,
     keras.layers.RandomBrightness,
+    keras.layers.RandomColorDegeneration,
     keras.layers.RandomContrast,
     keras.layers.RandomFlip,
     keras.layers.RandomRotation,
     keras.layers.RandomTranslation,
     keras.layers.RandomZoom,
     keras.layers.RandomColorJitter,
+    keras.layers.RandomElasticTransform,
     keras.layers.RandomErasing,
     keras.layers.RandomGaussianBlur,
     keras.layers.RandomGrayscale,
     keras.layers.RandomHue,
+    keras.layers.RandomInvert,
     keras.layers.RandomPerspective,
+    keras.layers.RandomPosterization,
     keras.layers.RandomSaturation,
+    keras.layers.RandomSharpness,
     keras.layers.RandomShear,
 )
 
@@ -75,8 +84,9 @@ def strip(model):
     """Returns a copy of a model without the layers that do something in training only, for export.
 
     These are Keras's dropout, noise and random augmentation layers (not `RandomCrop`, which cuts the centre at test
-    time), activity regularisation, and any layer that says so by an attribute `training_only = True`. A `DropConnect`
-    whose inference is the mean is replaced by the layer that it wraps. `AugmentLayer` and `StochasticDepth` stay: they
+    time), activity regularisation, and any layer that says so by an attribute `training_only = True`. A class derived
+    from one of these, such as dropout that draws at test time too, stays unless it says so. A `DropConnect` whose
+    inference is the mean is replaced by the layer that it wraps. `AugmentLayer` and `StochasticDepth` stay: they
     compute at test time too. Predictions are the same, bit for bit.
 
     Raises:
@@ -93,13 +103,15 @@ def strip(model):
         return layer.layer if isinstance(layer, DropConnect) and layer.inference == "mean" else layer
 
     def drop(layer):
-        return isinstance(layer, _TRAINING_ONLY) or getattr(layer, "training_only", False)
+        return type(layer) in _TRAINING_ONLY or getattr(layer, "training_only", False)
 
     return rebuilt(model, drop, unwrap=unwrap)
 
 
 def reinitialize(model, layers):
-    """Gives layers new weights, as if they had just been built; changes `model`, and returns the layers' names.
+    """Gives layers new weights by their initialisers; changes `model`, and returns the layers' names.
+
+    Initialisers that were given a seed draw new numbers as well: the global seed decides.
 
     Where little data differ from those that the model was trained on, more of the top layers begin anew. A compiled
     model should be compiled again: its optimizer's slots belong to the old weights.
@@ -134,8 +146,19 @@ def reinitialize(model, layers):
 
 
 def _fresh_values(layer):
-    fresh = type(layer).from_config(layer.get_config())
+    fresh = type(layer).from_config(_unseeded(layer.get_config()))
     fresh.build_from_config(layer.get_build_config() or {})
     if len(fresh.weights) != len(layer.weights):
         raise ValueError(f"The layer can't be built from its own config. Received: layer={layer.name!r}")
     return copy_values(fresh.weights)
+
+
+def _unseeded(config):
+    """Returns a layer's config whose initialisers have no seed."""
+    if isinstance(config, (list, tuple)):
+        return type(config)(map(_unseeded, config))
+    if not isinstance(config, dict):
+        return config
+    if config.get("module") == "keras.initializers" and "seed" in (config.get("config") or {}):
+        return {**config, "config": {**config["config"], "seed": None}}
+    return {key: _unseeded(value) for key, value in config.items()}

@@ -42,6 +42,35 @@ def test_offline_names_the_file_and_where_to_put_it_within_seconds(home, monkeyp
     assert __import__("sys").modules[keras.utils.get_file.__module__].get_file is get_file
 
 
+def test_behind_a_proxy_the_proxy_is_asked(home, monkeypatch):
+    asked = []
+
+    def refuse(address, *arguments, **named):
+        asked.append(address)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr("socket.create_connection", refuse)
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(FileNotFoundError):
+        small("imagenet")
+    monkeypatch.setenv("no_proxy", "storage.googleapis.com")
+    with pytest.raises(FileNotFoundError):
+        small("imagenet")
+    assert asked == [("proxy.example", 3128), ("storage.googleapis.com", 443)]
+
+
+def test_a_damaged_file_is_told_offline(home, monkeypatch):
+    def refuse(*arguments, **named):
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr("socket.create_connection", refuse)
+    (home / "models").mkdir()
+    (home / "models" / "resnet50v2_weights_tf_dim_ordering_tf_kernels_notop.h5").write_bytes(b"half")
+    with pytest.raises(FileNotFoundError, match="ResNet50V2 are damaged"):
+        backbone("ResNet50V2", include_top=False, input_shape=(32, 32, 3), timeout=0.3)
+
+
 def test_refused_connection_is_the_same_error(home, monkeypatch):
     def refuse(*arguments, **named):
         raise ConnectionRefusedError

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from transfer.models import convolutional, dense, randomised, values, vectors
 
-from kregkit.transfer import freeze, unfreeze
+from kregkit.transfer import GradualUnfreeze, freeze, unfreeze
 
 
 def trainable(model):
@@ -92,6 +92,62 @@ def test_optimizer_built_while_frozen_is_told_before_it_trains():
     assert unfreeze(model, 2) == ["norm", "middle", "head"]
     assert freeze(model, -1) == ["low", "norm", "middle"]
     model.fit(x, y, verbose=0)
+
+
+def test_layers_within_layers_and_single_variables_are_put_back():
+    class Block(keras.layers.Layer):
+        def __init__(self, **arguments):
+            super().__init__(**arguments)
+            self.one, self.two = keras.layers.Dense(4, name="one"), keras.layers.Dense(4, name="two")
+
+        def build(self, shape):
+            self.one.build(shape)
+            self.two.build(shape)
+
+        def call(self, inputs):
+            return self.two(self.one(inputs))
+
+    x, y = vectors()
+    model = keras.Sequential([keras.Input((4,)), Block(name="block"), keras.layers.Dense(2, name="head")])
+    block = model.get_layer("block")
+    block.one.trainable = False
+    block.two.bias.trainable = False
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    paths = [one.path for one in model.trainable_variables]
+    before = values(model)
+    model.fit(x, y, epochs=2, verbose=0, callbacks=[GradualUnfreeze([(0, "head"), (1, "block")])])
+    assert [one.path for one in model.trainable_variables] == paths
+    assert not block.one.trainable and block.trainable
+    changed = {name for name, bits in values(model).items() if before[name] != bits}
+    # The block lists its parts' weights as well.
+    assert changed == {"block/kernel", "two/kernel", "head/kernel", "head/bias"}
+    assert len(model.optimizer._momentums) == 6
+    # Asked for by name, all of it trains.
+    freeze(model, "block")
+    unfreeze(model)
+    assert len(model.trainable_variables) == 6
+
+
+def test_a_model_without_weights_is_refused_where_its_optimizer_would_be_built_on_nothing():
+    class Late(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.head = keras.layers.Dense(2, name="head")
+
+        def call(self, inputs):
+            return self.head(inputs)
+
+    model = Late()
+    model.compile("adam", "mse")
+    with pytest.raises(ValueError, match="call it once. Received: model="):
+        freeze(model, "head")
+    assert not model.optimizer.built and model.head.trainable
+
+
+def test_slopes_per_place_are_no_kernel_of_their_own():
+    layers = [keras.Input((8, 2)), keras.layers.Conv1D(3, 3, name="conv"), keras.layers.PReLU(name="slopes")]
+    model = keras.Sequential([*layers, keras.layers.Dense(2, name="head")])
+    assert freeze(model, 1) == ["conv", "slopes"] and freeze(model, 2) == ["conv", "slopes", "head"]
 
 
 def test_refuses():

@@ -93,6 +93,50 @@ def test_normalization_and_random_layers_keep_their_state():
     np.testing.assert_array_equal(features.predict(x, verbose=0), model.predict(x, verbose=0))
 
 
+def test_operations_in_the_graph_and_a_loss_that_keras_cant_copy():
+    inputs = keras.Input((8, 8, 1))
+    x = L.Conv2D(4, 3, padding="same", name="body")(inputs)
+    x = keras.ops.relu(x + inputs) * 2
+    model = randomised(keras.Model(inputs, L.Dense(2, name="classes")(L.GlobalAveragePooling2D(name="pool")(x))))
+    model.compile("adam", lambda truth, found: keras.ops.mean((truth - found) ** 2))
+    new, x = replace_head(model, 3), images()
+    same_but(new, values(model), "classes")
+    one, other = (keras.Model(each.input, each.get_layer("pool").output) for each in (new, model))
+    np.testing.assert_array_equal(one.predict(x, verbose=0), other.predict(x, verbose=0))
+    assert model.compiled and not new.compiled
+
+
+def test_layers_that_forget_their_names_keep_them():
+    class Scale(L.Layer):
+        def build(self, shape):
+            self.factor = self.add_weight(shape=(shape[-1],), name="factor")
+
+        def call(self, inputs):
+            return inputs * self.factor
+
+    class Doubled(Scale):
+        def __init__(self, times=2, **arguments):
+            super().__init__(**arguments)
+
+    model = randomised(keras.Sequential([keras.Input((4,)), Doubled(name="mine"), L.Dense(2)]))
+    same_but(replace_head(model, 3), values(model), model.layers[-1].name)
+
+
+def test_signals_and_their_class_maps():
+    signal = [keras.Input((16, 2)), L.Conv1D(4, 3, name="body"), L.ReLU(), L.Conv1D(5, 1, name="maps")]
+    new = replace_head(keras.Sequential([*signal, L.GlobalAveragePooling1D(), L.Softmax()]), 3)
+    assert new.output_shape == (None, 3) and new.get_layer("head").kernel.shape == (4, 3)
+    assert "maps" not in [layer.name for layer in new.layers]
+
+
+def test_new_head_begins_as_keras_begins_a_dense_layer():
+    keras.utils.set_random_seed(0)
+    kernel, bias = replace_head(dense(), 400).get_layer("head").get_weights()
+    # Glorot's uniform on 5 and 400 units; the largest of 2000 draws is within 2 % of the limit but for e^-40.
+    limit = np.sqrt(6 / 405)
+    assert 0.98 * limit < np.abs(kernel).max() <= limit and not bias.any()
+
+
 def test_refuses():
     model = dense()
     several = keras.Model(model.inputs, [model.layers[0].output, model.layers[-1].output])

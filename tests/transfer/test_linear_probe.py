@@ -3,10 +3,13 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from sklearn.linear_model import LogisticRegression
 from transfer.models import convolutional, dense, images, randomised, values, vectors
 
 from kregkit.transfer import linear_probe
+
+L = keras.layers
 
 
 def test_classifier_equals_scikit_learns():
@@ -50,10 +53,77 @@ def test_cross_validated_accuracy_is_of_examples_not_fitted():
     assert np.mean(probe.model.predict(x, verbose=0).argmax(-1) == y) == 1.0
 
 
-def test_default_stage_is_the_last_hidden_one_behind_its_activation():
+def test_default_stage_is_what_the_head_reads_before_pooling():
     model = convolutional()
     probe = linear_probe(model, (images(20), np.arange(20) % 2), penalty=0.1)
-    assert probe.layer == "relu_2" and probe.model.output_shape == (None, 2)
+    assert probe.layer == "skip" and probe.model.output_shape == (None, 2)
+
+
+def test_default_stage_is_where_the_residual_block_ends_and_the_last_without_a_head():
+    inputs = keras.Input((8, 8, 1))
+    low = L.ReLU(name="low")(L.Conv2D(3, 1)(inputs))
+    shortcut = L.BatchNormalization()(L.Conv2D(3, 1)(low))
+    branch = L.BatchNormalization()(L.Conv2D(3, 3, padding="same")(low))
+    end = L.ReLU(name="end")(L.Add(name="sum")([shortcut, branch]))
+    classes = L.Dense(4)(L.GlobalAveragePooling2D()(end))
+    for model in (keras.Model(inputs, end), keras.Model(inputs, classes)):
+        assert linear_probe(model, (images(20), np.arange(20) % 2), penalty=0.1).layer == "end"
+
+
+def test_a_class_with_one_example_is_not_scored():
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=(20, 4)) + [5, 0, 0, 0], rng.normal(size=(20, 4)) - [5, 0, 0, 0]])
+    x, y = np.concatenate([x, np.full((5, 4), 50.0)]).astype("float32"), np.array([0] * 20 + [1] * 20 + [2, 3, 4, 5, 6])
+    model = keras.Sequential([keras.Input((4,)), L.Dense(4, kernel_initializer="identity", name="body"), L.Dense(2)])
+    probe = linear_probe(model, (x, y), penalty=0.1)
+    assert probe.accuracy["body"] > 0.9 and probe.chance == 0.5
+    one_each = (np.eye(4, dtype="float32"), np.arange(4))
+    alone = linear_probe(model, one_each, layers=["body", model.layers[-1]])
+    assert np.isnan(list(alone.accuracy.values())).all() and alone.layer == model.layers[-1].name
+    assert linear_probe(model, one_each, one_each).accuracy["body"] == 1.0
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, x, y, size=7):
+        super().__init__()
+        self.x, self.y, self.size = x, y, size
+
+    def __len__(self):
+        return len(range(0, len(self.y), self.size))
+
+    def __getitem__(self, index):
+        chosen = slice(index * self.size, (index + 1) * self.size)
+        return self.x[chosen], self.y[chosen]
+
+
+def test_datasets_give_what_arrays_give():
+    (x, y), more = vectors(60), vectors(40, seed=3)
+    model = dense()
+    expected = linear_probe(model, (x, y), more, penalty=0.1)
+    dataset = tf.data.Dataset.from_tensor_slices((x, y.astype("float32")[:, None])).batch(7)
+    for data in (dataset, Batches(x, y), dict(enumerate(map(Batches(x, y).__getitem__, range(9)))).values()):
+        found = linear_probe(model, data, Batches(*more), penalty=0.1)
+        assert found.accuracy == expected.accuracy and found.chance == expected.chance
+        for one, other in zip(found.model.get_weights(), expected.model.get_weights()):
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_datasets_that_cant_be_read_are_refused():
+    x, y = vectors()
+    dataset = tf.data.Dataset.from_tensor_slices((x, y))
+    weighted = tf.data.Dataset.from_tensor_slices((x, y, x[:, 0])).batch(8)
+    for data, text in (
+        (dataset.batch(8).repeat(), "must end, .* Received: data=_RepeatDataset"),
+        (dataset, "pairs in batches .* Received: data=_TensorSliceDataset"),
+        (dataset.take(0).batch(8), "holds no examples"),
+        (weighted, "without sample weights"),
+        (((x, y) for _ in range(3)), "read again.* Received: data=generator"),
+        (x, "pair of arrays .* Received: data=ndarray"),
+        (None, "pair of arrays .* Received: data=NoneType"),
+        (tf.data.Dataset.from_tensor_slices((x, np.eye(2)[y])).batch(8), "not one-hot"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            linear_probe(dense(), data)
 
 
 def test_refuses():

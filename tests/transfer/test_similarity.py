@@ -31,6 +31,14 @@ def test_formula_by_hand(monkeypatch):
     assert float(measure_similarity(dense(), (x, y))) == pytest.approx(0.625 * 5 / 7)
 
 
+def test_few_examples_are_told():
+    x, y = vectors(18)
+    with pytest.warns(UserWarning, match="^9 examples per class say little.*too low"):
+        measure_similarity(dense(), (x, y * 0 + np.arange(18) % 2))
+    with pytest.raises(ValueError, match="two examples.* Received: examples=4"):
+        measure_similarity(dense(), (x[:4], np.arange(4)))
+
+
 def test_refuses():
     x, y = vectors()
     with pytest.raises(ValueError, match="Received: stages=0"):

@@ -4,7 +4,7 @@ import pytest
 from transfer.models import convolutional, dense, images, randomised, values
 
 from kregkit.layers import DropConnect
-from kregkit.transfer import insert, reinitialize, strip
+from kregkit.transfer import insert, reinitialize, strip, surgery
 
 L = keras.layers
 
@@ -94,6 +94,63 @@ def test_reinitialize_draws_anew_and_leaves_the_rest():
     assert not bias.any() and np.abs(kernel).max() <= limit and len(np.unique(kernel)) == 30
     assert reinitialize(model, "norm") == ["norm"]
     assert [one.tolist() for one in model.get_layer("norm").get_weights()] == [[1] * 6, [0] * 6, [0] * 6, [1] * 6]
+
+
+def test_strip_keeps_what_draws_at_test_time_too():
+    class Always(L.Dropout):
+        def call(self, inputs, training=None):
+            return super().call(inputs, training=True)
+
+    model = keras.Sequential([keras.Input((4,)), L.Dropout(0.5), Always(0.5), L.Dense(2)])
+    assert [type(layer) for layer in strip(model).layers] == [Always, L.Dense]
+
+
+def test_strip_knows_all_of_keras_that_does_something_in_training_only():
+    images = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype("float32")
+    base = L.RandomFlip.__mro__[1]
+    # These compute at test time as well, or do to every image what they do.
+    kept = {"RandomCrop", "CenterCrop", "Resizing", "Solarization", "Equalization", "AutoContrast"}
+    kept |= {"MaxNumBoundingBoxes", "ContrastLimitedAdaptiveHistogramEqualization", "CLAHE"}
+    kinds = {name: getattr(L, name) for name in dir(L) if name not in kept}
+    kinds = {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, base)}
+    assert len(kinds) > 20
+    arguments = {
+        "RandomTranslation": (0.1, 0.1),
+        "RandomZoom": (0.1,),
+        "RandomContrast": (0.5,),
+        "Pipeline": ([],),
+        "RandomPosterization": (4,),
+    }
+    for name, kind in kinds.items():
+        try:
+            layer = kind(*arguments.get(name, ()))
+        except TypeError:
+            layer = kind(0.5)
+        np.testing.assert_allclose(layer(images, training=False), images, err_msg=name)
+        if name != "Pipeline":
+            assert type(layer) in surgery._TRAINING_ONLY, name
+
+
+def test_strip_empties_a_model_of_augmentations(tmp_path):
+    augment = keras.Sequential([L.RandomFlip(), L.RandomRotation(0.1)], name="augment")
+    inputs = keras.Input((8, 8, 1))
+    model = keras.Model(inputs, L.Dense(2)(L.Flatten()(augment(inputs))))
+    new, x = strip(model), images()
+    np.testing.assert_array_equal(new.predict(x, verbose=0), model.predict(x, verbose=0))
+    new.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
+
+
+def test_reinitialize_draws_anew_where_the_initializer_has_a_seed():
+    start = keras.initializers.HeNormal(seed=1)
+    model = keras.Sequential([keras.Input((4,)), L.Dense(50, kernel_initializer=start, name="one")])
+    old = model.get_weights()[0]
+    reinitialize(model, "one")
+    new = model.get_weights()[0]
+    assert not (new == old).any()
+    # He's standard deviation from 200 draws, cut at two: five standard errors.
+    assert new.std() == pytest.approx(np.sqrt(2 / 4), rel=0.25)
 
 
 def test_refuse_and_leave_the_model_alone():

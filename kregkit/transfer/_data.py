@@ -1,0 +1,93 @@
+"""Labelled examples in the forms that `fit` takes: arrays, or something that can be read batch by batch."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+def is_arrays(data):
+    """Returns whether `data` is a pair `(x, y)`, and not something that yields batches."""
+    return isinstance(data, (tuple, list))
+
+
+def labels_of(name, data):
+    """Returns all labels of `data`, a vector of integers from 0, in one pass.
+
+    Args:
+        name: String, the argument's name, for messages.
+        data: `(x, y)`, arrays, where `x` may be a structure of several inputs; or a `tf.data.Dataset`, a
+            `keras.utils.PyDataset` or another iterable of such pairs in batches, which can be read again.
+
+    Raises:
+        ValueError: `data` is nothing of this, never ends, or labels are not integers from 0, one per example.
+    """
+    return labelled(name, data)[1] if is_arrays(data) else np.concatenate([y for _, y in _batches(name, data)])
+
+
+def features_of(name, data, model):
+    """Returns a list of the outputs of `model` for all of `data`, and their labels, in one pass; as `labels_of`."""
+    if is_arrays(data):
+        x, y = labelled(name, data)
+        outputs = model.predict(x, verbose=0)
+        return (outputs if isinstance(outputs, list) else [outputs]), y
+    parts, labels = [], []
+    for x, y in _batches(name, data):
+        parts.append(keras.tree.flatten(model.predict_on_batch(x)))
+        labels.append(y)
+    return [np.concatenate(part) for part in zip(*parts)], np.concatenate(labels)
+
+
+def labelled(name, data):
+    """Returns the arrays `(x, y)`, the labels as a vector of integers; `x` may be one array per input."""
+    if len(data) != 2:
+        raise ValueError(
+            f"`{name}` must be a pair of arrays (x, y), or a dataset that yields such pairs, without sample weights. "
+            f"Received: {name}={type(data).__name__} of {len(data)}"
+        )
+    x, y = data[0], integer_labels(data[1])
+    lengths = [len(array) for array in keras.tree.flatten(x)]
+    if not len(y) or any(length != len(y) for length in lengths):
+        raise ValueError(f"`{name}` must hold one label per example. Received: examples={lengths}, labels={len(y)}")
+    return x, y
+
+
+def integer_labels(y):
+    """Returns labels as a vector of integers from 0."""
+    y = np.asarray(y)
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    # Binary labels of image folders are whole numbers in float32.
+    if y.ndim == 1 and np.issubdtype(y.dtype, np.floating) and (y == np.rint(y)).all():
+        y = y.astype("int64")
+    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer) or y.min(initial=0) < 0:
+        raise ValueError(
+            f"Labels must be integers from 0, one per example, not one-hot. Received: dtype={y.dtype}, shape={y.shape}"
+        )
+    return y
+
+
+def _batches(name, data):
+    """Yields the batches `(x, y)` of a dataset once."""
+    kind = type(data).__name__
+    if isinstance(data, keras.utils.PyDataset):
+        endless = data.num_batches is None
+        batches = map(data.__getitem__, range(data.num_batches or 0))
+    else:
+        endless = isinstance(data, tf.data.Dataset) and data.cardinality() == tf.data.INFINITE_CARDINALITY
+        # A generator is empty after one pass, and there are several.
+        batches = data if hasattr(data, "__iter__") and not hasattr(data, "__next__") else [data]
+    if endless:
+        raise ValueError(
+            f"`{name}` must end, as it is read from end to end: leave out `repeat`, or cut it by `take`. "
+            f"Received: {name}={kind} without end"
+        )
+    empty = True
+    for batch in batches:
+        empty = False
+        if not isinstance(batch, (tuple, list)) or any(len(np.shape(one)) == 0 for one in batch[1:]):
+            raise ValueError(
+                f"`{name}` must be a pair of arrays (x, y), or a dataset that yields such pairs in batches and can be "
+                f"read again, such as a tf.data.Dataset or a keras.utils.PyDataset. Received: {name}={kind}"
+            )
+        yield labelled(name, batch)
+    if empty:
+        raise ValueError(f"`{name}` holds no examples. Received: {name}={kind}")
