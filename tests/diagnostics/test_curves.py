@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from kregkit.callbacks import CosineDecay
 from kregkit.diagnostics import diagnose_curves
 
 SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -115,6 +116,73 @@ def test_sparse_validation_is_read_at_its_own_epochs(histories):
     every = {"loss": history["loss"], "val_loss": history["val_loss"][4::5]}
     best = 5 * (1 + int(np.argmin(every["val_loss"])))
     assert diagnose_curves(every).details["best_epoch"] == best
+
+
+def test_loss_below_zero_is_read_alike():
+    """A cosine similarity falls from 0 to -1."""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 5)).astype("float32")
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(32, "relu"), layers.Dense(3)])
+    model.compile(keras.optimizers.Adam(3e-3), "cosine_similarity")
+    y = np.stack([x[:, 0], x[:, 1], np.sign(x[:, 2])], 1)
+    history = model.fit(x[:400], y[:400], 16, 10, validation_data=(x[400:], y[400:]), verbose=0).history
+    assert history["loss"][-1] < history["val_loss"][-1] < -0.9
+    assert diagnose_curves(history).status == "pass", (str(diagnose_curves(history)), history)
+    risen = {key: [*values, -0.2, -0.2] for key, values in history.items()}
+    assert diagnose_curves(risen).faults == ["divergence"]
+
+
+def noisy(rate, epochs, width, decay=False):
+    """A regression of which most can't be learned; its loss levels off high above zero."""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 4)).astype("float32")
+    y = (x[:, :1] + rng.normal(size=(300, 1))).astype("float32")
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(width, "tanh"), layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(rate, momentum=0.9), "mse")
+    callbacks = [CosineDecay()] if decay else []
+    return model.fit(
+        x[:200], y[:200], 20, epochs, validation_data=(x[200:], y[200:]), verbose=0, callbacks=callbacks
+    ).history
+
+
+def test_rate_that_has_been_decayed_is_not_to_be_decayed_again():
+    history = noisy(0.02, 24, 2, decay=True)
+    assert history["learning_rate"][-1] < 0.01 * history["learning_rate"][0]
+    constant = {key: values for key, values in history.items() if key != "learning_rate"}
+    assert "plateau" in diagnose_curves(constant).faults
+    late = next(p for p in diagnose_curves(constant).problems if p.name == "plateau")
+    decayed = history["learning_rate"][int(late.where.split()[1]) - 1] < 0.1 * max(history["learning_rate"])
+    assert ("plateau" in diagnose_curves(history).faults) is not decayed
+
+
+def test_decay_counts_where_the_plateau_begins():
+    loss = [2.0, 1.0, *[0.9] * 10]
+    for rates, found in (
+        ([0.1] * 12, ["plateau"]),
+        ([0.1, 0.005, *[0.005] * 10], []),
+        ([*[0.1] * 8, *[0.001] * 4], ["plateau"]),
+    ):
+        assert diagnose_curves({"loss": loss, "learning_rate": rates}).faults == found
+
+
+def test_loss_that_climbs_back_has_diverged():
+    # Adam at this rate learns a little, then loses it.
+    (x, y), model = faults.data(), network((64,) * 3, "tanh")
+    model.compile(keras.optimizers.SGD(0.05), SPARSE)
+    first = model.fit(x[:640], y[:640], 32, 3, verbose=0).history["loss"]
+    model.optimizer.learning_rate = 20.0
+    history = {"loss": first + model.fit(x[:640], y[:640], 32, 2, verbose=0).history["loss"]}
+    history["loss"] = [min(loss, 1.04 * first[0]) for loss in history["loss"]]
+    assert diagnose_curves(history).faults == ["divergence"]
+    assert "after epoch 3" in diagnose_curves(history).problems[0].figure
+
+
+def test_gap_is_overfitting_also_once_training_has_stopped_falling():
+    history = noisy(0.1, 60, 64)
+    assert history["val_loss"][-1] > 1.5 * history["loss"][-1]
+    assert "overfitting" in diagnose_curves(history).faults
 
 
 @pytest.mark.parametrize(

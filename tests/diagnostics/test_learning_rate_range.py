@@ -66,3 +66,18 @@ def test_no_rate_helps_where_nothing_can_be_learned():
     model = keras.Sequential([keras.Input((5,)), layers.Dense(1, trainable=False)])
     model.compile("sgd", "mse")
     assert room.learning_rate(model, (X, X[:, :1])).faults == ["no learning rate helps"]
+
+
+def test_what_is_learnt_by_heart_within_the_sweep_bears_any_rate_and_says_nothing():
+    keras.utils.set_random_seed(0)
+    tokens = np.random.default_rng(0).integers(0, 40, (512, 5))
+    model = keras.Sequential(
+        [keras.Input((5,), dtype="int32"), layers.Embedding(40, 8), layers.Flatten(), layers.Dense(2)]
+    )
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    found = room.learning_rate_range(model, (tokens, tokens[:, 0] % 2))
+    assert found.rates[np.argmin(found.smoothed)] > 3
+    start = found.smoothed[:5].mean()
+    reached = found.smoothed <= found.smoothed.min() + 0.02 * (start - found.smoothed.min())
+    assert found.lowest == found.rates[reached][0] < 1
+    assert found.suggestion == pytest.approx(found.lowest / 10)
