@@ -15,7 +15,7 @@ _REGULARISE = (
 def diagnose_curves(history, monitor="loss"):
     """Says what a run's training and validation curves show, with the numbers it used.
 
-    - divergence: the loss is not finite, ends higher than it began, or gives more than half of its fall back;
+    - divergence: the loss is not finite, ends higher than it began, or gives more than a fifth of its fall back;
     - flat start: in the first tenth of the epochs or more (at least 2) the loss makes less than 5% of its whole fall;
     - rate too low: over the whole run it falls by less than a fifth, steadily, and still falls as fast at the end;
     - plateau: in the last quarter or more (at least 4 epochs) the training loss makes less than 3% of its whole fall,
@@ -87,7 +87,7 @@ def _divergence(train):
         figure = f"not finite from epoch {wrong[0] + 1} on"
     elif train[-1] > train[0] + 0.05 * abs(train[0]):
         figure = f"{train[-1]:.3g} at the end, {train[0]:.3g} after the first epoch"
-    elif (fall := train[0] - train.min()) > 0.2 * abs(train[0]) and train[-2:].min() > train.min() + 0.5 * fall:
+    elif (fall := train[0] - train.min()) > 0.2 * abs(train[0]) and train[-2:].min() > train.min() + 0.2 * fall:
         figure = f"{train[-1]:.3g} at the end, {train.min():.3g} after epoch {np.argmin(train) + 1}"
     else:
         return None
