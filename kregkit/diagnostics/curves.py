@@ -22,7 +22,7 @@ def diagnose_curves(history, monitor="loss"):
       and falls by less than a tenth, while above a twentieth of its start: the problem names the epoch at which to
       decay the rate. A run whose logged `learning_rate` was below a tenth of its highest by then is none;
     - overfitting: the last fifth of validation stays more than 10%, and 2% of the start, above its best; or it ends
-      more than 50%, and a tenth of the start, above training;
+      more than 50%, and a tenth of the start, above training, which has fallen since the second epoch;
     - underfitting: training ends above a fifth of its start on a plateau, validation less than 15% above it.
 
     The start is the first epoch's training loss, or the first validation loss if that is lower.
@@ -150,7 +150,9 @@ def _overfitting(train, validation, scale):
     late = validation[-max(len(validation) // 5, 2) :].min()
     behind = late - validation[best] > max(0.1 * abs(validation[best]), 0.02 * abs(scale))
     gap = validation[-1] - train[-1]
-    apart = gap > max(0.5 * abs(train[-1]), 0.1 * abs(scale))
+    # Of a run that died in its first epoch the gap says nothing.
+    learnt = train[1] - train[-1] > 0.1 * abs(train[1])
+    apart = learnt and gap > max(0.5 * abs(train[-1]), 0.1 * abs(scale))
     if not (behind or apart) or gap < 0.1 * abs(train[-1]):
         return None
     epoch = _epoch(best, train, validation)

@@ -58,7 +58,7 @@ def test_layer_in_fixed_precision_is_said_so():
     assert keras.config.floatx() == "float32" and {layer.dtype_policy.name for layer in model.layers} == {"float32"}
 
 
-@pytest.mark.parametrize("factor", [2.0, -1.0, 1.01])
+@pytest.mark.parametrize("factor", [2.0, -1.0, 1.01, 0.5])
 def test_error_of_a_wrong_gradient_is_its_size(factor):
     @tf.custom_gradient
     def wrong(x):

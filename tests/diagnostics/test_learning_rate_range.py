@@ -32,6 +32,17 @@ def test_range_of_a_quadratic_against_numpy():
     assert found.to_dict()["current"] == pytest.approx(0.01)
 
 
+def test_sweep_ends_once_the_smoothed_loss_has_tripled():
+    # At zero weights and huge targets the loss only rises, once the rate is beyond 1.
+    model = keras.Sequential([keras.Input((1,)), layers.Dense(1, use_bias=False, kernel_initializer="zeros")])
+    model.compile("sgd", "mse")
+    x = np.sign(X[:, :1])
+    found = room.learning_rate_range(model, (x, 2 * x), low=0.99, high=1.2, steps=400)
+    start = found.smoothed[:5].mean()
+    assert len(found.losses) < 400 and found.divergence == found.rates[-1]
+    assert found.smoothed[-2] <= 3 * start < found.smoothed[-1]
+
+
 def test_smoothed_loss_is_a_weighted_mean_of_what_came_before():
     losses = np.array([3.0, 1.0, 4.0, 1.0, 5.0])
     expected = [np.average(losses[: end + 1], weights=0.8 ** np.arange(end, -1, -1.0)) for end in range(5)]
