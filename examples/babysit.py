@@ -110,7 +110,7 @@ def draw_steps(steps):
     left.set_xlabel("checks")
     left.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     # From light to dark, and none of the verdicts' colours.
-    for place, color, (_, _, history) in zip(places, plt.cm.Purples(np.linspace(0.35, 1, len(steps))), steps):
+    for place, color, (_, _, history) in zip(places, plt.cm.Purples(np.linspace(0.5, 1, len(steps))), steps):
         epochs = np.arange(1, len(history["loss"]) + 1)
         right.plot(epochs, history["val_accuracy"], marker="o", markersize=3, linewidth=1.8, color=color)
         left.get_yticklabels()[place].set_color(color)

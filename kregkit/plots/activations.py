@@ -62,8 +62,8 @@ def _ridges(axes, run):
     high = max(layer["edges"][-1] for layer in layers)
     for index, layer in enumerate(layers):
         edges, heights = np.asarray(layer["edges"], float), np.asarray(layer["histogram"], float)
-        if high > low and edges[-1] - edges[0] < 1e-3 * (high - low):
-            middle, width = (edges[0] + edges[-1]) / 2, 2e-3 * (high - low)
+        if high > low and edges[-1] - edges[0] < 1e-2 * (high - low):
+            middle, width = (edges[0] + edges[-1]) / 2, 4e-3 * (high - low)
             edges, heights = np.array([middle - width, middle + width]), np.array([1.0])
         if len(heights) > 2 and heights.max() > 3 * (second := np.sort(heights)[-2]) > 0:
             # Where most outputs are zero, the others would not be seen beside them.
