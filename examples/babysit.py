@@ -61,12 +61,14 @@ def data(settings):
 def build(settings):
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten()])
-    for _ in range(DEPTH):
-        model.add(layers.Dense(WIDTH, kernel_initializer=keras.initializers.RandomNormal(stddev=0.01)))
+    for level in range(1, DEPTH + 1):
+        small = keras.initializers.RandomNormal(stddev=0.01)
+        model.add(layers.Dense(WIDTH, kernel_initializer=small, name=f"dense_{level}"))
         if "batch_normalization" in settings:
-            model.add(layers.BatchNormalization())
-        model.add(layers.Activation("tanh"))
-    model.add(layers.Dense(10))
+            # An epoch has 45 batches: statistics that average over hundreds would lag behind the weights.
+            model.add(layers.BatchNormalization(momentum=0.9))
+        model.add(layers.Activation("tanh", name=f"tanh_{level}"))
+    model.add(layers.Dense(10, name="top"))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits="from_logits" in settings)
     rate = 1e-3 if "lower_rate" in settings else 1.0
     model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
@@ -107,9 +109,11 @@ def draw_steps(steps):
     left.invert_yaxis()
     left.set_xlabel("checks")
     left.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    for place, (_, _, history) in zip(places, steps):
-        (line,) = right.plot(np.arange(1, len(history["loss"]) + 1), history["val_accuracy"], linewidth=1.8)
-        left.get_yticklabels()[place].set_color(line.get_color())
+    # From light to dark, and none of the verdicts' colours.
+    for place, color, (_, _, history) in zip(places, plt.cm.Purples(np.linspace(0.5, 1, len(steps))), steps):
+        epochs = np.arange(1, len(history["loss"]) + 1)
+        right.plot(epochs, history["val_accuracy"], marker="o", markersize=3, linewidth=1.8, color=color)
+        left.get_yticklabels()[place].set_color(color)
     right.axhline(0.1, color="0.4", linestyle="--", linewidth=1)
     right.set(xlabel="epoch", ylabel="test accuracy, dashed: chance", ylim=(0, 1))
     for axes in (left, right):
@@ -150,7 +154,9 @@ def main():
     save(compare_activations(widths, **runs).plot(), "activations_through_depth")
     save(plots.activation_functions(activation_curves())[0].figure, "activation_functions")
     two = np.isin(y, (0, 1))
-    save(plots.centering(compare_centering(x[two], y[two]))[0].figure, "centring")
+    flat = x[two].reshape(two.sum(), -1) - x[two].reshape(two.sum(), -1).mean(0)
+    directions = np.linalg.svd(flat, full_matrices=False)[2][:2]
+    save(plots.centering(compare_centering(flat @ directions.T, y[two]))[0].figure, "centring")
     print(f"\npictures in {OUTPUT}")
 
 

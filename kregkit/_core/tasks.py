@@ -142,7 +142,7 @@ def last_activation(output):
     return name
 
 
-def _flat_losses(model, structure, count):
+def flat_losses(model, structure, count):
     """Returns one loss, or `None`, per flat output, in the order of `keras.tree.flatten`."""
     loss = getattr(model, "loss", None)
     if loss is None or not keras.tree.is_nested(loss):
@@ -190,7 +190,7 @@ def output_tasks(model, structure, outputs="auto"):
         check_choice("outputs", one, OUTPUTS)
     symbolic = list(getattr(model, "outputs", None) or [])
     activations = [last_activation(tensor) for tensor in symbolic] if len(symbolic) == len(flat) else [None] * len(flat)
-    losses = _flat_losses(model, structure, len(flat))
+    losses = flat_losses(model, structure, len(flat))
     return [
         _task(kind, loss, activation, tensor, index)
         for index, (kind, loss, activation, tensor) in enumerate(zip(wanted, losses, activations, flat))

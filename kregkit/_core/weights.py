@@ -24,6 +24,11 @@ def copy_values(variables):
     return [np.array(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(variable))) for variable in variables]
 
 
+def is_kernel(variable):
+    """Returns whether a weight is a matrix, or more, and no bias: those of attention and `GRU` are matrices too."""
+    return len(variable.shape) > 1 and "bias" not in variable.name
+
+
 def assign_values(variables, values):
     """Assigns `values` one to one; checks every shape before it changes anything.
 

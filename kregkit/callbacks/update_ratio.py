@@ -3,6 +3,7 @@
 from keras import ops
 
 from kregkit._core.checks import check_integer
+from kregkit._core.weights import is_kernel
 from kregkit.callbacks._train_step import local_variable
 from kregkit.callbacks.traced import TracedCallback
 
@@ -16,8 +17,9 @@ class UpdateRatio(TracedCallback):
 
     The norms are over all kernels of a layer together (matrices and higher; biases and scales start at 0 or 1, where
     the ratio says nothing), measured in one batch out of `every`, and logged as `update_ratio/<layer>` until the next
-    measurement. In between, the compiled step does no more than compare two numbers. A batch that is skipped by loss
-    scaling, or only accumulated, has a ratio of 0. Layers frozen when the fit begins are left out.
+    measurement. In between, the compiled step does no more than look whether one is due. A batch that moves no
+    kernel, since loss scaling skips it or its gradients are only accumulated, is not measured; the next one is.
+    Layers frozen when the fit begins are left out.
 
     Args:
         every: Integer >= 1, the batches from one measurement to the next. Defaults to `100`.
@@ -45,7 +47,7 @@ class UpdateRatio(TracedCallback):
         self._kernels = {}
         for layer in self.model._flatten_layers(include_self=False):
             own = [variable for variable in layer._trainable_variables if variable.trainable]
-            kernels = [variable for variable in own if len(variable.shape) > 1]
+            kernels = [variable for variable in own if is_kernel(variable)]
             if kernels:
                 name = layer.name
                 while name in self._kernels:
@@ -54,9 +56,10 @@ class UpdateRatio(TracedCallback):
         # In every replica its own: what a replica's step reads and writes needs no exchange.
         with self.model.distribute_strategy.scope():
             self._ratios = [local_variable(0.0, "float32", "update_ratio") for _ in self._kernels]
+            self._due = local_variable(False, "bool", "update_ratio_due")
 
     def before_step(self, step):
-        self._measured = ops.equal(step % self.every, 0)
+        self._measured = ops.logical_or(self._due, ops.equal(step % self.every, 0))
         flat = [variable for kernels in self._kernels.values() for variable in kernels]
 
         def copies():
@@ -75,11 +78,19 @@ class UpdateRatio(TracedCallback):
         old = [[next(before) for _ in kernels] for kernels in self._kernels.values()]
 
         def measure():
-            for ratio, kernels, values in zip(self._ratios, self._kernels.values(), old):
+            found = []
+            for kernels, values in zip(self._kernels.values(), old):
                 moved = sum(_square(ops.subtract(kernel, value)) for kernel, value in zip(kernels, values))
                 size = sum(_square(value) for value in values)
-                ratio.assign(ops.sqrt(moved) / ops.maximum(ops.sqrt(size), 1e-12))
+                found.append(ops.sqrt(moved) / ops.maximum(ops.sqrt(size), 1e-12))
+            # True of NaN, too.
+            updated = ops.any(ops.not_equal(ops.stack(found), 0.0))
+            for ratio, value in zip(self._ratios, found):
+                ratio.assign(ops.where(updated, value, ratio))
+            self._due.assign(ops.logical_not(updated))
 
+        if not self._kernels:
+            return
         if self.every == 1:
             measure()
         else:

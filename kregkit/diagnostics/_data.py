@@ -59,9 +59,12 @@ def sample_batches(data, batch_size, max_examples, max_bytes=256 * 2**20):
 
 
 def named_arrays(structure, kind):
-    """Returns `[(name, array), ...]` of a structure of arrays, named after its keys or places."""
+    """Returns `[(name, array), ...]` of a structure of arrays, named after its keys or places.
+
+    Their order is that of `keras.tree.flatten`, which sorts keys.
+    """
     if isinstance(structure, dict):
-        return [(f"{kind} {name!r}", array) for name, array in structure.items()]
+        return [(f"{kind} {name!r}", structure[name]) for name in sorted(structure)]
     flat = keras.tree.flatten(structure)
     return [(kind if len(flat) == 1 else f"{kind} {index}", array) for index, array in enumerate(flat)]
 
@@ -72,6 +75,12 @@ def _array(value):
 
 def _slices(data, batch_size, max_examples):
     x, y, weight = keras.utils.unpack_x_y_sample_weight(tuple(data))
+    for part in keras.tree.flatten((x, y, weight)):
+        if part is not None and not getattr(part, "shape", ()):
+            raise ValueError(
+                "`data` must hold arrays or structures of them, as `fit` takes them: use `numpy.asarray` on lists. "
+                f"Received: {type(part).__name__} {part!r:.60}"
+            )
     num = len(keras.tree.flatten(x)[0])
     lengths = {len(array) for array in keras.tree.flatten((x, y, weight)) if array is not None}
     if len(lengths) != 1 or num == 0:

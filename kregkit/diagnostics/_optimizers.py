@@ -14,8 +14,11 @@ def learning_rates(optimizer):
 
 
 def fresh_optimizer(optimizer, learning_rate=None):
-    """Returns a copy without slots, whose rates are plain numbers: the original's, or as `set_learning_rate` says."""
-    fresh = type(optimizer).from_config(_without_schedules(copy.deepcopy(optimizer.get_config())))
+    """Returns a copy without slots, whose rates are plain numbers: the original's, or as `set_learning_rate` says.
+
+    Each of its steps is an update, also where the original would go on accumulating gradients.
+    """
+    fresh = type(optimizer).from_config(_plain(copy.deepcopy(optimizer.get_config())))
     for leaf, rate in zip(leaf_optimizers(fresh), learning_rates(optimizer)):
         leaf.learning_rate = rate
     if learning_rate is not None:
@@ -39,8 +42,11 @@ def _rate(leaf):
     return float(keras.ops.convert_to_numpy(leaf.learning_rate))
 
 
-def _without_schedules(config):
-    """Returns an optimizer's config with a number as each learning rate, inner optimizers' included."""
+_PLAIN = {"learning_rate": 1e-3, "gradient_accumulation_steps": None}
+
+
+def _plain(config):
+    """Returns an optimizer's config with a number as each rate and no accumulation, inner optimizers' included."""
     if isinstance(config, dict):
-        return {key: 1e-3 if key == "learning_rate" else _without_schedules(value) for key, value in config.items()}
-    return [_without_schedules(value) for value in config] if isinstance(config, list) else config
+        return {key: _PLAIN[key] if key in _PLAIN else _plain(value) for key, value in config.items()}
+    return [_plain(value) for value in config] if isinstance(config, list) else config

@@ -9,9 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from kregkit._core.checks import check_integer
-from kregkit._core.tasks import loss_tasks, output_tasks
+from kregkit._core.tasks import flat_losses, last_activation, output_tasks, task_of_loss
 from kregkit.diagnostics._calls import quiet, recorded
-from kregkit.diagnostics._data import sample_batches
+from kregkit.diagnostics._data import named_arrays, sample_batches
 from kregkit.diagnostics._untouched import untouched
 
 
@@ -111,18 +111,41 @@ class Probe:
         except ValueError:
             return [None] * len(keras.tree.flatten(self.prediction))
 
+    @functools.cached_property
+    def losses(self):
+        """What `compile` was given for each output; None where it was given nothing."""
+        return flat_losses(self.model, self.prediction, len(keras.tree.flatten(self.prediction)))
+
     @property
     def loss_tasks(self):
         """What the losses alone say about the outputs; None where they say nothing."""
-        told = list(loss_tasks(self.model))
-        return told if len(told) == len(self.tasks) else [None] * len(self.tasks)
+        return [task_of_loss(loss) for loss in self.losses]
 
-    def label_tasks(self):
-        """Returns `(task, shape of the output)` per label array; None and () where there isn't one per output."""
+    @property
+    def activations(self):
+        """The name of each output's last activation; None where the model's graph doesn't tell."""
+        outputs = getattr(self.model, "outputs", None) or []
+        return (
+            [last_activation(one) for one in outputs] if len(outputs) == len(self.losses) else [None] * len(self.losses)
+        )
+
+    def labels(self, y=None):
+        """Returns `(name, array, task, shape of the output)` per label array, in the order of the outputs.
+
+        Task and shape are None and () where there isn't one label array per output. `y` defaults to all examples'.
+        """
+        y = self.examples[1] if y is None else y
+        names = list(getattr(self.model, "output_names", None) or [])
+        if isinstance(y, dict) and set(y) == set(names) and not isinstance(self.prediction, dict):
+            # The outputs are a list, the labels go by their names.
+            named = [(f"label {name!r}", y[name]) for name in names]
+        else:
+            named = named_arrays(y, "label")
         shapes = [tuple(output.shape) for output in keras.tree.flatten(self.prediction)]
         known = [(told or task, shape) for told, task, shape in zip(self.loss_tasks, self.tasks, shapes)]
-        labels = keras.tree.flatten(self.examples[1])
-        return known if len(known) == len(labels) else [(None, ())] * len(labels)
+        if len(known) != len(named):
+            known = [(None, ())] * len(named)
+        return [(name, array, *one) for (name, array), one in zip(named, known)]
 
     @functools.cached_property
     def observation(self):
@@ -144,7 +167,7 @@ class Probe:
             None if slope is None else tf.convert_to_tensor(slope) for slope in tape.gradient(total, variables)
         ]
         outputs = keras.tree.flatten(prediction)
-        guess = keras.tree.pack_sequence_as(prediction, list(map(_uninformed, tasks, outputs)))
+        guess = keras.tree.pack_sequence_as(prediction, list(map(_uninformed, tasks, outputs, self.activations)))
         return Observation(
             num=len(keras.tree.flatten(x)[0]),
             loss=float(loss),
@@ -191,8 +214,9 @@ def _arrays(tensors):
     return [None if tensor is None else tf.convert_to_tensor(tensor).numpy() for tensor in tensors]
 
 
-def _uninformed(task, tensor):
-    """Returns the prediction of someone who knows nothing."""
+def _uninformed(task, tensor, activation):
+    """Returns the prediction of someone who knows nothing: what the last activation makes of zeros."""
     if task is not None and task.kind == "probabilities":
         return tf.fill(tf.shape(tensor), tf.cast(1 / tensor.shape[-1] if task.link == "softmax" else 0.5, tensor.dtype))
-    return tf.zeros_like(tensor)
+    known = activation in ("sigmoid", "softplus", "exponential") and (task is None or task.kind == "values")
+    return keras.activations.get(activation)(tf.zeros_like(tensor)) if known else tf.zeros_like(tensor)

@@ -180,7 +180,7 @@ def _run(model, kernels, data, initializer, activation, normalize, seed):
         return type(layer).from_config(layer.get_config())
 
     copy = keras.models.clone_model(model, clone_function=clone)
-    outputs = keras.Model(copy.inputs, [unit.output for unit in units])(data, training=False)
+    outputs = keras.Model(copy.inputs[0], [unit.output for unit in units])(data, training=False)
     rows = [
         _row(unit.name, np.asarray(ops.convert_to_numpy(values), "float64"), activation)
         for unit, values in zip(units, keras.tree.flatten(outputs))
@@ -198,8 +198,8 @@ def _row(name, values, activation):
     flat = _FLAT.get(activation)
     limit = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}.get(activation)
     if limit is None:
-        high = max(float(np.quantile(np.abs(values), 0.999)), 1e-12)
-        limit = (0.0 if values.min() >= 0 else -high, high)
+        low, high = np.quantile(values, [0.0005, 0.9995])
+        limit = (float(min(low, 0.0)), float(max(high, 1e-12)))
     counts, edges = np.histogram(values, bins=40, range=limit)
     units = values.reshape(-1, values.shape[-1])
     return {

@@ -15,14 +15,14 @@ _REGULARISE = (
 def diagnose_curves(history, monitor="loss"):
     """Says what a run's training and validation curves show, with the numbers it used.
 
-    - divergence: the loss is not finite, or ends higher than it began;
+    - divergence: the loss is not finite, ends higher than it began, or gives more than a fifth of its fall back;
     - flat start: in the first tenth of the epochs or more (at least 2) the loss makes less than 5% of its whole fall;
     - rate too low: over the whole run it falls by less than a fifth, steadily, and still falls as fast at the end;
     - plateau: in the last quarter or more (at least 4 epochs) the training loss makes less than 3% of its whole fall,
       and falls by less than a tenth, while above a twentieth of its start: the problem names the epoch at which to
-      decay the rate;
+      decay the rate. A run whose logged `learning_rate` was below a tenth of its highest by then is none;
     - overfitting: the last fifth of validation stays more than 10%, and 2% of the start, above its best; or it ends
-      more than 50%, and a tenth of the start, above training, which goes on falling;
+      more than 50%, and a tenth of the start, above training, which has fallen since the second epoch;
     - underfitting: training ends above a fifth of its start on a plateau, validation less than 15% above it.
 
     The start is the first epoch's training loss, or the first validation loss if that is lower.
@@ -65,7 +65,7 @@ def diagnose_curves(history, monitor="loss"):
             }
         slow = _too_low(train)
         start = train[0] if validation is None or not validation[0] < train[0] else validation[0]
-        plateau = None if slow else _plateau(train, start)
+        plateau = None if slow else _plateau(train, start, record.get("learning_rate"))
         over = None if slow else _overfitting(train, validation, start)
         under = None if slow or over else _underfitting(train, validation, plateau)
         found = [slow or _flat_start(train), plateau, over, under]
@@ -85,8 +85,10 @@ def _divergence(train):
     wrong = np.flatnonzero(~np.isfinite(train))
     if len(wrong):
         figure = f"not finite from epoch {wrong[0] + 1} on"
-    elif train[-1] > 1.05 * train[0]:
+    elif train[-1] > train[0] + 0.05 * abs(train[0]):
         figure = f"{train[-1]:.3g} at the end, {train[0]:.3g} after the first epoch"
+    elif (fall := train[0] - train.min()) > 0.2 * abs(train[0]) and train[-2:].min() > train.min() + 0.2 * fall:
+        figure = f"{train[-1]:.3g} at the end, {train.min():.3g} after epoch {np.argmin(train) + 1}"
     else:
         return None
     remedy = "lower the learning rate (a tenth), or warm it up; check the inputs' scale with preflight"
@@ -117,7 +119,7 @@ def _too_low(train):
     return Problem("rate too low", "warn", figure, "a fall by more than a fifth", remedy)
 
 
-def _plateau(train, scale):
+def _plateau(train, scale, rates):
     fall = train[0] - train.min()
     if fall <= 0:
         return None
@@ -130,6 +132,8 @@ def _plateau(train, scale):
         return None
     start = int(np.argmax(flat))
     if len(train) - 1 - start < max(4, len(train) / 4) or train[start:].mean() < 0.05 * scale:
+        return None
+    if rates is not None and rates[start] < 0.1 * max(rates):
         return None
     figure = f"{train[start]:.3g} at epoch {start + 1}, {train[start + 1 :].mean():.3g} on average after it"
     remedy = f"decay the learning rate at epoch {start + 1}: callbacks.StepDecay(0.1, at=[{start + 1}])"
@@ -144,10 +148,12 @@ def _overfitting(train, validation, scale):
     best = int(np.argmin(validation))
     # The best of the last ones, since they bounce.
     late = validation[-max(len(validation) // 5, 2) :].min()
-    behind = late > 1.1 * validation[best] and late - validation[best] > 0.02 * abs(scale)
-    falling = train[-1] < 0.9 * train[len(train) // 2]
-    apart = falling and validation[-1] > 1.5 * train[-1] and validation[-1] - train[-1] > 0.1 * abs(scale)
-    if not (behind or apart) or 1.1 * train[-1] > validation[-1]:
+    behind = late - validation[best] > max(0.1 * abs(validation[best]), 0.02 * abs(scale))
+    gap = validation[-1] - train[-1]
+    # Of a run that died in its first epoch the gap says nothing.
+    learnt = train[1] - train[-1] > 0.1 * abs(train[1])
+    apart = learnt and gap > max(0.5 * abs(train[-1]), 0.1 * abs(scale))
+    if not (behind or apart) or gap < 0.1 * abs(train[-1]):
         return None
     epoch = _epoch(best, train, validation)
     figure = (

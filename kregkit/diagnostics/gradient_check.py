@@ -22,7 +22,7 @@ def gradient_check(model, data, num_weights=6, num_examples=8, seed=0):
     The model's layers, penalties and losses compute in float64 for the check. Half of the sample are the entries with
     the largest gradients, half are random. An error below 1e-6 passes, above 1e-3 it fails; differences that rounding
     explains count as none. Where the two one-sided differences disagree however small `h` is, the loss has a kink
-    (ReLU at zero, max pooling between equals) and every slope between them is right: such weights are counted apart.
+    (ReLU at zero, max pooling between equals) and no one slope is right: such weights are counted apart.
 
     A wrong gradient spoils those of all layers before it. So the problem names the last layer that is wrong: the
     fault lies in it, or between it and the next.
@@ -116,19 +116,21 @@ def _compare(loss, index, gradient, chosen, size):
             sides.append(((up - middle) / step, (middle - down) / step, noise))
             if error < 1e-7:
                 break
-        if error > 1e-6 and _is_kink(slope, sides):
+        if error > 1e-6 and _is_kink(sides):
             kinks += 1
             continue
         errors.append(error)
     return {"error": max(errors, default=0.0), "checked": len(errors), "kinks": kinks}
 
 
-def _is_kink(slope, sides):
-    """Whether the one-sided slopes differ as much at 1e-7 as at 1e-5, with the gradient between them."""
+def _is_kink(sides):
+    """Whether the one-sided slopes differ as much at 1e-7 as at 1e-5: no smooth loss does that.
+
+    The gradient need not lie between them, since the step may pass several kinks, as where all activations are tiny.
+    """
     (coarse_up, coarse_down, _), _, (up, down, noise) = sides[:3]
     gap, scale = abs(up - down), max(abs(up), abs(down))
-    stays = gap > 0.3 * abs(coarse_up - coarse_down) and gap > 100 * noise and gap > 1e-4 * scale
-    return stays and min(up, down) - 1e-3 * scale <= slope <= max(up, down) + 1e-3 * scale
+    return gap > 0.3 * abs(coarse_up - coarse_down) and gap > 100 * noise and gap > 1e-4 * scale
 
 
 def _problems(rows):

@@ -11,8 +11,10 @@ def initial_loss(model, data):
     """Checks the untrained loss against its expectation, its rise with regularisation, and the outputs' kind.
 
     The expectation is the compiled loss of a prediction that knows nothing: `1 / C` for every class, which gives
-    `-log(1 / C)` for crossentropy; `0.5` for a yes or no, which gives `log 2`; zero for values. So it holds for
-    several outputs, class imbalance, label smoothing and sample weights alike.
+    `-log(1 / C)` for crossentropy; `0.5` for a yes or no, which gives `log 2`; for values what the last activation
+    makes of zero. So it holds for several outputs, class imbalance, label smoothing and sample weights alike. A loss
+    above three times that warns, and above six times fails; of values 20 and 60 times, since the offset that random
+    weights give to a value alone makes ten.
 
     Args:
         model: A compiled, built Keras model. It is left bit for bit as it was.
@@ -20,8 +22,8 @@ def initial_loss(model, data):
 
     Returns:
         A `Finding`. Its problems are named `"logits into a from_logits=False loss"`, `"probabilities into a
-        from_logits=True loss"`, `"initial loss not finite"`, `"initial loss too high"`, `"initial loss too low"`,
-        `"penalty outweighs the loss"` and `"negative penalty"`.
+        from_logits=True loss"`, `"softmax of one unit"`, `"initial loss not finite"`, `"initial loss too high"`,
+        `"initial loss too low"`, `"penalty outweighs the loss"` and `"negative penalty"`.
 
     Raises:
         ValueError: The model is not compiled or built, or `data` is an iterator.
@@ -42,11 +44,12 @@ def initial_loss(model, data):
         names = names if len(names) == len(seen.outputs) else [str(index) for index in range(len(seen.outputs))]
         problems = [
             problem
-            for task, output, name in zip(probe.loss_tasks, seen.outputs, names)
-            for problem in _kind(task, output, f"output {name!r}")
+            for task, activation, output, name in zip(probe.loss_tasks, probe.activations, seen.outputs, names)
+            for problem in _kind(task, activation, output, f"output {name!r}")
         ]
         trained = int(keras.ops.convert_to_numpy(model.optimizer.iterations)) > 0
-        problems += _size(seen.loss, seen.baseline, trained) if not problems else []
+        values = any(task is None or task.link is None for task in probe.loss_tasks)
+        problems += _size(seen.loss, seen.baseline, trained, 20 if values else 3) if not problems else []
         if penalty < 0:
             remedy = "a regulariser must not be negative, or training will make it ever more so: check its sign"
             problems.append(Problem("negative penalty", "fail", f"{penalty:.3g}", ">= 0", remedy))
@@ -62,7 +65,11 @@ def initial_loss(model, data):
     return Finding("initial_loss", figure, f"about {seen.baseline:.4g}", tuple(problems), details)
 
 
-def _kind(task, output, where):
+def _kind(task, activation, output, where):
+    if activation == "softmax" and output.shape[-1] == 1:
+        remedy = "one probability is a sigmoid's; or give the softmax one unit per class"
+        yield Problem("softmax of one unit", "fail", "1 for every example", "several units", remedy, where)
+        return
     if task is None or task.link is None or not np.isfinite(output).all():
         return
     sums_to_one = output.ndim > 1 and output.shape[-1] > 1 and np.abs(output.sum(-1, dtype="float64") - 1).max() < 1e-2
@@ -88,16 +95,17 @@ def _kind(task, output, where):
         )
 
 
-def _size(loss, expected, trained):
+def _size(loss, expected, trained, times):
     figure = f"{loss:.4g}"
     if not np.isfinite(loss):
         remedy = "look at input_statistics and signal_flow: something is NaN, infinite or overflows"
         return [Problem("initial loss not finite", "fail", figure, f"about {expected:.4g}", remedy)]
-    # Random outputs of unit size cost half a nat, or as much again as targets of unit size; three times is no chance.
-    if loss > 3 * expected + 0.3:
+    # Random outputs of unit size cost half a nat. As values, they have an offset that no other unit makes up for: its
+    # square, beside targets of unit size, exceeds twenty in one He-initialised head of a thousand.
+    if loss > times * expected + 0.3:
         remedy = "make the last layer's first outputs small (smaller initial weights), and its inputs of unit scale"
-        status = "fail" if loss > 6 * expected + 1 else "warn"
-        bound = f"below {3 * expected + 0.3:.4g}"
+        status = "fail" if loss > (2 if times == 3 else 3) * times * expected + 1 else "warn"
+        bound = f"below {times * expected + 0.3:.4g}"
         return [Problem("initial loss too high", status, figure, bound, remedy)]
     if loss < 0.7 * expected and not trained and expected > 0:
         remedy = "an untrained model can't know this: does the label leak into the input? (Fine if it is pretrained)"

@@ -28,8 +28,9 @@ def input_statistics(model, data):
 
     Returns:
         A `Finding`. Its problems are named `"NaN in inputs"`, `"unscaled inputs"`, `"inputs not centred"`,
-        `"constant features"`, `"tokens out of range"`, `"NaN in labels"`, `"labels out of range"` and
-        `"unscaled targets"`.
+        `"constant features"`, `"tokens out of range"`, `"NaN in labels"`, `"labels out of range"`,
+        `"no label is 0"` (of one integer label per example, the others all occur: they may count from 1),
+        `"constant labels"`, `"unscaled targets"` and `"NaN in sample weights"`.
 
     Raises:
         ValueError: The model is not compiled or built, or `data` is an iterator.
@@ -44,7 +45,7 @@ def input_statistics(model, data):
     ['unscaled inputs']
     """
     with probing(model, data) as probe:
-        x, y, _ = probe.examples
+        x, _, weight = probe.examples
         inputs = named_arrays(x, "input")
         vocabulary = max((layer.input_dim for layer in _embeddings(model)), default=None)
         problems, details, prepared = [], {}, None
@@ -59,8 +60,10 @@ def input_statistics(model, data):
             problems += found
         # No model can be asked for its outputs on tokens that it has no row for.
         if not any(problem.name == "tokens out of range" for problem in problems):
-            for (path, array), task in zip(named_arrays(y, "label"), probe.label_tasks()):
-                problems += _labels(path, array, *task)
+            for label in probe.labels():
+                problems += _labels(*label)
+        for path, array in named_arrays(weight, "sample weight") if weight is not None else ():
+            problems += _finite(path, array, "NaN in sample weights")
         first = next((value for value in details.values() if "mean" in value), None)
     figure = "tokens" if first is None else f"mean {first['mean']:.3g}, std {first['std']:.3g}"
     return Finding("input_statistics", figure, "mean 0, std 1, labels in range", tuple(problems), details)
@@ -154,6 +157,11 @@ def _labels(path, array, task, shape):
                 problems.append(
                     Problem("labels out of range", "fail", figure, f"0 to {classes - 1}", remedy, path)
                 )  # fmt: skip
+            elif numbers.size == len(numbers) and set(np.unique(numbers)) == set(range(1, classes)) != {1}:
+                remedy = f"if labels count from 1, subtract 1, and make the last layer one of {classes - 1} outputs"
+                problems.append(
+                    Problem("no label is 0", "warn", f"1 to {classes - 1}", f"0 to {classes - 1}", remedy, path)
+                )  # fmt: skip
         elif (numbers < 0).any() or np.abs(numbers.sum(-1) - 1).max() > 1e-3:
             remedy = "one-hot (or soft) labels are not negative and sum to one; for yes or no per class use sigmoids"
             figure = f"sums {numbers.sum(-1).min():.3g} to {numbers.sum(-1).max():.3g}"
@@ -169,4 +177,9 @@ def _labels(path, array, task, shape):
             remedy = "standardise the targets with the training set's mean and standard deviation"
             figure = f"mean {numbers.mean():.3g}, std {numbers.std():.3g}"
             problems.append(Problem("unscaled targets", "warn", figure, "mean 0, std 1", remedy, path))
+    if not problems and len(numbers) > 1 and np.ptp(numbers) == 0:
+        remedy = "there is nothing to tell apart: were these examples sorted or filtered by label?"
+        problems.append(
+            Problem("constant labels", "warn", f"all {numbers.flat[0]:g}", "labels that differ", remedy, path)
+        )
     return problems

@@ -4,7 +4,6 @@ import keras
 import numpy as np
 
 from kregkit._core.checks import check_integer
-from kregkit.diagnostics._data import named_arrays
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics.finding import Finding, Problem
 
@@ -24,6 +23,7 @@ def label_signal(model, data, num_permutations=200):
 
     Shuffled labels give a `z` like a normal number's; labels of any use in images, tables or word counts give tens.
     `z < 4` fails, or warns where fewer than 10 examples per class were seen, since then even good data may hide it.
+    Where every token has a label of its own, tokens are the examples.
 
     Args:
         model: A compiled, built Keras model. It is left bit for bit as it was.
@@ -47,11 +47,22 @@ def label_signal(model, data, num_permutations=200):
     """
     check_integer("num_permutations", num_permutations, 20)
     with probing(model, data) as probe:
-        x, y, _ = probe.examples
-        features = np.concatenate([_features(np.asarray(array)) for array in keras.tree.flatten(x)], axis=1)
+        x = probe.examples[0]
+        arrays = [np.asarray(array) for array in keras.tree.flatten(x)]
+        embeds = any(isinstance(layer, keras.layers.Embedding) for layer in model._flatten_layers())
+        together = np.concatenate([_features(array, embeds) for array in arrays], axis=1)
         problems, details = [], {}
-        for (path, array), (task, shape) in zip(named_arrays(y, "label"), probe.label_tasks()):
-            targets, classes = _targets(np.asarray(array), task, shape)
+        for path, array, task, shape in probe.labels():
+            features, labels = together, np.asarray(array)
+            if embeds and len(arrays) == 1 and labels.ndim == 2 and labels.shape == arrays[0].shape:
+                # A label for every token: their places are the examples.
+                chosen = np.random.default_rng(0).permutation(labels.size)[:1024]
+                features = _features(arrays[0].reshape(-1, 1)[chosen], embeds)
+                labels = labels.reshape(-1, 1)[chosen]
+            targets, classes = _targets(labels, task, shape)
+            if not targets.any():
+                # Constant labels: nothing to tell apart, and nothing to shuffle.
+                continue
             score, mean, std = _leave_one_out(features, targets, num_permutations)
             z = (score - mean) / std if std > 0 else 0.0
             details[path] = {"score": score, "permuted_mean": mean, "permuted_std": std, "z": z, "num": len(features)}
@@ -68,8 +79,9 @@ def label_signal(model, data, num_permutations=200):
                         path,
                     )
                 )
-        first = next(iter(details.values()), {"z": 0.0})
-    return Finding("label_signal", f"z = {first['z']:.1f}", "z >= 4", tuple(problems), details)
+        first = next(iter(details.values()), None)
+    figure = "constant labels" if first is None else f"z = {first['z']:.1f}"
+    return Finding("label_signal", figure, "z >= 4", tuple(problems), details)
 
 
 def _columns(array, limit):
@@ -79,9 +91,9 @@ def _columns(array, limit):
     return array[:, np.sort(np.random.default_rng(0).choice(array.shape[1], limit, replace=False))]
 
 
-def _features(array):
+def _features(array, embeds):
     array = _columns(array, _MAX_FEATURES)
-    if np.issubdtype(array.dtype, np.integer) and array.max(initial=0) > 255:
+    if np.issubdtype(array.dtype, np.integer) and (embeds or array.max(initial=0) > 255):
         # Tokens: which ones occur, folded into a table.
         counts = np.zeros((len(array), 512))
         np.add.at(counts, (np.arange(len(array))[:, None], array % 512), 1)

@@ -14,8 +14,8 @@ def overfit_small_batch(model, data, num_examples=20, max_steps=300):
 
     Regularisation is off: no dropout, no augmentation, no penalties; batch normalisation uses the batch. Adam trains
     from the model's present weights with rates of 1e-3, 1e-2 and 1e-4 in turn, until one reaches
-    `loss <= floor + 5% of (start - floor)`, where the floor is the loss of a perfect prediction (zero, unless labels
-    are soft).
+    `loss <= floor + 5% of (start - floor)`, where the floor is the loss of a perfect prediction: zero for most, but not
+    for soft labels, a Poisson loss or a cosine similarity.
 
     Args:
         model: A compiled, built Keras model. It is left bit for bit as it was.
@@ -47,7 +47,7 @@ def overfit_small_batch(model, data, num_examples=20, max_steps=300):
         x, y, _ = batch
         num = len(keras.tree.flatten(x)[0])
         start_values = copy_values(model.variables)
-        floor = _floor(probe, y)
+        floor = _floor(probe, x, y)
         best, rate = None, None
         for rate in (1e-3, 1e-2, 1e-4) if model.trainable_variables else ():
             assign_values(model.variables, start_values)
@@ -83,20 +83,25 @@ def overfit_small_batch(model, data, num_examples=20, max_steps=300):
     return Finding("overfit_small_batch", figure, f"loss below {target:.2g}", problems, details)
 
 
-def _floor(probe, y):
-    """Returns the loss of a perfect prediction, or 0 where it isn't known."""
-    flat = keras.tree.flatten(y)
-    if len(flat) != 1 or len(probe.tasks) != 1 or probe.loss_tasks[0] is None:
+def _floor(probe, x, y):
+    """Returns the compiled loss of a perfect prediction, or 0 where it isn't known."""
+    outputs, labels = keras.tree.flatten(probe.prediction), probe.labels(y)
+    if len(outputs) != len(labels) or None in probe.loss_tasks:
         return 0.0
-    task, array = probe.loss_tasks[0], np.asarray(flat[0], "float64")
-    shape = tuple(keras.tree.flatten(probe.prediction)[0].shape)
-    smoothing = getattr(keras.losses.get(keras.tree.flatten(probe.model.loss)[0]), "label_smoothing", 0) or 0
-    if task.link == "softmax":
-        if array.ndim < len(shape) or array.shape[-1] != shape[-1]:
+    perfect = []
+    for loss, (_, array, task, shape) in zip(probe.losses, labels):
+        array, size = np.asarray(array, "float64"), len(array)
+        if task.link == "softmax" and array.size * shape[-1] == size * np.prod(shape[1:]):
+            array = np.eye(shape[-1])[np.clip(array.astype(int), 0, shape[-1] - 1)]
+        if array.size != size * np.prod(shape[1:]):
             return 0.0
-        array = np.clip(array * (1 - smoothing) + smoothing / shape[-1], 1e-12, 1)
-        return float(-np.mean(np.sum(array * np.log(array), -1)))
-    if task.link == "sigmoid":
-        array = np.clip(array * (1 - smoothing) + smoothing / 2, 1e-12, 1 - 1e-12)
-        return float(-np.mean(array * np.log(array) + (1 - array) * np.log(1 - array)))
-    return 0.0
+        array = array.reshape(size, *shape[1:])
+        if task.link is not None:
+            smoothing = getattr(loss, "label_smoothing", 0.0)
+            classes = shape[-1] if task.link == "softmax" else 2
+            array = np.clip(array * (1 - smoothing) + smoothing / classes, 1e-12, 1 - 1e-12)
+            if task.kind == "logits":
+                array = np.log(array) if task.link == "softmax" else np.log(array) - np.log1p(-array)
+        perfect.append(array.astype("float32"))
+    perfect = keras.tree.pack_sequence_as(probe.prediction, perfect)
+    return float(probe.loss(x, y, perfect, None, training=False)[0])

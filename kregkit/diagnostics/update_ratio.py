@@ -3,6 +3,7 @@
 import numpy as np
 
 from kregkit._core.checks import check_integer
+from kregkit._core.weights import is_kernel
 from kregkit.diagnostics._optimizers import fresh_optimizer
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics.finding import Finding, Problem
@@ -12,8 +13,8 @@ def update_ratio(model, data, steps=10):
     """Checks `||update|| / ||weights||` of every kernel over the first steps: about 1e-3 is healthy.
 
     The steps are real ones, by a fresh copy of the model's optimizer at its learning rate. The figure of a variable
-    is the median over steps. Between 1e-5 and 0.05 it passes; above 0.5, or at exactly 0, it fails. Vectors (biases,
-    scales) start at 0 or 1 and are left out.
+    is the median over steps. Between 1e-5 and 0.05 it passes; above 0.5, or at exactly 0, it fails. Biases and
+    scales start at 0 or 1 and are left out.
 
     `kregkit.callbacks.UpdateRatio` logs the same during a whole run.
 
@@ -50,7 +51,7 @@ def update_ratio(model, data, steps=10):
     lower = "lower the learning rate by the factor that is missing; see learning_rate_range"
     for index, variable in enumerate(variables):
         norms = np.array([row[index] for row in sizes])
-        if len(variable.shape) < 2 or not np.any(norms > 0):
+        if not is_kernel(variable) or not np.any(norms > 0):
             continue
         with np.errstate(all="ignore"):
             ratio = float(np.median(np.array([row[index] for row in moved]) / norms))

@@ -3,9 +3,11 @@
 import numpy as np
 
 from kregkit._core.optional import import_optional
-from kregkit.plots._axes import finish
+from kregkit.plots._axes import finish, new_axes
 
 _GOOD, _BAD = "#2a8c4a", "#c0392b"
+# Wide histograms don't show that all examples share them.
+_WORDS = {"no variety": "the same for every example"}
 
 
 def activation_histograms(runs, figure=None):
@@ -41,8 +43,9 @@ def activation_histograms(runs, figure=None):
         if row == 0:
             axes.set_title(run["activation"], fontsize=11, fontweight="bold", pad=20)
         color = _GOOD if run["verdict"] == "healthy" else _BAD
+        verdict = _WORDS.get(run["verdict"], run["verdict"])
         axes.annotate(
-            run["verdict"], (0.5, 1), (0, 3), "axes fraction", "offset points", ha="center", fontsize=8.5, color=color
+            verdict, (0.5, 1), (0, 3), "axes fraction", "offset points", ha="center", fontsize=8.5, color=color
         )  # fmt: skip
         if column == 0:
             axes.set_ylabel(
@@ -59,8 +62,8 @@ def _ridges(axes, run):
     high = max(layer["edges"][-1] for layer in layers)
     for index, layer in enumerate(layers):
         edges, heights = np.asarray(layer["edges"], float), np.asarray(layer["histogram"], float)
-        if high > low and edges[-1] - edges[0] < 1e-3 * (high - low):
-            middle, width = (edges[0] + edges[-1]) / 2, 2e-3 * (high - low)
+        if high > low and edges[-1] - edges[0] < 1e-2 * (high - low):
+            middle, width = (edges[0] + edges[-1]) / 2, 4e-3 * (high - low)
             edges, heights = np.array([middle - width, middle + width]), np.array([1.0])
         if len(heights) > 2 and heights.max() > 3 * (second := np.sort(heights)[-2]) > 0:
             # Where most outputs are zero, the others would not be seen beside them.
@@ -128,8 +131,6 @@ def learning_rates(curves, axes=None):
     >>> learning_rates({"good": {"rate": 0.1, "losses": [2.0, 1.0, 0.5]}}).get_ylabel()
     'loss'
     """
-    from kregkit.plots._axes import new_axes
-
     axes = new_axes(axes)
     starts = []
     for name, curve in curves.items():
@@ -158,6 +159,7 @@ def centering(found, axes=None):
     if axes is None:
         _, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
     axes = np.asarray(axes, object).ravel()
+    turned = np.radians(9)
     for one, name, color in zip(axes, ("uncentred", "centred"), ("C1", "C0")):
         case = found[name]
         points = case["points"]
@@ -165,7 +167,7 @@ def centering(found, axes=None):
             chosen = points[case["labels"] == label]
             one.plot(*chosen.T, marker, markersize=3, alpha=0.5, color="C2" if label else "C4")
         low, high = np.minimum(points.min(0), 0) - 0.6, np.maximum(points.max(0), 0) + 0.6
-        for turn, style in ((-0.15, "--"), (0.15, "--"), (0.0, "-")):
+        for turn, style in ((-turned, "--"), (turned, "--"), (0.0, "-")):
             matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
             normal = matrix @ case["weights"]
             size = normal @ normal
@@ -173,7 +175,9 @@ def centering(found, axes=None):
             line = -case["bias"] * normal / size + np.array([[-20], [20]]) * along
             one.plot(*line.T, style, color=color, linewidth=1.8 if turn == 0 else 1.1)
         one.plot(0, 0, "+", color="0.2", markersize=10)
-        one.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), title=f"{name} inputs, line turned by 9 degrees")
+        one.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), title=f"{name} inputs")
+        one.set_aspect("equal")
+        one.set_xlabel("dashed: weights turned by 9 degrees")
         finish(one, legend=False)
         axes[2].plot(np.degrees(found["angles"]), case["losses"], color=color, linewidth=1.8, label=name)
     axes[2].set(xlabel="turn of the weights (degrees)", ylabel="loss")

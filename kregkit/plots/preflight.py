@@ -95,14 +95,18 @@ def _signal(axes, details):
         axes.plot(places, values, marker=marker, markersize=4, linewidth=1.4, label=label)
     axes.set_yscale("log")
     axes.set_xticks(places, [row["layer"] for row in rows], rotation=35, ha="right", fontsize=7)
-    axes.legend(frameon=False, fontsize=8)
     _title(axes, "signal through depth")
+    # Beside the title, where it hides nothing.
+    axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=2)
 
 
 def _overfit(axes, details):
     axes.plot(np.arange(1, len(details["losses"]) + 1), details["losses"], linewidth=1.6)
     axes.axhline(details["target"], color="0.4", linestyle="--", linewidth=1)
-    axes.set_yscale("log")
+    # The goal is a twentieth of the start, which a linear axis shows; what rises beyond twice the start is cut off.
+    losses, target = np.asarray(details["losses"], float), details["target"]
+    span = max(losses[0] - target, 1e-12)
+    axes.set_ylim(min(target, losses.min()) - 0.1 * span, min(losses.max() + 0.1 * span, target + 2 * span))
     axes.set(xlabel="step", ylabel=f"loss of {details['num']} examples")
     _title(axes, "a small batch by heart, dashed: goal")
 

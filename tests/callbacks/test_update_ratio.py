@@ -48,8 +48,10 @@ def test_against_numpy(every):
             assert float(logs[f"update_ratio/{name}"]) == pytest.approx(expected, rel=1e-4), (step, name)
 
 
-def test_kernels_of_a_layer_count_together():
-    model = keras.Sequential([keras.Input((5, 1)), layers.LSTM(3, name="memory"), layers.Dense(1, name="top")])
+@pytest.mark.parametrize("recurrent", [layers.LSTM, layers.GRU])
+def test_kernels_of_a_layer_count_together(recurrent):
+    # The bias of a GRU is a matrix, too.
+    model = keras.Sequential([keras.Input((5, 1)), recurrent(3, name="memory"), layers.Dense(1, name="top")])
     keras.utils.set_random_seed(0)
     model.compile(keras.optimizers.SGD(0.1), "mse")
     weights = Weights()
@@ -61,10 +63,31 @@ def test_kernels_of_a_layer_count_together():
     assert float(weights.logs[0][name]) == pytest.approx(expected, rel=1e-4)
 
 
-def test_accumulated_batches_have_no_update():
-    seen = fit(1, gradient_accumulation_steps=3)
-    ratios = [float(logs["update_ratio/one"]) for logs in seen.logs]
-    assert [ratio > 0 for ratio in ratios] == [False, False, True] * 2
+@pytest.mark.parametrize(("every", "measured"), [(1, [2, 5]), (3, [2, 5]), (4, [2, 5]), (6, [2])])
+def test_accumulated_batches_leave_the_measurement_to_the_next_update(every, measured):
+    # Updates are made in the batches 2 and 5, and none of them is a multiple of `every` beyond 1.
+    seen = fit(every, gradient_accumulation_steps=3)
+    last = 0.0
+    for step, logs in enumerate(seen.logs):
+        if step in measured:
+            before, after = (seen.weights[index][0].astype("float64") for index in (step, step + 1))
+            last = np.linalg.norm(after - before) / np.linalg.norm(before)
+            assert last > 0
+        assert float(logs["update_ratio/one"]) == pytest.approx(last, rel=1e-4), step
+
+
+def test_weights_that_become_nan_are_measured():
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(1, name="one")])
+    model.compile(keras.optimizers.SGD(1e30), "mse")
+    history = model.fit(X, Y, 8, 1, verbose=0, callbacks=[UpdateRatio(every=5)])
+    assert not np.isfinite(history.history["update_ratio/one"][0])
+
+
+def test_model_without_kernels_trains():
+    model = keras.Sequential([keras.Input((5,)), layers.LayerNormalization()])
+    model.compile("sgd", "mse")
+    history = model.fit(X, X, 8, 1, verbose=0, callbacks=[UpdateRatio(every=2)])
+    assert list(history.history) == ["loss"]
 
 
 def test_frozen_layers_are_left_out_and_names_stay_apart():

@@ -1,5 +1,7 @@
 """Activations through depth against a forward pass in NumPy, and the lecture's verdicts."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -107,3 +109,19 @@ def test_own_convolutional_model_is_left_alone():
 def test_bad_arguments(arguments, text):
     with pytest.raises(ValueError, match=text):
         compare_activations(**arguments)
+
+
+def test_default_network_runs_without_a_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compare_activations([8] * 3, initializers=["He"], activations=["tanh"])
+
+
+def test_range_of_a_histogram_holds_nearly_all_outputs():
+    found = compare_activations([50] * 4, initializers=["He"], activations=["leaky ReLU"], batch_normalization=[False])
+    x = np.random.default_rng(0).normal(size=(256, 50))
+    kernel = keras.ops.convert_to_numpy(keras.initializers.HeNormal(seed=0)((50, 50)))
+    x = x @ kernel
+    x = np.where(x > 0, x, 0.01 * x)
+    edges = found["He", "leaky ReLU", False]["layers"][0]["edges"]
+    np.testing.assert_allclose([edges[0], edges[-1]], np.quantile(x, [0.0005, 0.9995]), rtol=1e-3)

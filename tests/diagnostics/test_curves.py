@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from kregkit.callbacks import StepDecay
 from kregkit.diagnostics import diagnose_curves
 
 SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -30,6 +31,19 @@ def fit(model, optimizer, epochs, examples=1400, batch=64, scale=1.0):
     ).history
 
 
+def jumping(epochs=12, then=0):
+    """At this rate the weights of a convex model jump about above the minimum; `then` epochs at a tenth follow."""
+    (x, y), (x_test, y_test) = faults.data(), faults.data("test")
+    rng = np.random.default_rng(0)
+    # Labels that are partly wrong keep the minimum above zero.
+    y, y_test = (np.where(rng.random(len(one)) < 0.3, rng.integers(0, 10, len(one)), one) for one in (y, y_test))
+    model = network(())
+    model.compile(keras.optimizers.SGD(3.0), SPARSE)
+    first = model.fit(x, y, 8, epochs, validation_data=(x_test, y_test), verbose=0).history
+    model.optimizer.learning_rate = 0.3
+    return first, model.fit(x, y, 8, then, verbose=0).history if then else None
+
+
 RUNS = {
     "healthy": lambda: fit(network(), keras.optimizers.Adam(2e-3), 12),
     # Gradients through five layers of tiny weights are tinier still, until they have grown.
@@ -40,8 +54,7 @@ RUNS = {
     ),
     "rate too low": lambda: fit(network(), keras.optimizers.SGD(1e-4), 12),
     "divergence": lambda: fit(network(activation="tanh"), keras.optimizers.SGD(30.0, momentum=0.95), 6),
-    # At this rate the weights jump about above the minimum.
-    "plateau": lambda: fit(network(activation="tanh"), keras.optimizers.SGD(1.0), 16, examples=400, batch=8),
+    "plateau": lambda: jumping()[0],
     "overfitting": lambda: fit(network((256, 256)), keras.optimizers.Adam(2e-3), 25, examples=150, batch=32),
     "underfitting": lambda: fit(network((2,)), keras.optimizers.Adam(2e-2), 20),
 }
@@ -100,12 +113,7 @@ def test_decay_at_the_epoch_that_a_plateau_names_helps(histories):
     problem = next(p for p in diagnose_curves(histories["plateau"]).problems if p.name == "plateau")
     epoch = int(problem.where.split()[1])
     assert f"at=[{epoch}]" in problem.remedy
-    model = network(activation="tanh")
-    model.compile(keras.optimizers.SGD(1.0), SPARSE)
-    x, y = faults.data()
-    model.fit(x[:400], y[:400], 8, epoch, verbose=0)
-    model.optimizer.learning_rate = 0.1
-    decayed = model.fit(x[:400], y[:400], 8, 3, verbose=0).history["loss"]
+    decayed = jumping(epoch, then=3)[1]["loss"]
     after = histories["plateau"]["loss"][epoch : epoch + 3]
     assert decayed[-1] < 0.5 * np.mean(after)
 
@@ -115,6 +123,66 @@ def test_sparse_validation_is_read_at_its_own_epochs(histories):
     every = {"loss": history["loss"], "val_loss": history["val_loss"][4::5]}
     best = 5 * (1 + int(np.argmin(every["val_loss"])))
     assert diagnose_curves(every).details["best_epoch"] == best
+
+
+def test_loss_below_zero_is_read_alike():
+    """A cosine similarity falls from 0 to -1."""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 5)).astype("float32")
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(32, "relu"), layers.Dense(3)])
+    model.compile(keras.optimizers.Adam(3e-3), "cosine_similarity")
+    y = np.stack([x[:, 0], x[:, 1], np.sign(x[:, 2])], 1)
+    history = model.fit(x[:400], y[:400], 16, 10, validation_data=(x[400:], y[400:]), verbose=0).history
+    assert history["loss"][-1] < history["val_loss"][-1] < -0.9
+    assert diagnose_curves(history).status == "pass", (str(diagnose_curves(history)), history)
+    risen = {key: [*values, -0.2, -0.2] for key, values in history.items()}
+    assert diagnose_curves(risen).faults == ["divergence"]
+
+
+def noisy(optimizer, epochs, width, callbacks=()):
+    """A regression of which half can't be learned, only known by heart."""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 4)).astype("float32")
+    y = (x[:, :1] + rng.normal(size=(300, 1))).astype("float32")
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(width, "relu"), layers.Dense(1)])
+    model.compile(optimizer, "mse")
+    held = (x[100:], y[100:])
+    return model.fit(x[:100], y[:100], 20, epochs, validation_data=held, verbose=0, callbacks=[*callbacks]).history
+
+
+def test_rate_that_has_been_decayed_is_not_to_be_decayed_again():
+    history = noisy(keras.optimizers.SGD(0.02, momentum=0.9), 24, 2, [StepDecay(0.05, at=[5])])
+    constant = {key: values for key, values in history.items() if key != "learning_rate"}
+    assert "plateau" in diagnose_curves(constant).faults
+    assert "plateau" not in diagnose_curves(history).faults
+
+
+def test_decay_counts_where_the_plateau_begins():
+    loss = [2.0, 1.0, *[0.9] * 10]
+    for rates, found in (
+        ([0.1] * 12, ["plateau"]),
+        ([0.1, 0.005, *[0.005] * 10], []),
+        ([*[0.1] * 8, *[0.001] * 4], ["plateau"]),
+    ):
+        assert diagnose_curves({"loss": loss, "learning_rate": rates}).faults == found
+
+
+def test_loss_that_climbs_back_has_diverged():
+    history = fit(network((64,) * 3, "tanh"), keras.optimizers.Adam(0.1), 8, examples=640, batch=32)
+    assert history["loss"][-1] < history["loss"][0]
+    finding = diagnose_curves(history)
+    assert finding.faults == ["divergence"], (str(finding), history)
+    assert f"after epoch {1 + np.argmin(history['loss'])}" in finding.problems[0].figure
+
+
+def test_gap_is_overfitting_also_once_training_has_stopped_falling():
+    history = noisy(keras.optimizers.Adam(1e-2), 40, 128)
+    assert history["val_loss"][-1] > 1.5 * history["loss"][-1]
+    stopped = {key: [*values, *values[-1:] * 40] for key, values in history.items()}
+    for record in (history, stopped):
+        assert "overfitting" in diagnose_curves(record).faults, record
 
 
 @pytest.mark.parametrize(

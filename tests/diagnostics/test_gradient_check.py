@@ -58,7 +58,7 @@ def test_layer_in_fixed_precision_is_said_so():
     assert keras.config.floatx() == "float32" and {layer.dtype_policy.name for layer in model.layers} == {"float32"}
 
 
-@pytest.mark.parametrize("factor", [2.0, -1.0, 1.01])
+@pytest.mark.parametrize("factor", [2.0, -1.0, 1.01, 0.5])
 def test_error_of_a_wrong_gradient_is_its_size(factor):
     @tf.custom_gradient
     def wrong(x):
@@ -74,3 +74,14 @@ def test_error_of_a_wrong_gradient_is_its_size(factor):
     assert finding.details["largest_error"] == pytest.approx(abs(factor - 1) / max(abs(factor), 1), rel=1e-2)
     after = [row["error"] for path, row in finding.details["variables"].items() if "after" in path]
     assert len(after) == 2 and max(after) < 1e-6
+
+
+def test_activations_smaller_than_any_step_are_no_wrong_gradient():
+    # Each step passes the kinks of many examples at once, which start on either side.
+    keras.utils.set_random_seed(0)
+    small = keras.initializers.RandomNormal(stddev=0.01)
+    hidden = [layers.Dense(16, "relu", kernel_initializer=small) for _ in range(6)]
+    model = keras.Sequential([keras.Input((5,)), *hidden, layers.Dense(3)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    finding = room.gradient_check(model, (X, np.arange(128) % 3))
+    assert finding.status == "pass" and finding.details["kinks"] > 0

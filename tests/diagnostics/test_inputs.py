@@ -76,3 +76,52 @@ def test_tokens():
     tokens = RNG.integers(0, 50, (128, 6))
     assert room.input_statistics(model, (tokens, X[:, :1])).status == "pass"
     assert room.input_statistics(model, (tokens + 1, X[:, :1])).faults == ["tokens out of range"]
+
+
+def several(structure):
+    """A model with a value and a class as outputs, in a list or a dictionary, and labels for it."""
+    inputs = keras.Input((5,))
+    value, kind = layers.Dense(1, name="value")(inputs), layers.Dense(3, name="kind")(inputs)
+    outputs = {"value": value, "kind": kind} if structure is dict else [value, kind]
+    model = keras.Model(inputs, outputs)
+    crossentropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", {"value": "mse", "kind": crossentropy})
+    return model, {"value": X[:, :1], "kind": np.arange(128) % 3}
+
+
+@pytest.mark.parametrize("structure", [dict, list])
+def test_labels_by_name_go_to_their_outputs(structure):
+    # The names' order is not the alphabet's.
+    model, y = several(structure)
+    for check in (room.input_statistics, room.initial_loss):
+        assert check(model, (X, y)).status == "pass"
+    finding = room.input_statistics(model, (X, {**y, "kind": y["kind"] + 5}))
+    assert finding.faults == ["labels out of range"] and finding.problems[0].where == "label 'kind'"
+    finding = room.label_signal(model, (X, {**y, "value": y["value"][::-1]}))
+    assert {problem.where for problem in finding.problems} == {"label 'value'", "label 'kind'"}
+
+
+@pytest.mark.parametrize(
+    ("classes", "y", "faults"),
+    [
+        (4, 1 + np.arange(128) % 3, ["no label is 0"]),
+        (4, np.arange(128) % 3, []),  # the last class may be rare
+        (4, 1 + np.arange(128) % 2, []),  # so may several be
+        (3, np.full(128, 2), ["constant labels"]),
+    ],
+)
+def test_suspicious_classes(classes, y, faults):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    finding = room.input_statistics(dense(classes, loss=loss), (X, y))
+    assert finding.faults == faults and finding.status == ("warn" if faults else "pass")
+
+
+def test_weights_that_are_no_numbers():
+    weights = np.where(np.arange(128) == 100, np.nan, 1.0)
+    assert room.input_statistics(dense(1), (X, X[:, :1], weights)).faults == ["NaN in sample weights"]
+
+
+@pytest.mark.parametrize("data", [(X.tolist(), X[:, :1]), (X, X[:, 0].tolist()), (X, 3)])
+def test_what_is_no_array_is_refused(data):
+    with pytest.raises(ValueError, match=r"numpy.asarray.*Received: (float|int) "):
+        room.input_statistics(dense(1), data)

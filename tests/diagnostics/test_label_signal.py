@@ -70,3 +70,19 @@ def test_few_examples_only_warn():
 def test_bad_argument():
     with pytest.raises(ValueError, match="Received: num_permutations=3"):
         room.label_signal(dense(1), (X, X[:, :1]), num_permutations=3)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_labels_of_tokens(paired):
+    model = keras.Sequential([keras.Input((6,), dtype="int32"), layers.Embedding(90, 4), layers.Dense(2)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    tokens = np.random.default_rng(0).integers(0, 90, (300, 6))
+    # Which tokens are of the second kind doesn't follow from their numbers' size.
+    labels = (tokens * 37 % 90 < 30).astype("int32")
+    y = labels if paired else np.random.default_rng(1).permutation(labels)
+    assert room.label_signal(model, (tokens, y)).faults == ([] if paired else ["shuffled labels"])
+
+
+def test_constant_labels_are_not_called_shuffled():
+    finding = room.label_signal(dense(1), (X, np.ones((128, 1))))
+    assert finding.status == "pass" and finding.figure == "constant labels"

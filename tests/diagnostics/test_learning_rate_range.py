@@ -32,6 +32,17 @@ def test_range_of_a_quadratic_against_numpy():
     assert found.to_dict()["current"] == pytest.approx(0.01)
 
 
+def test_sweep_ends_once_the_smoothed_loss_has_tripled():
+    # At zero weights and huge targets the loss only rises, once the rate is beyond 1.
+    model = keras.Sequential([keras.Input((1,)), layers.Dense(1, use_bias=False, kernel_initializer="zeros")])
+    model.compile("sgd", "mse")
+    x = np.sign(X[:, :1])
+    found = room.learning_rate_range(model, (x, 2 * x), low=0.99, high=1.2, steps=400)
+    start = found.smoothed[:5].mean()
+    assert len(found.losses) < 400 and found.divergence == found.rates[-1]
+    assert found.smoothed[-2] <= 3 * start < found.smoothed[-1]
+
+
 def test_smoothed_loss_is_a_weighted_mean_of_what_came_before():
     losses = np.array([3.0, 1.0, 4.0, 1.0, 5.0])
     expected = [np.average(losses[: end + 1], weights=0.8 ** np.arange(end, -1, -1.0)) for end in range(5)]
@@ -66,3 +77,18 @@ def test_no_rate_helps_where_nothing_can_be_learned():
     model = keras.Sequential([keras.Input((5,)), layers.Dense(1, trainable=False)])
     model.compile("sgd", "mse")
     assert room.learning_rate(model, (X, X[:, :1])).faults == ["no learning rate helps"]
+
+
+def test_what_is_learnt_by_heart_within_the_sweep_bears_any_rate_and_says_nothing():
+    keras.utils.set_random_seed(0)
+    tokens = np.random.default_rng(0).integers(0, 40, (512, 5))
+    model = keras.Sequential(
+        [keras.Input((5,), dtype="int32"), layers.Embedding(40, 8), layers.Flatten(), layers.Dense(2)]
+    )
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    found = room.learning_rate_range(model, (tokens, tokens[:, 0] % 2))
+    assert found.rates[np.argmin(found.smoothed)] > 3
+    start = found.smoothed[:5].mean()
+    reached = found.smoothed <= found.smoothed.min() + 0.02 * (start - found.smoothed.min())
+    assert found.lowest == found.rates[reached][0] < 1
+    assert found.suggestion == pytest.approx(found.lowest / 10)

@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 from small_models import X
 
-from kregkit.diagnostics import activation_curves, compare_centering, compare_learning_rates
+from kregkit.diagnostics import activation_curves, compare_centering, compare_learning_rates, learning_rate_range
 
 
 def test_derivatives_against_centred_differences():
@@ -65,6 +65,11 @@ def test_default_rates_are_around_the_suggestion():
     y = np.tanh(X[:, :1] - X[:, 1:2]) + 0.1 * X[:, 2:3]
     curves = compare_learning_rates(regression(), (X, y), steps=80)
     assert list(curves) == ["too low", "good", "high", "too high"]
+    found = learning_rate_range(regression(), (X, y))
+    assert curves["good"]["rate"] == pytest.approx(found.suggestion)
+    assert curves["too low"]["rate"] == pytest.approx(0.003 * found.suggestion)
+    assert curves["too high"]["rate"] == pytest.approx(found.divergence)
+    assert curves["high"]["rate"] == pytest.approx(np.sqrt(found.lowest * found.divergence))
     ends = {name: curve["losses"][-5:].mean() for name, curve in curves.items()}
     starts = curves["good"]["losses"][0]
     assert ends["good"] < ends["too low"] < 1.01 * starts

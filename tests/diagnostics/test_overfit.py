@@ -21,3 +21,32 @@ def test_overfit_knows_the_floor_of_smoothed_labels():
     soft = np.array([0.2 / 3 + 0.8, 0.2 / 3, 0.2 / 3])
     assert finding.details["floor"] == pytest.approx(-np.sum(soft * np.log(soft)), rel=1e-6)
     assert finding.status == "pass"
+
+
+COUNTS = np.arange(128.0)[:, None] % 3 + 1
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs", "activation", "y", "floor"),
+    [
+        ("mse", 1, None, X[:, :1], 0.0),
+        ("poisson", 1, "softplus", COUNTS, np.mean(COUNTS[:20] - COUNTS[:20] * np.log(COUNTS[:20]))),
+        ("cosine_similarity", 5, None, X, -1.0),
+        ("kl_divergence", 2, "softmax", np.tile([0.3, 0.7], (128, 1)), 0.0),
+        (keras.losses.BinaryCrossentropy(from_logits=True), 1, None, np.full((128, 1), 0.25), 0.562335),
+    ],
+)
+def test_floor_is_the_loss_of_a_perfect_prediction(loss, outputs, activation, y, floor):
+    # The first twenty are drawn at random.
+    y = y if loss != "poisson" else y[np.argsort(np.random.default_rng(0).permutation(128))]
+    finding = room.overfit_small_batch(dense(outputs, activation, loss), (X, y), max_steps=1)
+    assert finding.details["floor"] == pytest.approx(floor, abs=1e-5)
+
+
+def test_floor_of_several_outputs():
+    inputs = keras.Input((5,))
+    outputs = {name: keras.layers.Dense(1, "softplus", name=name)(inputs) for name in ("two", "one")}
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", {"one": "poisson", "two": "mse"}, loss_weights={"one": 3.0, "two": 1.0})
+    y = {"two": X[:, :1], "one": np.ones((128, 1))}
+    assert room.overfit_small_batch(model, (X, y), max_steps=1).details["floor"] == pytest.approx(3.0, rel=1e-5)

@@ -27,6 +27,11 @@ def test_one_panel_per_setting_with_its_verdict():
     assert figure.axes[2].get_ylabel() == "Xavier"
 
 
+def test_wide_histograms_without_variety_are_explained():
+    axes = plots.activation_histograms([run(activation="sigmoid", verdict="no variety")]).axes[0]
+    assert axes.texts[0].get_text() == "the same for every example"
+
+
 def test_heights_are_the_histogram():
     axes = plots.activation_histograms([run()]).axes[0]
     first, second = axes.patches[:2]

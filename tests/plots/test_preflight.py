@@ -57,8 +57,15 @@ def test_every_measured_check_has_its_panel():
     assert [label.get_text() for label in signal.get_xticklabels()] == ["a", "b"]
     np.testing.assert_array_equal(overfit.lines[0].get_ydata(), [2.0, 0.1])
     assert "20 examples" in overfit.get_ylabel()
+    assert overfit.get_ylim()[0] < 0.1 and overfit.get_ylim()[1] > 2.0
     np.testing.assert_array_equal(rate.lines[1].get_ydata(), [2.0, 1.5])
     assert [label.get_text() for label in ratios.get_yticklabels()] == ["a/kernel", "b/kernel"]
+
+
+def test_peak_of_a_small_batch_does_not_hide_its_goal():
+    details = {"losses": [2.0, 1e6, 0.5], "target": 0.1, "num": 20}
+    axes = plots.preflight(report(overfit_small_batch=check(details=details))).axes[1]
+    assert axes.get_ylim()[0] < 0.1 and axes.get_ylim()[1] < 10
 
 
 @pytest.mark.parametrize("bad", [None, {}, {"checks": {}}])
