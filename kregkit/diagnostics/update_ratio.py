@@ -68,4 +68,4 @@ def update_ratio(model, data, steps=10):
             remedy = "raise the learning rate, or let gradients through: see learning_rate_range and signal_flow"
             problems.append(Problem("updates too small", "warn", f"{ratio:.1e}", "1e-5 to 0.05", remedy, variable.path))
     middle = float(np.median(list(details.values()))) if details else float("nan")
-    return Finding("update_ratio", f"{middle:.1e}", "about 1e-3", tuple(problems), {"ratios": details})
+    return Finding("update_ratio", f"{middle:.1e}", "about 1e-3, 1e-5 to 0.05", tuple(problems), {"ratios": details})
