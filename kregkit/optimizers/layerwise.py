@@ -240,9 +240,9 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
         def same(path, known):
             return f"/{path}".endswith(f"/{known}") or f"/{known}".endswith(f"/{path}")
 
-        if len(paths) == len(self._known_factors):
-            if all(same(path, known) for path, (known, _) in zip(paths, self._known_factors)):
-                return [factor for _, factor in self._known_factors]
+        known = [path for path, _ in self._known_factors]
+        if len(paths) == len(known) and all(map(same, paths, known)):
+            return [factor for _, factor in self._known_factors]
         return None
 
     def _match(self, paths):
