@@ -66,6 +66,20 @@ def test_without_sides_it_is_adamw():
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
 
 
+def test_before_the_first_turn_it_is_adam_for_the_smallest_gradients_too():
+    """No rounding of a rotation is about yet: nothing may hold back entries a hundred million times the smaller."""
+    scales = np.geomspace(1, 1e-8, 24).reshape(6, 4)
+
+    def gradient(x):
+        return scales * np.sin(3 * x)
+
+    start = np.random.default_rng(0).normal(size=(6, 4))
+    arguments = {"beta_1": 0.9, "beta_2": 0.99, "epsilon": 0.0}
+    ours = descend(SOAP(0.01, precondition_frequency=10, **arguments), gradient, start, 20)
+    theirs = descend(keras.optimizers.Adam(0.01, **arguments), gradient, start, 20)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+
+
 def test_a_rotated_valley_is_as_good_as_a_straight_one():
     rng = np.random.default_rng(0)
     scales = np.geomspace(1, 0.01, 16)
