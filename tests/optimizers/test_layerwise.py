@@ -244,12 +244,13 @@ def test_exclusion_from_weight_decay_is_kept():
 
 
 def test_patterns_match_whole_paths_or_what_stands_behind_a_slash():
-    variables = [keras.Variable(0.0, name=name) for name in ("a", "aa")]
-    for variable, path in zip(variables, ("net/a/kernel", "net/aa/kernel")):
+    paths = ("net/a/kernel", "net/aa/kernel", "net/a/kernel_scale")
+    variables = [keras.Variable(0.0) for _ in paths]
+    for variable, path in zip(variables, paths):
         variable._path = path
     optimizer = LayerwiseLearningRate(K.SGD(), {"a/kernel": 0.5})
     optimizer.build(variables)
-    assert optimizer.factors == {"net/a/kernel": 0.5, "net/aa/kernel": 1.0}
+    assert list(optimizer.factors.items()) == list(zip(paths, (0.5, 1.0, 1.0)))
 
 
 def test_unmatched_pattern_lists_the_paths():

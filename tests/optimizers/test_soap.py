@@ -26,6 +26,7 @@ def slots_of(shape, **kwargs):
         ((3, 3, 3, 64), (27, 64)),
         ((64, 8, 8), (64, 64)),  # A query's kernel of an attention layer,
         ((8, 8, 64), (64, 64)),  # and its output's.
+        ((4, 3, 4), (12, 4)),  # On a draw the last axis stands by itself.
     ],
 )
 def test_kernels_are_split_most_evenly(shape, expected):
