@@ -69,7 +69,6 @@ class Objective:
 
     def value_and_gradient(self, vector):
         """Returns the value as a float and the gradient as a float64 vector."""
-        self._evaluated = None
         value, gradient = self._value_and_gradient(vector)
         self._evaluated = vector.copy()
         return float(value), gradient.numpy()

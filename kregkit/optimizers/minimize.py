@@ -97,10 +97,7 @@ def minimize(
         raise ValueError(f"`callbacks` must not work in the train step: there is none. Received: callbacks={hooked}")
     with objective_of(model, x, y, loss, batch_size, stochastic, batch_normalization, seed, jit_compile) as objective:
         start = objective.get()
-        try:
-            known = check_standing(objective, start)
-        finally:
-            objective.set(start)
+        known = check_standing(objective, start)
         callbacks = keras.callbacks.CallbackList(
             callbacks, add_history=True, model=model, epochs=max_iterations, steps=1, verbose=verbose
         )

@@ -48,8 +48,8 @@ class SOAP(keras.optimizers.Optimizer):
     the weights, and the rule Adam, where the paper takes the eigenvectors of the first gradient alone (and no first
     step): a few gradients' axes are mostly chance. At that turn `V` is turned as if the entries of `G` were
     independent, and scaled to the new axes' eigenvalues. `M` is kept in the eigenbasis and turned with it: the same
-    rule, with two products a step fewer. From the first turn on, a noise floor of 256 roundings of the gradient's size is
-    added to the denominator, so that directions without any gradient (dead units, unused rows) aren't moved by the
+    rule, with two products a step fewer. From the first turn on, a noise floor of 256 roundings of the gradient's size
+    is added to the denominator, so that directions without any gradient (dead units, unused rows) aren't moved by the
     rounding of the others.
 
     Where a valley lies along the weights' axes already, Adam's scale per entry is right and the turn can harm: on a

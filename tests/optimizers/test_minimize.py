@@ -205,6 +205,19 @@ def test_callbacks_run_once_per_iteration_with_its_weights():
         assert model.evaluate(x, y, verbose=0) == pytest.approx(loss, rel=1e-5)
 
 
+def test_callbacks_see_the_iterate_where_a_step_was_rejected():
+    x, y = small_data()
+    model, recorder = small_model(), Recorder(stop_at=5)
+    wide = {"initial_trust_radius": 500.0, "max_trust_radius": 1000.0}
+    history = minimize(model, x, y, "mse", "trust-ncg", callbacks=[recorder], options=wide, verbose=0)
+    losses = history.history["loss"]
+    assert 0 in np.diff(losses)
+    model.compile(loss="mse")
+    for weights, loss in zip(recorder.weights, losses):
+        model.set_weights(weights)
+        assert model.evaluate(x, y, verbose=0) == pytest.approx(loss, rel=1e-5)
+
+
 def test_keras_callbacks_work(tmp_path):
     x, y = small_data()
     model = small_model()
