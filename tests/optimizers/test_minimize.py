@@ -382,6 +382,13 @@ def test_stochastic_layers(layer):
         values[mode, batch_size] = points[0]
     assert len(set(values.values())) == 3
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(generator.state), state)
+    with objective(model, x, y, stochastic="freeze") as f:
+        # The Hessian is that of the same draws.
+        point, direction = f.get(), np.random.default_rng(1).normal(size=f.size)
+        ends = [f.value_and_gradient(point + sign * 1e-2 * direction)[1] for sign in (1, -1)]
+        difference = (ends[0] - ends[1]) / 2e-2
+        product = f.hessian_product(point, direction)
+    assert np.linalg.norm(difference - product) < 0.02 * np.linalg.norm(product)
     model.compile(loss="mse")
     assert model.evaluate(x, y, verbose=0) == pytest.approx(values["inference", None], rel=1e-5)
     history = minimize(model, x, y, "mse", max_iterations=5, stochastic="freeze", verbose=0)
