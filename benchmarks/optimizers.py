@@ -93,7 +93,7 @@ class LeastSquares:
 
 
 class FurtherLeastSquares(LeastSquares):
-    """Down to a hundred-millionth: long enough for SOAP's bases to have turned, which the shorter run is not."""
+    """Down to a hundred-millionth: where the smallest gradients count, and a rule turned early has long been turned."""
 
     target = 1e-8
     rules = ("AdamW", "SOAP", "SOAP, turned at 10")

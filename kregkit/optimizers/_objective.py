@@ -18,13 +18,16 @@ class Objective:
         prepare: Callable, run in the graph before each evaluation.
         jit_compile: Boolean, whether XLA compiles the graph.
         dtypes: Names of the dtypes, beside the variables' own, that the value is computed in.
+        statistics: List of further variables that each evaluation overwrites.
     """
 
-    def __init__(self, variables, parts, prepare=lambda: None, jit_compile=False, dtypes=()):
+    def __init__(self, variables, parts, prepare=lambda: None, jit_compile=False, dtypes=(), statistics=()):
         self.variables = variables
         self._parts = parts
         self._prepare = prepare
         self._evaluated = None
+        self.statistics = statistics
+        self.keeps_statistics = False
         self._shapes = [tuple(variable.shape) for variable in variables]
         self._sizes = [int(np.prod(shape)) for shape in self._shapes]
         self.size = sum(self._sizes)
@@ -47,9 +50,15 @@ class Objective:
         return np.concatenate([variable.numpy().ravel() for variable in self.variables]).astype("float64")
 
     def show(self, vector):
-        """Like `set`, and free if the variables hold the vector since it was last evaluated."""
+        """Like `settle`, and free if the variables hold the vector since it was last evaluated."""
         if self._evaluated is None or not np.array_equal(vector, self._evaluated):
-            self.set(vector)
+            self.settle(vector)
+
+    def settle(self, vector):
+        """Like `set`, and brings the statistics to those of the vector."""
+        self.set(vector)
+        if self.statistics:
+            self.value_and_gradient(vector)
 
     def set(self, vector):
         """Puts the vector's values into the variables, each in its own dtype."""
@@ -184,16 +193,19 @@ def function_objective(function, x0, jit_compile=False):
 
 @contextlib.contextmanager
 def model_objective(model, x, y, loss, batch_size, stochastic, batch_normalization, seed, jit_compile=False):
-    """Yields the objective of a model's trainable weights; afterwards seed states are as they were."""
+    """Yields the objective of a model's trainable weights.
+
+    Afterwards seed states are as they were, and so are a normalisation's statistics unless it `keeps_statistics`.
+    """
     if tf.distribute.has_strategy() or any(
         isinstance(variable.value, tf.distribute.DistributedValues) for variable in model.variables
     ):
         raise ValueError("minimize and curvature work on one device: build the model outside of a strategy's scope")
-    x, y = keras.tree.map_structure(tf.convert_to_tensor, (x, y))
-    num = int(keras.tree.flatten(x)[0].shape[0])
+    x, y = _tensors("x", x), _tensors("y", y)
     lengths = {int(tensor.shape[0]) for tensor in keras.tree.flatten((x, y)) if tensor is not None}
-    if len(lengths) != 1 or num == 0:
+    if len(lengths) != 1 or 0 in lengths:
         raise ValueError(f"`x` and `y` must have one and the same number of examples. Received: lengths={lengths}")
+    (num,) = lengths
     batch_size = num if batch_size is None else min(batch_size, num)
     chunked = batch_size < num
 
@@ -222,11 +234,13 @@ def model_objective(model, x, y, loss, batch_size, stochastic, batch_normalizati
 
     def share(start, size):
         def piece(tensor):
+            if tensor is None:
+                return None
             sliced = tf.slice(tensor, [start] + [0] * (tensor.shape.rank - 1), [size, *tensor.shape[1:]])
             return tf.ensure_shape(sliced, (size, *tensor.shape[1:]))
 
         xs, ys = (x, y) if size == num else keras.tree.map_structure(piece, (x, y))
-        with _in_training_mode(training):
+        with _in_training_mode(training), _without_memory(normalizations):
             prediction = model(xs, training=False)
             return evaluate(xs, ys, prediction, size / num)
 
@@ -241,13 +255,47 @@ def model_objective(model, x, y, loss, batch_size, stochastic, batch_normalizati
     variables = [variable.value for variable in model.trainable_variables]
     if not variables:
         raise ValueError(f"`model` must be built and have trainable weights. Received: model={model!r}")
+    dtypes = {layer.compute_dtype for layer in layers if layer.weights}
+    statistics = [
+        variable.value
+        for layer in normalizations
+        if layer in training and layer.trainable
+        for variable in layer.non_trainable_variables
+    ]
+    objective = Objective(
+        variables, parts, prepare if stochastic == "freeze" else lambda: None, jit_compile, dtypes, statistics
+    )
     states = [generator.state.numpy() for generator in generators]
+    before = [variable.numpy() for variable in statistics]
     try:
-        dtypes = {layer.compute_dtype for layer in layers if layer.weights}
-        yield Objective(variables, parts, prepare if stochastic == "freeze" else lambda: None, jit_compile, dtypes)
+        yield objective
     finally:
         for generator, state in zip(generators, states):
             generator.state.assign(state)
+        if not objective.keeps_statistics:
+            for variable, value in zip(statistics, before):
+                variable.assign(value)
+
+
+def _tensors(name, structure):
+    """Returns the structure's arrays as tensors; `None` stays."""
+
+    def tensor(array):
+        try:
+            converted = None if array is None else tf.convert_to_tensor(array)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"`{name}` must be an array, or a structure of arrays, of all examples. "
+                f"Received: {name}={type(array).__name__}"
+            ) from error
+        if converted is not None and converted.shape.rank == 0:
+            raise ValueError(
+                f"`{name}` must be an array, or a structure of arrays, whose first axis counts the examples; a list "
+                f"is a structure. Received: {name}={structure if np.isscalar(structure) else type(structure).__name__}"
+            )
+        return converted
+
+    return keras.tree.map_structure(tensor, structure)
 
 
 def _drawn(generators, model, x):
@@ -271,6 +319,19 @@ def _drawn(generators, model, x):
             for generator in generators:
                 del vars(generator)["next"]
     return [generator for generator in generators if generator in drawn]
+
+
+@contextlib.contextmanager
+def _without_memory(normalizations):
+    """Makes moving statistics those of the last batch, while a graph is traced: of the full batch, seen once."""
+    momenta = [layer.momentum for layer in normalizations]
+    for layer in normalizations:
+        layer.momentum = 0.0
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(normalizations, momenta):
+            layer.momentum = momentum
 
 
 @contextlib.contextmanager

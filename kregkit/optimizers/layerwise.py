@@ -50,8 +50,9 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
     ```
 
     There is one learning rate, which schedules and callbacks read and set through this optimizer as through any other.
-    The update and the decoupled weight decay of a variable use its multiple of it. A factor of 0 freezes: the variable
-    and its slots stay as they are, bit for bit.
+    The update and the decoupled weight decay of a variable use its multiple of it. A factor of 0 freezes, like
+    `trainable=False`: the variable and its slots stay as they are, bit for bit, its constraint is not applied, and
+    `global_clipnorm` doesn't count its gradient.
 
     Clipping, gradient accumulation, moving averages, slots and the step counter are the wrapped optimizer's; so are
     the attributes that configure them. This wrapper goes inside a `LossScaleOptimizer`, or into a `MultiOptimizer`
@@ -59,6 +60,9 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
 
     Compared with `keras.optimizers.MultiOptimizer`, which gives each group of variables an optimizer, and so a
     learning rate and a step counter, of its own: callbacks and schedules drive all variables at once.
+
+    Keras drops the names of a model and of the models inside it from the paths when it loads a file. So a file keeps
+    each variable's factor beside the patterns; to have it so, save after the optimizer was built, which `fit` does.
 
     Args:
         optimizer: A `keras.optimizers.Optimizer`, not yet built.
@@ -111,6 +115,7 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
             self.multipliers[pattern] = check_number(f"multipliers[{pattern!r}]", factor, 0)
         self.default = check_number("default", default, 0)
         self._factors = ()
+        self._known_factors = ()
         self.inner_optimizer = optimizer
         # Instance attributes shadow the class's methods: everything else in the optimizer's `apply` (clipping,
         # accumulation, constraints, averages) stays its own, on every backend and under every strategy.
@@ -120,6 +125,7 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
             optimizer._parallel_update_step = self._parallel_scaled_update_step
         else:
             optimizer.update_step = self._scaled_update_step
+        optimizer._update_model_variables_moving_average = self._update_moving_average
 
     @classmethod
     def by_depth(cls, optimizer, model, decay, name=None):
@@ -161,7 +167,9 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
         if not levels:
             raise ValueError(f"`model` must be built and have trainable variables. Received: model={model!r}")
         multipliers = {path: decay ** (level - own) for path, (own, _) in levels.items()}
-        return cls(optimizer, multipliers, name=name)
+        optimizer = cls(optimizer, multipliers, name=name)
+        optimizer._known_factors = tuple(multipliers.items())
+        return optimizer
 
     learning_rate = _forwarded("learning_rate")
     weight_decay = _forwarded("weight_decay")
@@ -176,6 +184,7 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
     iterations = _forwarded("iterations")
     _iterations = _forwarded("_iterations")
     _model_variables_moving_average = _forwarded("_model_variables_moving_average")
+    _trainable_variables = _forwarded("_trainable_variables")
 
     @property
     def variables(self):
@@ -184,14 +193,13 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
     @property
     def factors(self):
         """Dictionary from each variable's path to its factor. Empty until the optimizer is built."""
-        return {
-            variable.path: factor for variable, factor in zip(self.inner_optimizer._trainable_variables, self._factors)
-        }
+        return {variable.path: factor for variable, factor in zip(self._trainable_variables, self._factors)}
 
     def build(self, var_list):
         if self.built:
             return
-        factors = tuple(self._match([variable.path for variable in var_list]))
+        paths = [variable.path for variable in var_list]
+        factors = tuple(self._recall(paths) or self._match(paths))
         self.inner_optimizer.build(var_list)
         self._factors = factors
         self._trainable_variables_indices = self.inner_optimizer._trainable_variables_indices
@@ -200,10 +208,12 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
     def apply(self, grads, trainable_variables=None):
         if not self.built and trainable_variables is not None:
             self.build(list(trainable_variables))
+        if 0 in self._factors:
+            variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
+            self._check_variables_are_known(variables)
+            trained = [pair for pair in zip(grads, variables, strict=True) if self._factor(pair[1]) != 0]
+            grads, trainable_variables = ([pair[place] for pair in trained] for place in (0, 1))
         self.inner_optimizer.apply(grads, trainable_variables)
-
-    def stateless_apply(self, optimizer_variables, grads, trainable_variables):
-        return self.inner_optimizer.stateless_apply(optimizer_variables, grads, trainable_variables)
 
     def scale_loss(self, loss):
         return self.inner_optimizer.scale_loss(loss)
@@ -223,6 +233,17 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
 
     def load_own_variables(self, store):
         pass
+
+    def _recall(self, paths):
+        """Returns the factors kept in a file, if these are its variables under their own or shortened paths."""
+
+        def same(path, known):
+            return f"/{path}".endswith(f"/{known}") or f"/{known}".endswith(f"/{path}")
+
+        known = [path for path, _ in self._known_factors]
+        if len(paths) == len(known) and all(map(same, paths, known)):
+            return [factor for _, factor in self._known_factors]
+        return None
 
     def _match(self, paths):
         """Returns each path's factor."""
@@ -246,19 +267,20 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
             )
         return factors
 
+    def _factor(self, variable):
+        return self._factors[self._get_variable_index(variable)]
+
     def _groups(self, variables):
-        """Yields each factor other than 0 with the positions of its variables."""
-        factors = [self._factors[self.inner_optimizer._get_variable_index(variable)] for variable in variables]
+        """Yields each factor with the positions of its variables."""
+        factors = [self._factor(variable) for variable in variables]
         for factor in dict.fromkeys(factors):
-            if factor != 0:
-                yield factor, [position for position, own in enumerate(factors) if own == factor]
+            yield factor, [position for position, own in enumerate(factors) if own == factor]
 
     def _scaled_update_step(self, gradient, variable, learning_rate):
-        factor = self._factors[self.inner_optimizer._get_variable_index(variable)]
-        if factor != 0:
-            if factor != 1:
-                learning_rate = ops.multiply(learning_rate, factor)
-            type(self.inner_optimizer).update_step(self.inner_optimizer, gradient, variable, learning_rate)
+        factor = self._factor(variable)
+        if factor != 1:
+            learning_rate = ops.multiply(learning_rate, factor)
+        type(self.inner_optimizer).update_step(self.inner_optimizer, gradient, variable, learning_rate)
 
     def _parallel_scaled_update_step(self, grads, variables, learning_rate):
         inner = self.inner_optimizer
@@ -276,19 +298,33 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
             view = inner if factor == 1 else _Scaled(inner, factor)
             type(inner)._apply_weight_decay(view, [variables[position] for position in positions])
 
+    def _update_moving_average(self, variables):
+        inner = self.inner_optimizer
+        type(inner)._update_model_variables_moving_average(inner, variables)
+        for variable, average, factor in zip(variables, self._model_variables_moving_average, self._factors):
+            if factor == 0:
+                # The weighted sum of equal numbers is off by a rounding.
+                average.assign(variable)
+
     def get_config(self):
         # Everything else is configured on the wrapped optimizer.
+        known = [(variable.path, factor) for variable, factor in zip(self._trainable_variables, self._factors)]
         return {
             "name": self.name,
             "optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),
             "multipliers": dict(self.multipliers),
             "default": self.default,
+            "known_factors": [list(pair) for pair in known or self._known_factors],
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        optimizer = keras.saving.deserialize_keras_object(config["optimizer"], custom_objects=custom_objects)
-        return cls(**{**config, "optimizer": optimizer})
+        config = dict(config)
+        known = config.pop("known_factors", ())
+        inner = keras.saving.deserialize_keras_object(config.pop("optimizer"), custom_objects=custom_objects)
+        optimizer = cls(inner, **config)
+        optimizer._known_factors = tuple((path, factor) for path, factor in known)
+        return optimizer
 
 
 def _layers(model):

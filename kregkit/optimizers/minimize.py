@@ -41,14 +41,17 @@ def minimize(
 
     Each iteration is an epoch to the callbacks: `on_epoch_begin` and `on_epoch_end` are called with the weights of that
     iterate in place, and the logs `loss`, `gradient_norm` (Euclidean) and `evaluations` (of the loss and its gradient
-    so far, or of the Hessian's products). `model.stop_training = True` stops; so does Ctrl-C, which leaves the
-    last finished iterate in the model. To go on, call again with `initial_iteration`: weights and iteration numbers
-    continue; the curvature that L-BFGS and BFGS have learnt, and a trust region's size, start anew.
+    so far, or of the Hessian's products). What a callback does to the weights counts in `on_train_begin` and
+    `on_train_end`; in between the solver has its own. There are no batches, so that callbacks that work in the train
+    step are refused. `model.stop_training = True` stops; so does Ctrl-C, which leaves the last finished iterate in the
+    model. To go on, call again with `initial_iteration`, or give both calls a `keras.callbacks.BackupAndRestore`, which
+    asks for a compiled model: weights and iteration numbers continue; the curvature that L-BFGS and BFGS have learnt,
+    and a trust region's size, start anew.
 
     Args:
         model: A built Keras model.
         x: Array, or structure of arrays, of all inputs.
-        y: Array, or structure of arrays, of all targets. Defaults to `None`.
+        y: Array, or structure of arrays, of all targets, or `None` where the loss needs none. Defaults to `None`.
         loss: Loss name, function `(y, prediction)` or `keras.losses.Loss`. Defaults to the compiled model's.
         method: String, one of SciPy's: `"L-BFGS-B"` (memory of 10 steps), `"BFGS"` and `"CG"`, which use gradients
             (`"BFGS"` stores a matrix of the square of the number of weights); `"Newton-CG"`, `"trust-ncg"` and
@@ -63,7 +66,7 @@ def minimize(
         stochastic: What to do with layers that draw random numbers: `"refuse"`, `"freeze"` (training mode, with the
             same draws at every evaluation) or `"inference"`. Defaults to `"refuse"`.
         batch_normalization: `"inference"` (moving statistics) or `"training"` (statistics of the full batch, and so
-            without `batch_size`; updates the moving statistics at each evaluation). Defaults to `"inference"`.
+            without `batch_size`; they become the moving statistics). Defaults to `"inference"`.
         seed: Integer >= 0, the draws of `stochastic="freeze"`. The layers' own seeds are restored. Defaults to `0`.
         jit_compile: Boolean, whether XLA compiles the evaluations. Defaults to `False`.
         verbose: 0 for silence, 1 for a progress line. Defaults to `1`.
@@ -89,19 +92,26 @@ def minimize(
     check_choice("method", method, METHODS)
     check_integer("initial_iteration", initial_iteration, 0)
     check_integer("max_iterations", max_iterations, initial_iteration + 1)
+    hooked = [type(callback).__name__ for callback in keras.tree.flatten(callbacks) if hasattr(callback, "before_step")]
+    if hooked:
+        raise ValueError(f"`callbacks` must not work in the train step: there is none. Received: callbacks={hooked}")
     with objective_of(model, x, y, loss, batch_size, stochastic, batch_normalization, seed, jit_compile) as objective:
         start = objective.get()
-        try:
-            known = check_standing(objective, start)
-        finally:
-            objective.set(start)
+        known = check_standing(objective, start)
         callbacks = keras.callbacks.CallbackList(
             callbacks, add_history=True, model=model, epochs=max_iterations, steps=1, verbose=verbose
         )
         model.stop_training = False
+        # Where `BackupAndRestore` says at which epoch to go on; it never clears what it says.
+        model._initial_epoch = None
         callbacks.on_train_begin()
-        callbacks.on_epoch_begin(initial_iteration)
-        latest = start
+        initial_iteration = model._initial_epoch or initial_iteration
+        model._initial_epoch = None
+        restored = objective.get()
+        if not np.array_equal(restored, start):
+            start, known = restored, check_standing(objective, restored)
+        objective.keeps_statistics = True
+        latest, result = start, None
 
         def report(iteration, vector, logs):
             nonlocal latest
@@ -114,22 +124,24 @@ def minimize(
                 callbacks.on_epoch_begin(iteration + 1)
             return False
 
-        try:
-            result = _solve(
-                objective,
-                start,
-                known,
-                method,
-                initial_iteration,
-                max_iterations,
-                tolerance,
-                options,
-                report,
-                verbose,
-            )
-            latest = result.x
-        finally:
-            objective.set(latest)
+        if initial_iteration < max_iterations:
+            callbacks.on_epoch_begin(initial_iteration)
+            try:
+                result = _solve(
+                    objective,
+                    start,
+                    known,
+                    method,
+                    initial_iteration,
+                    max_iterations,
+                    tolerance,
+                    options,
+                    report,
+                    verbose,
+                )
+                latest = result.x
+            finally:
+                objective.settle(latest)
         callbacks.on_train_end()
     model.history.result = result
     return model.history

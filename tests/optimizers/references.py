@@ -185,11 +185,11 @@ def soap(x, a, b1=0.95, b2=0.95, epsilon=1e-8, every=3, rounding=0.0):
         m = b1 * m + (1 - b1) * g
         v = b2 * v + (1 - b2) * (q[0].T @ g @ q[1]) ** 2
         root = np.sqrt(v / (1 - b2**t))
-        floor = 256 * rounding * np.linalg.norm(root)
+        first = every * int(np.ceil(round(1 / (1 - b2) / every, 6)))
+        floor = 256 * rounding * np.linalg.norm(root) if t > first else 0.0
         step = (q[0].T @ m @ q[1]) / (1 - b1**t) / (root + epsilon + floor)
         x = x - a * q[0] @ step @ q[1].T
         second = [b2 * old + (1 - b2) * new for old, new in zip(second, (g @ g.T, g.T @ g))]
-        first = every * int(np.ceil(round(1 / (1 - b2) / every, 6)))
         if t == first:
             q = [np.linalg.svd(matrix)[0] for matrix in second]
             energies = [np.diag(basis.T @ matrix @ basis) for basis, matrix in zip(q, second)]

@@ -59,6 +59,8 @@ def test_equals_optimizers_with_the_multiplied_rates(name):
         other = make(rate * factor)
         other.build(alone.trainable_variables)
         for gradients in gradient_sequence():
+            # A global norm counts no frozen variable's gradient.
+            gradients = [one * bool(own) for one, own in zip(gradients, FACTORS.values())]
             other.apply(gradients)
         got, expected = (keras.ops.convert_to_numpy(m.trainable_variables[index]) for m in (built, alone))
         if factor == 0:
@@ -83,6 +85,109 @@ def test_factor_zero_freezes_weights_and_slots():
     assert len(slots) == 4
     assert all(not np.any(keras.ops.convert_to_numpy(slot)) for slot in slots)
     assert np.any(built.get_weights()[2] != model().get_weights()[2])
+
+
+def frozen_kernel(optimizer, constraint=None):
+    """Returns a kernel of factor 0 before and after training, and the model."""
+    built = model()
+    built.layers[0].kernel.constraint = constraint
+    start = built.get_weights()[0]
+    x, y = contracts.regression_data()
+    built.compile(LayerwiseLearningRate(optimizer, {"a/kernel": 0}), "mse", jit_compile=False)
+    built.fit(x, y, batch_size=6, epochs=3, shuffle=False, verbose=0)
+    return start, built.get_weights()[0], built
+
+
+def test_factor_zero_is_kept_by_averages_bit_for_bit():
+    start = np.random.default_rng(0).normal(size=1000).astype("float32")
+    variables = [keras.Variable(start, name="frozen"), keras.Variable(start, name="free")]
+    optimizer = LayerwiseLearningRate(K.SGD(0.1, use_ema=True, ema_momentum=0.99), {"frozen": 0})
+    optimizer.build(variables)
+    for _ in range(10):
+        optimizer.apply([keras.ops.zeros(1000)] * 2)
+    optimizer.finalize_variable_values(variables)
+    frozen, free = (keras.ops.convert_to_numpy(variable.value) for variable in variables)
+    np.testing.assert_array_equal(frozen, start)
+    # What rounding does to an average of equal numbers.
+    assert np.any(free != start)
+
+
+def test_factor_zero_is_kept_by_constraints_and_accumulators():
+    start, end, _ = frozen_kernel(K.SGD(0.1), keras.constraints.MaxNorm(0.1))
+    np.testing.assert_array_equal(end, start)
+    _, _, built = frozen_kernel(K.SGD(0.1, gradient_accumulation_steps=5))
+    accumulators = [
+        np.any(keras.ops.convert_to_numpy(variable))
+        for variable in built.optimizer.variables
+        if "gradient_accumulator" in variable.path
+    ]
+    assert accumulators == [False, True, True, True]
+
+
+def test_factor_zero_is_not_counted_by_the_global_norm():
+    ends = []
+    for frozen in (False, True):
+        built = model()
+        if frozen:
+            built.layers[0].trainable = False
+        optimizer = K.SGD(0.1, global_clipnorm=0.1)
+        built.compile(optimizer if frozen else LayerwiseLearningRate(optimizer, {"a/.*": 0}), "mse", jit_compile=False)
+        x, y = contracts.regression_data()
+        built.fit(x, y, batch_size=6, shuffle=False, verbose=0)
+        ends.append(built.get_weights())
+    for one, other in zip(*ends):
+        np.testing.assert_array_equal(one, other)
+
+
+def nested(late=False):
+    """A model in a model: Keras drops its name, and a Sequential's, from the paths when it loads a file."""
+    keras.utils.set_random_seed(0)
+    inner = [keras.layers.Dense(6, activation="tanh", name="a"), keras.layers.Dense(6, name="b")]
+    backbone = keras.Sequential(inner if late else [keras.Input((8,)), *inner], name="backbone")
+    return keras.Sequential([keras.Input((8,)), backbone, keras.layers.Dense(1, name="head")], name="net")
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("late", [False, True])
+def test_by_depth_survives_a_file_though_paths_change(tmp_path, late, trained):
+    built = nested(late)
+    built.compile(LayerwiseLearningRate.by_depth(K.Adam(0.01), built, 0.5), "mse", jit_compile=False)
+    x, y = contracts.regression_data()
+    if trained:
+        built.fit(x, y, epochs=1, shuffle=False, verbose=0)
+    built.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert list(loaded.optimizer.factors.values()) == [0.25, 0.25, 0.5, 0.5, 1.0, 1.0]
+    assert set(loaded.optimizer.factors) != {variable.path for variable in built.trainable_variables}
+    for one in (built, loaded):
+        one.fit(x, y, epochs=1, shuffle=False, verbose=0)
+    for one, other in zip(built.get_weights(), loaded.get_weights()):
+        np.testing.assert_array_equal(one, other)
+    # And once more, from the paths of the file.
+    loaded.save(tmp_path / "again.keras")
+    again = keras.models.load_model(tmp_path / "again.keras")
+    assert list(again.optimizer.factors.values()) == [0.25, 0.25, 0.5, 0.5, 1.0, 1.0]
+
+
+def test_patterns_of_a_nested_models_name_survive_a_file(tmp_path):
+    built = nested()
+    built.compile(LayerwiseLearningRate(K.SGD(0.01), {"backbone/.*": 0.1}, default=2.0), "mse", jit_compile=False)
+    x, y = contracts.regression_data()
+    built.fit(x, y, verbose=0)
+    built.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert list(loaded.optimizer.factors.values()) == [0.1, 0.1, 0.1, 0.1, 2.0, 2.0]
+    assert loaded.optimizer.multipliers == {"backbone/.*": 0.1}
+
+
+def test_a_config_of_another_model_matches_its_patterns_anew():
+    optimizer = LayerwiseLearningRate(K.SGD(), {".*bias": 0.5})
+    optimizer.build(model().trainable_variables)
+    again = LayerwiseLearningRate.from_config(optimizer.get_config())
+    layers = [keras.layers.Dense(6, name="b", use_bias=False), keras.layers.Dense(1, name="a")]
+    other = keras.Sequential([keras.Input((8,)), *layers, keras.layers.Dense(1, name="c", use_bias=False)], name="net")
+    again.build(other.trainable_variables)
+    assert again.factors == {"net/b/kernel": 1.0, "net/a/kernel": 1.0, "net/a/bias": 0.5, "net/c/kernel": 1.0}
 
 
 @pytest.mark.parametrize("wrap", [lambda optimizer: optimizer, K.LossScaleOptimizer])
@@ -151,12 +256,13 @@ def test_exclusion_from_weight_decay_is_kept():
 
 
 def test_patterns_match_whole_paths_or_what_stands_behind_a_slash():
-    variables = [keras.Variable(0.0, name=name) for name in ("a", "aa")]
-    for variable, path in zip(variables, ("net/a/kernel", "net/aa/kernel")):
+    paths = ("net/a/kernel", "net/aa/kernel", "net/a/kernel_scale")
+    variables = [keras.Variable(0.0) for _ in paths]
+    for variable, path in zip(variables, paths):
         variable._path = path
     optimizer = LayerwiseLearningRate(K.SGD(), {"a/kernel": 0.5})
     optimizer.build(variables)
-    assert optimizer.factors == {"net/a/kernel": 0.5, "net/aa/kernel": 1.0}
+    assert list(optimizer.factors.items()) == list(zip(paths, (0.5, 1.0, 1.0)))
 
 
 def test_unmatched_pattern_lists_the_paths():

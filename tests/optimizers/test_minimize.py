@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from kregkit.optimizers import minimize, minimize_function
+from kregkit.callbacks import CosineDecay, PolyakAveraging
+from kregkit.optimizers import curvature, minimize, minimize_function
+from kregkit.optimizers._objective import Objective
 from kregkit.optimizers.minimize import METHODS, objective_of
 
 PENALTY = 2.0**-10  # Keras rounds the factor of an L2 penalty to float32.
+WIDE = {"initial_trust_radius": 500.0, "max_trust_radius": 1000.0}  # So that first steps are rejected.
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +96,9 @@ def test_every_method_descends(method):
     history = minimize(model, x, y, "mse", method, max_iterations=40, verbose=0)
     assert history.history["loss"][-1] < 0.02
     assert np.all(np.diff(history.history["loss"]) <= 0)
+    with objective(model, x, y) as f:
+        norm = np.linalg.norm(f.value_and_gradient(f.get())[1])
+    assert history.history["gradient_norm"][-1] == pytest.approx(norm, rel=1e-3, abs=1e-6)
     # What the model holds is what is reported.
     model.compile(loss="mse")
     assert model.evaluate(x, y, verbose=0) == pytest.approx(history.result.fun, rel=1e-5)
@@ -200,6 +206,18 @@ def test_callbacks_run_once_per_iteration_with_its_weights():
         assert model.evaluate(x, y, verbose=0) == pytest.approx(loss, rel=1e-5)
 
 
+def test_callbacks_see_the_iterate_where_a_step_was_rejected():
+    x, y = small_data()
+    model, recorder = small_model(), Recorder(stop_at=5)
+    history = minimize(model, x, y, "mse", "trust-ncg", callbacks=[recorder], options=WIDE, verbose=0)
+    losses = history.history["loss"]
+    assert 0 in np.diff(losses)
+    model.compile(loss="mse")
+    for weights, loss in zip(recorder.weights, losses):
+        model.set_weights(weights)
+        assert model.evaluate(x, y, verbose=0) == pytest.approx(loss, rel=1e-5)
+
+
 def test_keras_callbacks_work(tmp_path):
     x, y = small_data()
     model = small_model()
@@ -249,6 +267,93 @@ def test_interrupt_leaves_the_last_finished_iterate():
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("method", ["L-BFGS-B", "CG", "trust-krylov"])
+def test_interrupt_within_an_iteration_leaves_the_last_finished_one(method, monkeypatch):
+    x, y = small_data()
+    model, recorder, trials = small_model(), Recorder(), []
+    evaluate = Objective.value_and_gradient
+
+    def interrupted(self, vector):
+        result = evaluate(self, vector)
+        trials.append(self.get())
+        if len(recorder.weights) == 2:
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(Objective, "value_and_gradient", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        minimize(model, x, y, "mse", method, callbacks=[recorder], verbose=0)
+    finished = np.concatenate([weights.ravel() for weights in recorder.weights[-1]])
+    assert not np.array_equal(trials[-1], finished)
+    for one, other in zip(model.get_weights(), recorder.weights[-1]):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_backup_and_restore_goes_on_where_the_first_call_was_cut(tmp_path):
+    x, y = small_data()
+    straight = minimize(small_model(), x, y, "mse", "Newton-CG", max_iterations=5, verbose=0)
+
+    def run(max_iterations, *callbacks):
+        model = small_model()
+        model.compile(keras.optimizers.SGD())
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+        return minimize(model, x, y, "mse", "Newton-CG", max_iterations, None, [backup, *callbacks], verbose=0)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(5, Recorder(fail_at=2))
+    history = run(5)
+    assert history.epoch == [3, 4]
+    np.testing.assert_allclose(history.history["loss"], straight.history["loss"][3:], rtol=1e-3)
+    done = run(4)
+    assert (done.epoch, done.result) == ([], None)
+    # What Keras never clears doesn't reach the next call.
+    assert minimize(done.model, x, y, "mse", "Newton-CG", max_iterations=1, verbose=0).epoch == [0]
+
+
+@pytest.mark.parametrize("callback", [CosineDecay, PolyakAveraging])
+def test_callbacks_of_the_train_step_are_refused(callback):
+    x, y = small_data()
+    with pytest.raises(ValueError, match=rf"Received: callbacks=\['{callback.__name__}'\]"):
+        minimize(small_model(), x, y, "mse", callbacks=[callback()], verbose=0)
+
+
+class Reconstruction(keras.Model):
+    """Needs no targets: it adds its own loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.encode, self.decode = keras.layers.Dense(2), keras.layers.Dense(3)
+
+    def call(self, inputs):
+        outputs = self.decode(self.encode(inputs))
+        self.add_loss(keras.ops.mean((outputs - inputs) ** 2))
+        return outputs
+
+
+@pytest.mark.parametrize("batch_size", [None, 6])
+def test_targets_are_not_needed(batch_size):
+    x, _ = small_data()
+    keras.utils.set_random_seed(0)
+    model = Reconstruction()
+    model(x[:2])
+    model.compile(keras.optimizers.SGD())
+    history = minimize(model, x, max_iterations=100, batch_size=batch_size, verbose=0)
+    # The best that two of three dimensions can keep.
+    lost = np.linalg.svd(x - x.mean(axis=0))[1][-1] ** 2 / x.size
+    assert history.history["loss"][-1] == pytest.approx(lost, rel=1e-3)
+    assert model.evaluate(x, verbose=0) == pytest.approx(lost, rel=1e-3)
+
+
+def test_what_is_no_array_is_refused():
+    x, y = small_data()
+    import tensorflow as tf
+
+    with pytest.raises(ValueError, match=r"`x` must be an array.* Received: x=_TensorSliceDataset"):
+        minimize(small_model(), tf.data.Dataset.from_tensor_slices(x), y, "mse", verbose=0)
+    with pytest.raises(ValueError, match=r"`y` must be an array.* a list is a structure\. Received: y=list"):
+        minimize(small_model(), x, y.tolist(), "mse", verbose=0)
+
+
 def test_progress_line_and_message(capsys):
     x, y = small_data()
     minimize(small_model(), x, y, "mse", max_iterations=3)
@@ -277,6 +382,13 @@ def test_stochastic_layers(layer):
         values[mode, batch_size] = points[0]
     assert len(set(values.values())) == 3
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(generator.state), state)
+    with objective(model, x, y, stochastic="freeze") as f:
+        # The Hessian is that of the same draws.
+        point, direction = f.get(), np.random.default_rng(1).normal(size=f.size)
+        ends = [f.value_and_gradient(point + sign * 1e-2 * direction)[1] for sign in (1, -1)]
+        difference = (ends[0] - ends[1]) / 2e-2
+        product = f.hessian_product(point, direction)
+    assert np.linalg.norm(difference - product) < 0.02 * np.linalg.norm(product)
     model.compile(loss="mse")
     assert model.evaluate(x, y, verbose=0) == pytest.approx(values["inference", None], rel=1e-5)
     history = minimize(model, x, y, "mse", max_iterations=5, stochastic="freeze", verbose=0)
@@ -348,18 +460,46 @@ def test_structures_of_compiled_losses_and_frozen_layers():
 
 def test_batch_normalization():
     x, y = small_data(200)
-    model = small_model(keras.layers.BatchNormalization(momentum=0.0))
+    model = small_model(keras.layers.BatchNormalization())
     with objective(model, x, y) as f:
         f.value_and_gradient(f.get())
     moving = model.layers[1].non_trainable_variables
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(moving[0]), 0)
+    before = model.get_weights()
     with objective(model, x, y, batch_normalization="training") as f:
-        value, _ = f.value_and_gradient(f.get())
-    # With a momentum of zero the moving statistics are now the batch's.
-    with objective(model, x, y) as f:
-        assert f.value_and_gradient(f.get())[0] == pytest.approx(value, rel=1e-4)
+        f.value_and_gradient(f.get())
+    curvature(model, x, y, "mse", k=1, batch_normalization="training")
+    for one, other in zip(model.get_weights(), before):
+        np.testing.assert_array_equal(one, other)
     with pytest.raises(ValueError, match="Received: batch_size=50"):
         minimize(model, x, y, "mse", batch_size=50, batch_normalization="training", verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("interrupted", "method", "options"),
+    [(False, "L-BFGS-B", None), (True, "L-BFGS-B", None), (False, "trust-ncg", WIDE), (True, "trust-ncg", WIDE)],
+)
+def test_statistics_of_the_full_batch_become_the_moving_ones(interrupted, method, options):
+    """So that the trained model's loss in inference mode is the one that was minimised."""
+    x, y = small_data(200)
+    model = small_model(keras.layers.BatchNormalization())
+    recorder = Recorder(fail_at=3) if interrupted else Recorder(stop_at=3)
+    arguments = {"callbacks": [recorder], "options": options, "batch_normalization": "training", "verbose": 0}
+    try:
+        minimize(model, x, y, "mse", method, **arguments)
+    except KeyboardInterrupt:
+        assert interrupted
+    assert model.layers[1].momentum == 0.99
+    for one, other in zip(model.get_weights(), recorder.weights[-1]):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    model.compile(loss="mse")
+    losses = model.history.history["loss"]
+    assert len(losses) >= 3
+    assert method == "L-BFGS-B" or 0 in np.diff(losses)
+    # As the callbacks saw it.
+    for weights, loss in zip(recorder.weights, losses):
+        model.set_weights(weights)
+        assert model.evaluate(x, y, verbose=0) == pytest.approx(loss, rel=1e-4)
 
 
 class Restless(keras.layers.Layer):
@@ -371,10 +511,10 @@ class Restless(keras.layers.Layer):
 
 def test_a_moving_objective_is_an_error():
     x, y = small_data()
-    model = small_model(Restless())
+    model = small_model(Restless(), keras.layers.BatchNormalization())
     before = model.get_weights()
     with pytest.raises(ValueError, match=r"The objective moves: .*Received: loss="):
-        minimize(model, x, y, "mse", verbose=0)
+        minimize(model, x, y, "mse", batch_normalization="training", verbose=0)
     for one, other in zip(model.get_weights(), before):
         np.testing.assert_array_equal(one, other)
 

@@ -26,6 +26,7 @@ def slots_of(shape, **kwargs):
         ((3, 3, 3, 64), (27, 64)),
         ((64, 8, 8), (64, 64)),  # A query's kernel of an attention layer,
         ((8, 8, 64), (64, 64)),  # and its output's.
+        ((4, 3, 4), (12, 4)),  # On a draw the last axis stands by itself.
     ],
 )
 def test_kernels_are_split_most_evenly(shape, expected):
@@ -63,6 +64,20 @@ def test_without_sides_it_is_adamw():
     arguments = {"beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-8, "weight_decay": 0.1}
     ours = descend(SOAP(0.01, max_precondition_dim=0, **arguments), gradient, start, 20)
     theirs = descend(keras.optimizers.AdamW(0.01, **arguments), gradient, start, 20)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_before_the_first_turn_it_is_adam_for_the_smallest_gradients_too():
+    """No rounding of a rotation is about yet: nothing may hold back entries a hundred million times the smaller."""
+    scales = np.geomspace(1, 1e-8, 24).reshape(6, 4)
+
+    def gradient(x):
+        return scales * np.sin(3 * x)
+
+    start = np.random.default_rng(0).normal(size=(6, 4))
+    arguments = {"beta_1": 0.9, "beta_2": 0.99, "epsilon": 0.0}
+    ours = descend(SOAP(0.01, precondition_frequency=10, **arguments), gradient, start, 20)
+    theirs = descend(keras.optimizers.Adam(0.01, **arguments), gradient, start, 20)
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
 
 
