@@ -66,14 +66,15 @@ class SequenceSource:
             raise ValueError(f"`source` must hold at least one example. Received: source={sequence!r} of length 0")
         self._cache = open_cache(cache)
         self.spec = keras.tree.map_structure(
-            lambda value: tf.TensorSpec(_loose(np.shape(value)), tf.as_dtype(np.asarray(value).dtype)), sequence[0]
+            lambda value: tf.TensorSpec(_loose(np.shape(value)), tf.as_dtype(np.asarray(value).dtype)),
+            _without_lists(sequence[0]),
         )
 
     def _read(self, index):
         specs = keras.tree.flatten(self.spec)
         values = self._cache.get(index, [spec.dtype for spec in specs])
         if values is None:
-            example = self.sequence[index]
+            example = _without_lists(self.sequence[index])
             keras.tree.assert_same_structure(self.spec, example)
             values = [self._fitted(index, *pair) for pair in zip(keras.tree.flatten(example), specs)]
             self._cache.put(index, values)

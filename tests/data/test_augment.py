@@ -18,6 +18,7 @@ from kregkit.data import (
     _warp,
     make_keys,
 )
+from kregkit.data.color import Color
 
 KEYS = make_keys(0, 0, tf.range(4))
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 16, 20, 3), dtype="uint8")
@@ -91,6 +92,24 @@ def test_fused_colours_equal_unfused_where_nothing_clips():
         span = value_range[1] - value_range[0]
         np.testing.assert_allclose(one, other, atol=2e-6 * span)
         np.testing.assert_allclose((one - value_range[0]) / span, Augment(operations)(images, KEYS), atol=2e-6)
+
+
+class Fixed(Color):
+    """Colours by a matrix and an offset; unlike those of `ColorJitter`, matrices of any kind don't commute."""
+
+    def __init__(self, matrix, offset):
+        self.matrix, self.offset = np.asarray(matrix, "float32"), np.asarray(offset, "float32")
+
+    def transform(self, u, channels, mean):
+        batch = tf.shape(u)[0]
+        return tf.tile(self.matrix[None], (batch, 1, 1)), tf.tile(self.offset[None], (batch, 1))
+
+
+def test_fused_colours_keep_their_order():
+    first = Fixed([[0, 1, 0], [1, 0, 0], [0, 0, 1]], [0.1, 0.2, 0.0])
+    second = Fixed([[0.5, 0, 0.2], [0, 0.7, 0], [0, 0, 0.3]], [0.0, 0.1, 0.05])
+    expected = ((IMAGES / 255) @ first.matrix + first.offset) @ second.matrix + second.offset
+    np.testing.assert_allclose(Augment([first, second])(IMAGES, KEYS), np.clip(expected, 0, 1), atol=1e-6)
 
 
 @pytest.mark.parametrize("value_range", [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)])

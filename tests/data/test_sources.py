@@ -356,6 +356,10 @@ def test_lists_are_arrays_or_tuples():
     ((image, name, number),) = pipeline([x, names, [1, 2, 3]], 3, [RandomFlip()], training=False)
     assert image.shape == (3, 4, 4, 1) and [text.decode() for text in name.numpy()] == names
     np.testing.assert_array_equal(number, [1, 2, 3])
+    examples = collections.deque([one, text, [1, 2]] for one, text in zip(x, names))
+    ((image, name, pair),) = pipeline(examples, 3, [RandomFlip()], training=False)
+    assert image.shape == (3, 4, 4, 1) and [text.decode() for text in name.numpy()] == names
+    np.testing.assert_array_equal(pair, [[1, 2]] * 3)
 
 
 def test_named_tuples_stay_named():
