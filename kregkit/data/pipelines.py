@@ -190,7 +190,7 @@ class _Job:
         index = self.index(epoch, places, shuffle)
         keys = make_keys(self.seed, epoch, index)
         element = self.source.fetch(index)
-        if not self.fields.image:
+        if self.fields.image is None:
             return element, epoch, batch, keys
         if not self.epoch_partners:
             return self.fields.apply(element, keys, self.training), epoch, batch, keys
@@ -212,7 +212,7 @@ class _Job:
 
     def make_example(self, epoch, index, element):
         key = make_keys(self.seed, epoch, index)
-        if self.fields.image:
+        if self.fields.image is not None:
             # Before batching, since sizes may differ until an operation makes them equal.
             one = self._transformed(element, key)
             if self.epoch_partners:
@@ -234,9 +234,9 @@ class _Job:
         return tf.cond(good, lambda: self._transformed(other, key), lambda: one)
 
     def finish(self, element, epoch, keys):
-        if self.fields.image and not self.training:
+        if self.fields.image is not None and not self.training:
             element = self.fields.one_hot(element)
-        elif self.fields.image and self.augment.mixes and not self.epoch_partners:
+        elif self.fields.image is not None and self.augment.mixes and not self.epoch_partners:
             element = self.fields.mix(element, None, keys)
         return element, epoch[0], tf.constant(-1, tf.int64), keys
 

@@ -333,15 +333,37 @@ def test_labels_of_any_kind_pass_untouched(name):
 
 def test_stream_kept_in_a_file_is_augmented_anew(tmp_path):
     reads = []
-    source = tf.data.Dataset.range(NUM).map(lambda i: tf.py_function(lambda i: reads.append(i) or X[i], [i], tf.uint8))
-    source = source.map(lambda x: tf.ensure_shape(x, (8, 8, 3)))
-    plain = pipeline(X, 10, OPERATIONS, shuffle=False)
+
+    def read(i):
+        reads.append(int(i))
+        return X[int(i)], Y[int(i)]
+
+    source = tf.data.Dataset.range(NUM).map(lambda i: tf.numpy_function(read, [i], [tf.uint8, tf.int64]))
+    source = source.map(lambda x, y: (tf.ensure_shape(x, (8, 8, 3)), tf.ensure_shape(y, ())))
     cached = pipeline(source, 10, OPERATIONS, cache=tmp_path / "kept", shuffle=False)
+    plain = pipeline((X, Y), 10, OPERATIONS, shuffle=False)
     epochs = [batches(cached) for _ in range(2)]
-    assert len(reads) == NUM
-    assert_same(epochs[0], batches(plain))
-    assert_same(epochs[1], batches(plain))
-    assert np.abs(epochs[0][0] - epochs[1][0]).max() > 0.02
+    assert sorted(reads) == list(range(NUM))
+    for epoch in epochs:
+        for (x, y), (expected, label) in zip(epoch, batches(plain), strict=True):
+            np.testing.assert_allclose(x, expected, atol=1e-6)
+            np.testing.assert_array_equal(y, label)
+    assert np.abs(epochs[0][0][0] - epochs[1][0][0]).max() > 0.02
+
+
+@by_name
+def test_images_alone_look_as_they_do_with_labels(name):
+    alone = {
+        "arrays": lambda: X,
+        "stream": lambda: stream().map(lambda x, y: x),
+        "unknown length": lambda: endless_length().map(lambda x, y: x),
+        "sequence": lambda: collections.deque(X),
+    }[name]()
+    assert_same(
+        batches(pipeline(alone, 10, OPERATIONS)), [x for x, _ in batches(pipeline(SOURCES[name](), 10, OPERATIONS))]
+    )
+    for x in pipeline(alone, 10, training=False):
+        assert x.dtype == tf.float32 and float(tf.reduce_max(x)) <= 1
 
 
 def test_masks_move_with_their_images():
