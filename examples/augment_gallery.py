@@ -1,4 +1,4 @@
-"""Draws every augmentation six times, and ten-crop's ten views, on two real photographs.
+"""Draws every augmentation six times on each of two photographs, and ten-crop's ten views.
 
     python examples/augment_gallery.py [--smoke]
 
@@ -32,7 +32,9 @@ def photographs():
 
 def operations(images):
     """Returns the rows of the gallery: a title and the operations of a row, a little stronger than for training."""
+    many = data.Augment([data.RandomResizedCrop(SIZE), data.RandomFlip()])(np.repeat(images, 50, 0), SEED)
     return {
+        "as they are": [],
         "RandomFlip('both')": [data.RandomFlip("both")],
         "RandomCrop(28)": [data.RandomCrop(28)],
         "RandomResizedCrop": [data.RandomResizedCrop(SIZE)],
@@ -41,58 +43,79 @@ def operations(images):
         "RandomStretch(0.4)": [data.RandomStretch(0.4)],
         "RandomShear(20)": [data.RandomShear(20)],
         "LensDistortion(0.3)": [data.LensDistortion(0.3)],
-        "RandomRotation, reflect": [data.RandomRotation(30, fill="reflect")],
+        "RandomRotation(30,\nfill='reflect')": [data.RandomRotation(30, fill="reflect")],
         "ColorJitter(0.5, 0.5, 0.8)": [data.ColorJitter(0.5, 0.5, 0.8)],
-        "ColorJitter hue 0.1": [data.ColorJitter(0, 0, 0, hue=0.1)],
+        "ColorJitter(0, 0, 0,\nhue=0.1)": [data.ColorJitter(0, 0, 0, hue=0.1)],
         "PCAColorNoise(1)": [data.PCAColorNoise(1.0).fit(images)],
         "Cutout(80)": [data.Cutout(80)],
         "MixUp(1)": [data.MixUp(1.0, num_classes=2)],
         "CutMix(1)": [data.CutMix(1.0, num_classes=2)],
-        "all geometry and colour": [
+        "all geometry\nand colour": [
             data.RandomFlip(), data.RandomResizedCrop(SIZE, scale=(0.4, 1.0)), data.RandomRotation(15),
             data.RandomShear(10), data.LensDistortion(), data.ColorJitter(0.3, 0.3, 0.4, 0.03),
         ],
-        "Standardize('image'), shown /4 + 0.5": [data.Standardize("image").fit(images)],
+        "Standardize('image', False)\nof many crops, + 0.5": [data.Standardize("image", scale=False).fit(many)],
     }  # fmt: skip
 
 
+def draw(augment, images, number):
+    """Returns both photographs in their draw of a number, and the temple's share of each."""
+    # Two at a time, so that the mixing operations mix each with the other one.
+    keys = data.make_keys(SEED, number, tf.range(2))
+    if augment.mixes:
+        drawn, labels = augment(images, keys, labels=np.arange(2))
+        return drawn.numpy(), labels.numpy()[:, 0]
+    return augment(images, keys).numpy(), None
+
+
 def gallery(images, rows):
-    # The temple and the flower take turns, so that the mixing operations have two different ones to mix.
-    batch = images[np.arange(NUM_DRAWS) % 2]
-    keys = data.make_keys(SEED, 0, tf.range(NUM_DRAWS))
-    labels = np.arange(NUM_DRAWS) % 2
-    width = NUM_DRAWS + 1
-    figure, axes = plt.subplots(len(rows), width, figsize=(1.55 * width, 1.45 * len(rows)), squeeze=False)
+    width = 2 * NUM_DRAWS + 1
+    figure, axes = plt.subplots(
+        len(rows), width, figsize=(1.15 * width + 0.7, 1.15 * len(rows)), squeeze=False, layout="constrained",
+        gridspec_kw={"width_ratios": [1.5] + [1] * (width - 1)},
+    )  # fmt: skip
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, hspace=0.02, wspace=0.02)
     for row, (title, chain) in zip(axes, rows.items()):
         augment = data.Augment(chain)
-        shown = augment(batch, keys, labels=labels) if augment.mixes else (augment(batch, keys), None)
-        drawn = shown[0].numpy()
-        if drawn.min() < 0:
-            drawn = np.clip(drawn / 4 + 0.5, 0, 1)
-        row[0].text(0.98, 0.5, title.replace("(", "\n(", 1), ha="right", va="center", fontsize=9)
-        for axis, image in zip(row[1:], drawn):
-            axis.imshow(image)
-        if shown[1] is not None:
-            for axis, label in zip(row[1:], shown[1].numpy()):
-                axis.set_title(f"{label[0]:.0%} temple", fontsize=7, pad=2)
+        # What isn't random looks alike in all draws.
+        is_random = any(operation.random for operation in chain)
+        row[0].text(1, 0.5, title, ha="right", va="center", fontsize=9, transform=row[0].transAxes)
         for axis in row:
             axis.axis("off")
-    figure.tight_layout(pad=0.3)
+        for number in range(NUM_DRAWS if is_random else 1):
+            drawn, temple = draw(augment, images, number)
+            for which in range(2):
+                axis = row[1 + number + which * NUM_DRAWS]
+                image = drawn[which]
+                axis.imshow(np.clip(image + 0.5, 0, 1) if image.min() < 0 else image)
+                if temple is not None:
+                    axis.text(
+                        6, SIZE - 10, f"{temple[which]:.0%} temple", fontsize=7,
+                        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5, "alpha": 0.8},
+                    )  # fmt: skip
     return figure
 
 
 def ten_crop(image):
-    views = np.asarray(data.TenCrop(SIZE * 3 // 4)(image[None]))[:, 0]
+    size = SIZE * 3 // 4
+    views = np.asarray(data.TenCrop(size)(image[None]))[:, 0]
     names = ["upper left", "upper right", "lower left", "lower right", "centre"]
     figure, axes = plt.subplots(2, 6, figsize=(11, 4.3), layout="constrained")
-    for axis, view, name in zip(axes[:, 1:].ravel(), views, names + [f"{name}, mirrored" for name in names]):
+    titles = names + [f"{name}, mirrored" for name in names]
+    for number, (axis, view, title) in enumerate(zip(axes[:, 1:].ravel(), views, titles)):
         axis.imshow(view)
-        axis.set_title(name, fontsize=9)
-    axes[0, 0].imshow(image)
-    axes[0, 0].set_title(f"the image, {SIZE}x{SIZE}", fontsize=9)
+        axis.set_title(title, fontsize=9, color=f"C{number % 5}")
+    for axis, title in zip(axes[:, 0], (f"the image, {SIZE}x{SIZE}", "the five places")):
+        axis.imshow(image)
+        axis.set_title(title, fontsize=9)
+    far = SIZE - size
+    for number, place in enumerate(((0, 0), (far, 0), (0, far), (far, far), (far / 2, far / 2))):
+        axes[1, 0].add_patch(
+            plt.Rectangle(place, size - 1, size - 1, fill=False, edgecolor=f"C{number}", linewidth=1.5)
+        )
     for axis in axes.ravel():
         axis.axis("off")
-    figure.suptitle(f"TenCrop({SIZE * 3 // 4})", fontsize=11)
+    figure.suptitle(f"TenCrop({size})", fontsize=11)
     return figure
 
 

@@ -37,7 +37,7 @@ class Fields:
                 self.labels = (1,)
             else:
                 self.labels = self._find(spec, label, "label")
-            if self.labels == self.masks:
+            if self.masks is not None:
                 raise ValueError(f"`MixUp` and `CutMix` can't mix masks. Received: masks={masks!r}")
 
     def _find_image(self, spec, name):
@@ -86,7 +86,13 @@ class Fields:
     def apply(self, element, keys, training):
         """Applies all operations to a batch."""
         element = self.transform(element, keys, training)
-        return self.mix(element, None, keys) if self.augment.mixes and training else element
+        return self.mix(element, None, keys) if self.augment.mixes and training else self.one_hot(element)
+
+    def one_hot(self, element):
+        """Gives the labels of a batch the form that mixing would have given them."""
+        if not self.augment.mixes:
+            return element
+        return put(element, self.labels, self.augment.one_hot(get(element, self.labels)))
 
 
 def get(element, path):
@@ -104,4 +110,4 @@ def put(element, path, value):
         return {**element, path[0]: inner}
     parts = list(element)
     parts[path[0]] = inner
-    return type(element)(parts)
+    return type(element)(*parts) if hasattr(element, "_fields") else type(element)(parts)

@@ -23,6 +23,18 @@ def read(builder, split, as_supervised=True, as_arrays=False, shuffle_files=Fals
     tfds = import_optional("tensorflow_datasets", "kregkit.data")
     if isinstance(split, (list, tuple)):
         return [read(builder, one, as_supervised, as_arrays, shuffle_files) for one in split]
+    check_split(builder, split)
+    if as_supervised and not builder.info.supervised_keys:
+        raise ValueError(
+            f"The data set {builder.info.full_name} doesn't say what is input and what is label: read it with "
+            f"`as_supervised=False`, as dictionaries. Received: as_supervised={as_supervised}"
+        )
+    if as_arrays:
+        return tfds.as_numpy(builder.as_dataset(split=split, as_supervised=as_supervised, batch_size=-1))
+    return builder.as_dataset(split=split, as_supervised=as_supervised, shuffle_files=shuffle_files)
+
+
+def check_split(builder, split):
     available = ", ".join(sorted(builder.info.splits))
     try:
         builder.info.splits[split]
@@ -32,14 +44,6 @@ def read(builder, split, as_supervised=True, as_arrays=False, shuffle_files=Fals
             f"`split` must be one of {available}, a slice like 'train[:80%]', or a list of these, "
             f"for the data set {builder.info.full_name}. Received: split={split!r}"
         ) from error
-    if as_supervised and not builder.info.supervised_keys:
-        raise ValueError(
-            f"The data set {builder.info.full_name} doesn't say what is input and what is label: read it with "
-            f"`as_supervised=False`, as dictionaries. Received: as_supervised={as_supervised}"
-        )
-    if as_arrays:
-        return tfds.as_numpy(builder.as_dataset(split=split, as_supervised=as_supervised, batch_size=-1))
-    return builder.as_dataset(split=split, as_supervised=as_supervised, shuffle_files=shuffle_files)
 
 
 @contextlib.contextmanager

@@ -124,8 +124,8 @@ def warp(images, steps, height, width, fill, masks=None):
     return result, masks
 
 
-def copy(images, moves, height, width, margin):
-    """Copies whole pixels: `out[i, j] = in[row(i), column(j)]`, zeros outside.
+def copy(images, moves, height, width, margin, black=0):
+    """Copies whole pixels: `out[i, j] = in[row(i), column(j)]`, `black` outside.
 
     Args:
         images: `(batch, h, w, ...)`, any type: images or masks.
@@ -133,6 +133,7 @@ def copy(images, moves, height, width, margin):
             is `shift + (size - 1 - i if flipped else i)`.
         height, width: The output's size.
         margin: Integer, how far positions may lie outside.
+        black: Number, what shows there.
     """
 
     def places(move, size):
@@ -142,7 +143,8 @@ def copy(images, moves, height, width, margin):
 
     def run(images, *moves):
         rest = images.shape.rank - 3
-        padded = tf.pad(images, [[0, 0], [margin, margin], [margin, margin], *[[0, 0]] * rest]) if margin else images
+        paddings = [[0, 0], [margin, margin], [margin, margin], *[[0, 0]] * rest]
+        padded = tf.pad(images, paddings, constant_values=tf.cast(black, images.dtype)) if margin else images
         rows = tf.gather(padded, places(moves[:2], height), batch_dims=1)
         columns = tf.broadcast_to(places(moves[2:], width)[:, None, :], tf.shape(rows)[:3] * [1, 1, 0] + [0, 0, width])
         return tf.gather(rows, columns, batch_dims=2)

@@ -1,5 +1,6 @@
 """Several operations as one function of images and keys: fused, cast once, replayable."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -31,7 +32,8 @@ class Augment:
         operations: List of operations, such as `[RandomFlip(), RandomCrop(4), ColorJitter()]`. `Standardize` may be
             followed by no operation on colours, and `MixUp` and `CutMix` come last.
         value_range: Pair `(low, high)`, the range of the images that come out. Defaults to `(0.0, 1.0)`. uint8 images
-            are brought from 0..255 to it; float images must be in it already.
+            are brought from 0..255 to it; float images must be in it already. What comes from outside an image is
+            `low`, black, or 0, the mean, after `Standardize`.
         fuse: Boolean, whether to fuse. `False` runs each operation by itself, for comparison.
 
     Raises:
@@ -69,6 +71,9 @@ class Augment:
             seen[kind] = seen.get(kind, -1) + 1
             self._names.append(f"{kind}/{seen[kind]}")
         self.mixes = any(isinstance(one, Mixing) for one in self.operations)
+        # Not the method: TensorFlow warns of retracing by its code, which every Augment shares.
+        self._python = functools.partial(self._run)
+        self._functions = {}
 
     def _check_order(self):
         for one, other in itertools.combinations(self.operations, 2):
@@ -91,7 +96,7 @@ class Augment:
             masks: Segmentation masks `(batch, h, w)` or `(batch, h, w, channels)`, which geometric operations
                 move along.
             training: Python Boolean. `False` leaves out what is random: crops to a size take the centre,
-                `Standardize` acts.
+                `Standardize` acts, and labels are one-hot where `MixUp` and `CutMix` would have made them so.
 
         Returns:
             float32 images, or a tuple of images and those of labels and masks that were given.
@@ -102,8 +107,8 @@ class Augment:
                 raise ValueError("`MixUp` and `CutMix` need a batch. Received: images of rank 3")
             labels, masks = (None if value is None else tf.convert_to_tensor(value)[None] for value in (labels, masks))
         labels, masks = (None if value is None else tf.convert_to_tensor(value) for value in (labels, masks))
-        run = self._eager if tf.executing_eagerly() else self._run
-        images, labels, masks = run(images, keys, labels, masks, training)
+        run = self._compiled(images, labels, masks) if tf.executing_eagerly() else self._run
+        images, labels, masks = run(images, keys, labels, masks, bool(training))
         if single:
             images, labels, masks = (None if value is None else value[0] for value in (images, labels, masks))
         results = tuple(value for value in (images, labels, masks) if value is not None)
@@ -144,12 +149,12 @@ class Augment:
             )  # fmt: skip
         return images, key, keys, single
 
-    @property
-    def _eager(self):
-        # Eager calls are compiled as one graph, kept per signature.
-        if not hasattr(self, "_function"):
-            self._function = tf.function(self._run, autograph=False)
-        return self._function
+    def _compiled(self, *values):
+        """Returns the graph that eager calls share: one for each size of image, and for any number of images."""
+        shapes = tuple(None if value is None else (value.shape.rank, *value.shape[1:]) for value in values)
+        if shapes not in self._functions:
+            self._functions[shapes] = tf.function(self._python, autograph=False, reduce_retracing=True)
+        return self._functions[shapes]
 
     def _run(self, images, keys, labels, masks, training):
         images, masks = self.transform(images, keys, masks, training)
@@ -160,7 +165,16 @@ class Augment:
             images, labels = self.mix(
                 images, keys, labels, tf.gather(images, partner), tf.gather(labels, partner)
             )  # fmt: skip
+        elif labels is not None:
+            labels = self.one_hot(labels)
         return images, labels, masks
+
+    def one_hot(self, labels):
+        """Returns labels in the form that the mixing operations give them, or as they are where there are none."""
+        for operation in self.operations:
+            if isinstance(operation, Mixing):
+                labels = operation.one_hot(labels)
+        return labels
 
     def partners(self, keys):
         """Returns each example's partner: the next one in an order drawn by key, never itself in a batch of two."""
@@ -173,9 +187,9 @@ class Augment:
 
     def mix(self, images, keys, labels, other_images, other_labels):
         """Applies the mixing operations to transformed examples and partners."""
+        labels, other_labels = self.one_hot(labels), self.one_hot(other_labels)
         for index, operation in enumerate(self.operations):
             if isinstance(operation, Mixing):
-                labels, other_labels = operation.one_hot(labels), operation.one_hot(other_labels)
                 images, labels = operation.mix(images, labels, other_images, other_labels, self.draws(keys, index))
         return images, labels
 
@@ -199,6 +213,8 @@ class Augment:
         return self._in_range(images), masks
 
     def _check_masks(self, images, masks):
+        if self.mixes:
+            raise ValueError(f"`MixUp` and `CutMix` can't mix masks. Received: operations={self.operations}")
         if masks.shape.rank not in (3, 4) or (
             None not in (*masks.shape[1:3], *images.shape[1:3]) and masks.shape[1:3] != images.shape[1:3]
         ):
@@ -234,6 +250,10 @@ class Augment:
         height, width = _warp.sizes(images)
         batch = tf.shape(images)[0]
         exact = all(operation.exact for operation in operations)
+        whole_numbers = images.dtype == tf.uint8
+        # Zeros outside mean black, which is the range's lower end; the mean, after `Standardize`.
+        standardized = any(isinstance(one, Standardize) for one in self.operations[: run[0]])
+        black = 0.0 if whole_numbers or standardized else self.value_range[0]
         moves, steps = None, []
         for operation, index in zip(operations, run):
             out_height, out_width = operation.output_size(height, width)
@@ -257,17 +277,14 @@ class Augment:
         if exact:
             margin = sum(operation.margin for operation in operations)
             # Composed crops can look past the padding of the first one: the second's own padding lies there.
-            images = _warp.copy(images, moves, height, width, margin)
+            images = _warp.copy(images, moves, height, width, margin, black)
             return images, None if masks is None else _warp.copy(masks, moves, height, width, margin)
-        whole_numbers = images.dtype == tf.uint8
         if not whole_numbers:
             images = tf.cast(images, tf.float32)
         fill = next((operation.fill for operation in operations if operation.fill is not None), "constant")
-        shift = 0.0 if whole_numbers else self.value_range[0]
-        # Zeros outside mean black, which is the range's lower end.
-        images = images - shift if shift else images
+        images = images - black if black else images
         images, masks = _warp.warp(images, steps, height, width, fill, masks)
-        images = images + shift if shift else images
+        images = images + black if black else images
         if whole_numbers:
             images = self._scaled(images)
         return images, masks

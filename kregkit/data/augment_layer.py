@@ -55,7 +55,7 @@ class AugmentLayer(keras.layers.Layer):
         if inputs.dtype not in (tf.uint8, tf.float32):
             inputs = tf.cast(inputs, tf.float32)
         pair = self.generator.next() if training else tf.zeros((2,), tf.int64)
-        outputs, _ = self._augment.transform(inputs, keys_from_pair(pair, tf.shape(inputs)[0]), None, bool(training))
+        outputs = self._augment(inputs, keys_from_pair(pair, tf.shape(inputs)[0]), training=bool(training))
         return tf.cast(outputs, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):

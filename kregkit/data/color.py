@@ -145,8 +145,9 @@ class PCAColorNoise(Color):
         """Measures the colours of a training set, one batch in memory at a time, and returns `self`.
 
         Args:
-            dataset: Array `(num, h, w, 3)`, or an iterable (such as a `tf.data.Dataset`) of images, of batches of
-                images, or of tuples or dictionaries whose first entry or `"image"` is that; uint8, or floats in [0, 1].
+            dataset: Array `(num, h, w, 3)`, or an iterable (such as a `tf.data.Dataset`, or what `image_folder`
+                returns) of images, of batches of images, or of tuples or dictionaries whose first entry or `"image"`
+                is that; uint8, or floats in [0, 1].
         """
         total, product, count = np.zeros(3), np.zeros((3, 3)), 0
         for images in image_batches(dataset):

@@ -14,11 +14,11 @@ from kregkit.data.geometry import Geometric, check_size
 class RandomCrop(Geometric):
     """Cuts a window at a random place, per image: `y[i, j] = x[i + a - p, j + b - p]`. An exact copy.
 
-    `a ~ U{0 ... h + 2 p - height}`, `b` alike, zeros outside. At test time the window is the central one. (Keras's
+    `a ~ U{0 ... h + 2 p - height}`, `b` alike, black outside. At test time the window is the central one. (Keras's
     `RandomCrop` draws one place per batch, and at test time resizes the image instead.)
 
     Args:
-        padding: Integer >= 0, `p`, zeros added on every side first. Defaults to `4`, the usual choice at 32x32.
+        padding: Integer >= 0, `p`, black added on every side first. Defaults to `4`, the usual choice at 32x32.
         size: Integer or pair `(height, width)`, the window. Defaults to `None`: the image's own size.
 
     Raises:

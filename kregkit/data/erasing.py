@@ -12,7 +12,7 @@ class Cutout(Operation):
     """Sets a square to zero: `y[i, j] = 0` for `i` in `a - size // 2 + {0 ... size - 1}`, `j` likewise around `b`.
 
     The centre is uniform over the image's pixels, so that squares at the border are smaller, as in the paper.
-    Zero is black, or the mean after `Standardize`.
+    Zero is black in [0, 1], grey in [-1, 1], and the mean after `Standardize`.
 
     Args:
         size: Integer >= 1, the square's side in pixels. Defaults to `16`, the paper's choice for CIFAR-10.

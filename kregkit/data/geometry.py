@@ -15,7 +15,8 @@ class Geometric(Operation):
     """An operation that says, for each output pixel, which place of the input it shows.
 
     `move` is the form for whole pixels, `steps` the general one. `u` are the draws `(batch, num_draws)`, or `None` at
-    test time, when only operations that change the size still act, by their central version.
+    test time, when only operations that change the size still act, by their central version. Black is the lower end of
+    the images' range, or the mean after `Standardize`.
     """
 
     exact = False
@@ -89,7 +90,7 @@ class RandomTranslation(Geometric):
     Args:
         height, width: Floats in [0, 1] or pairs `(low, high)` in [-1, 1], as fractions of the image's size; positive
             moves down and right. Default to `0.1`.
-        fill: `"constant"` (zeros, the default), `"nearest"` or `"reflect"`: what shows where the image has left.
+        fill: `"constant"` (black, the default), `"nearest"` or `"reflect"`: what shows where the image has left.
 
     Example:
 
@@ -120,7 +121,7 @@ class RandomRotation(Geometric):
 
     Args:
         angle: Float or pair `(low, high)`, in degrees; positive turns clockwise, as y points down. Defaults to `15.0`.
-        fill: `"constant"` (zeros, the default), `"nearest"` or `"reflect"`: what shows in the corners.
+        fill: `"constant"` (black, the default), `"nearest"` or `"reflect"`: what shows in the corners.
 
     Example:
 
@@ -152,7 +153,7 @@ class RandomStretch(Geometric):
         factor: Float in [0, 10]: each axis is stretched or shrunk by up to `1 + factor`, both as often. Defaults to
             `0.2`.
         same: Boolean, whether both axes share one draw, which zooms and keeps proportions. Defaults to `False`.
-        fill: `"constant"` (zeros, the default), `"nearest"` or `"reflect"`.
+        fill: `"constant"` (black, the default), `"nearest"` or `"reflect"`.
 
     Example:
 
@@ -181,7 +182,7 @@ class RandomShear(Geometric):
 
     Args:
         angle: Float or pair `(low, high)` in [-80, 80], in degrees. Defaults to `10.0`.
-        fill: `"constant"` (zeros, the default), `"nearest"` or `"reflect"`.
+        fill: `"constant"` (black, the default), `"nearest"` or `"reflect"`.
 
     Example:
 
@@ -212,7 +213,7 @@ class LensDistortion(Geometric):
     Args:
         coefficient: Float in [0, 0.3], or pair `(low, high)` in [-0.3, 0.3], in which the map stays one to one.
             Defaults to `0.15`.
-        fill: `"constant"` (zeros, the default), `"nearest"` or `"reflect"`.
+        fill: `"constant"` (black, the default), `"nearest"` or `"reflect"`.
 
     Example:
 

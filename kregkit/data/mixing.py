@@ -65,7 +65,8 @@ class Mixing(Operation):
 _ARGUMENTS = """
     Args:
         alpha: Float > 0. Defaults to `{alpha}`.
-        num_classes: Integer >= 2, to one-hot encode integer labels. Labels that are floats are mixed as they are.
+        num_classes: Integer >= 2, to one-hot encode integer labels, at test time too. Labels that are floats are mixed
+            as they are.
         probability: Float in [0, 1], of mixing an example at all. Defaults to `1.0`.
         partners: `"epoch"` (the default) or `"batch"`. In `pipeline`, on a source with random access, an `"epoch"`
             partner is any example of the source, as it looks in this epoch: the result doesn't depend on how the epoch

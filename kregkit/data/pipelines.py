@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from kregkit._core.checks import check_choice, check_integer
 from kregkit.data._fields import Fields
-from kregkit.data._random import make_keys
+from kregkit.data._random import make_keys, uniform
 from kregkit.data.augment import Augment
 from kregkit.data.sources import open_source
 
@@ -58,9 +58,9 @@ def pipeline(
     and `masks`. Elements that are no images pass whole, where there are no operations.
 
     Args:
-        source: Arrays with one first dimension (one, a tuple, a dictionary); a `tf.data.Dataset` of single examples;
-            a TFDS name or builder; a folder of images, as for `image_folder`, or what that returns; an object with
-            `__len__` and `__getitem__`.
+        source: Arrays with one first dimension (one, a tuple, a dictionary); a `tf.data.Dataset` of single examples,
+            which come in one order in each pass; a TFDS name or builder; a folder of images, as for `image_folder`, or
+            what that returns; an object with `__len__` and `__getitem__`.
         batch_size: Integer, of this worker.
         operations: List of operations, or an `Augment`. Defaults to none.
         seed: Integer.
@@ -69,18 +69,22 @@ def pipeline(
         drop_remainder: Boolean, whether to leave out a last batch that is not full.
         epoch: Integer, the epoch that the first pass gives, or an int64 `tf.Variable` shared with other pipelines.
         batch: Integer, the batch at which the first pass starts; what comes is exactly what a run from the beginning
-            would give there. (`fit` warns that this pass was short.) Later passes are whole.
+            would give there. (`fit` warns that this pass was short.) Later passes are whole. With `on_error="skip"`,
+            the images before it are read too.
         shard: `None`, a pair `(index, count)`, or the `tf.distribute.InputContext` that
             `strategy.distribute_datasets_from_function` hands out. The shards' union is the epoch, each example once;
             their sizes differ by at most one.
-        cache: `True` keeps examples in memory as they are read (before augmentation), a path keeps a stream in a file.
+        cache: `True` keeps examples in memory (before augmentation), a path on the disk: a stream in files whose names
+            begin with it, sources with random access in a directory. Delete them when the source changes. For what
+            `image_folder` returns, say it there.
         split, data_dir: For TFDS names and builders, as in `kregkit.data.load`; `split` also for folders.
         image, label: The keys under which dictionaries hold images and labels.
         masks: The key of segmentation masks, which move along with the images; for pairs `(image, mask)`, `1`.
         value_range, fuse: As for `Augment`.
-        with_keys: Boolean, whether to give pairs `(element, keys)`: `Augment(operations)(images, keys)` replays them.
+        with_keys: Boolean, whether to give pairs `(element, keys)`: `Augment(operations)(images, keys)` replays them,
+            but for what is mixed with partners of the epoch.
         buffer_size: Integer, of the buffer that shuffles streams.
-        on_error: `"raise"`, or `"skip"` for image files that can't be read, as in `image_folder`.
+        on_error: `"raise"`, or, for a folder of images, `"skip"` for files that can't be read, as in `image_folder`.
         channels: Integer, of decoded image files.
         num_parallel_calls, prefetch: As for `tf.data.Dataset.map` and `prefetch`; they change nothing but speed.
 
@@ -100,7 +104,7 @@ def pipeline(
     ((32, 8, 8, 1), 'float32', 'int64', 45)
     """
     check_integer("batch_size", batch_size, 1)
-    check_integer("seed", seed)
+    check_integer("seed", seed, -(2**63), 2**63 - 1)
     check_integer("batch", batch, 0)
     check_integer("buffer_size", buffer_size, 1)
     for name, value in (
@@ -136,12 +140,18 @@ def pipeline(
             if drop_remainder:
                 dataset = dataset.map(_plain(lambda *element: _static(element, batch_size)))
         else:
-            places = _with_epoch(tf.data.Dataset.range(examples), counter, start, batch_size)
-            dataset = places.map(_plain(lambda e, p: job.make_example(e, job.index(e, p, shuffle))), **parallel)
+            # Which places are skipped shows in reading only, so that then those before the start are read as well.
+            places = tf.data.Dataset.range(examples)
+            places = _with_epoch(places, counter, None if source.skip else start, batch_size)
+            dataset = places.map(_plain(lambda e, p: job.read(e, job.index(e, p, shuffle))), **parallel)
             if source.skip:
-                dataset = dataset.filter(_plain(lambda element, epoch, keys, good: good))
-                dataset = dataset.map(_plain(lambda element, epoch, keys, good: (element, epoch, keys)))
+                dataset = dataset.filter(_plain(lambda epoch, index, example: example[1]))
+                dataset = dataset.map(_plain(lambda epoch, index, example: (epoch, index, example[0])))
+                if start is not None:
+                    dataset = dataset.enumerate().filter(lambda place, _: place >= start.read_value() * batch_size)
+                    dataset = dataset.map(_plain(lambda _, example: example))
                 num_batches = None
+            dataset = dataset.map(_plain(job.make_example), **parallel)
             dataset = dataset.batch(batch_size, drop_remainder)
             dataset = dataset.map(_plain(job.finish), **parallel)
     else:
@@ -157,11 +167,11 @@ class _Job:
         self.source, self.fields, self.augment = source, fields, augment
         self.seed, self.training, self.batch_size = seed, training, batch_size
         self.shard, self.num_shards = shard, num_shards
-        # Partners from the whole epoch need random access, and one size.
+        # Partners from the whole epoch need random access.
         self.epoch_partners = (
             training
             and augment.mixes
-            and getattr(source, "batched", False)
+            and hasattr(source, "fetch")
             and all(getattr(one, "partners", "epoch") == "epoch" for one in augment.operations)
         )
 
@@ -180,38 +190,53 @@ class _Job:
         index = self.index(epoch, places, shuffle)
         keys = make_keys(self.seed, epoch, index)
         element = self.source.fetch(index)
-        if not self.fields.image:
+        if self.fields.image is None:
             return element, epoch, batch, keys
         if not self.epoch_partners:
             return self.fields.apply(element, keys, self.training), epoch, batch, keys
-        from kregkit.data._random import uniform
-
-        # 24 bits from each of two draws reach every example of a source of up to 2^48.
-        u = tf.cast(uniform(keys, "partner", 2), tf.float64)
-        place = (u[:, 0] + u[:, 1] * 2.0**-24) * float(self.source.size)
-        partner = tf.minimum(tf.cast(place, tf.int64), self.source.size - 1)
+        partner = self.partner(keys)
         other, other_keys = self.source.fetch(partner), make_keys(self.seed, epoch, partner)
         element = self.fields.transform(element, keys, self.training)
         other = self.fields.transform(other, other_keys, self.training)
         return self.fields.mix(element, other, keys), epoch, batch, keys
 
-    def make_example(self, epoch, index, element=None):
-        good = True
-        if element is None:
-            element = self.source.fetch(index)
-            if self.source.skip:
-                element, good = element
-        keys = make_keys(self.seed, epoch, index)
-        if self.fields.image:
+    def partner(self, keys):
+        """Returns which example of the source each is mixed with."""
+        # 24 bits from each of two draws reach every example of a source of up to 2^48.
+        u = tf.cast(uniform(keys, "partner", 2), tf.float64)
+        place = (u[:, 0] + u[:, 1] * 2.0**-24) * float(self.source.size)
+        return tf.minimum(tf.cast(place, tf.int64), self.source.size - 1)
+
+    def read(self, epoch, index):
+        return epoch, index, self.source.fetch(index)
+
+    def make_example(self, epoch, index, element):
+        key = make_keys(self.seed, epoch, index)
+        if self.fields.image is not None:
             # Before batching, since sizes may differ until an operation makes them equal.
-            one = keras.tree.map_structure(lambda value: value[None], element)
-            one = self.fields.transform(one, keys[None], self.training)
+            one = self._transformed(element, key)
+            if self.epoch_partners:
+                one = self.fields.mix(one, self._partner_of(one, epoch, key), key[None])
             element = keras.tree.map_structure(lambda value: value[0], one)
-        result = (element, epoch, keys)
-        return (*result, good) if getattr(self.source, "skip", False) else result
+        return element, epoch, key
+
+    def _transformed(self, element, key):
+        one = keras.tree.map_structure(lambda value: value[None], element)
+        return self.fields.transform(one, key[None], self.training)
+
+    def _partner_of(self, one, epoch, key):
+        index = self.partner(key[None])[0]
+        other, key = self.source.fetch(index), make_keys(self.seed, epoch, index)
+        if not self.source.skip:
+            return self._transformed(other, key)
+        # An example whose partner can't be read stays as it is.
+        other, good = other
+        return tf.cond(good, lambda: self._transformed(other, key), lambda: one)
 
     def finish(self, element, epoch, keys):
-        if self.fields.image and self.augment.mixes and self.training:
+        if self.fields.image is not None and not self.training:
+            element = self.fields.one_hot(element)
+        elif self.fields.image is not None and self.augment.mixes and not self.epoch_partners:
             element = self.fields.mix(element, None, keys)
         return element, epoch[0], tf.constant(-1, tf.int64), keys
 
@@ -273,7 +298,7 @@ def _counted(dataset, counter, start, num_batches, with_keys, source):
 
     def hand_out(number, batch):
         element, epoch, _, keys = batch
-        if num_batches is not None:
+        if num_batches:
             # After the prefetch, so that it happens when the batch is taken and not when it is made ready. Not in a
             # stage of its own at the end: `fit` stops asking once it has had as many batches as there are.
             first = tf.constant(0, tf.int64) if start is None else start.read_value()
@@ -283,14 +308,16 @@ def _counted(dataset, counter, start, num_batches, with_keys, source):
                 element = keras.tree.map_structure(tf.identity, element)
         return (element, keys) if with_keys else element
 
-    if num_batches is None:
-        # Only its end tells the length: a last, empty stage counts, and remembers the epoch of the last batch.
+    if not num_batches:
+        # No last batch is known, or there is none: a last, empty stage counts.
         spec = dataset.element_spec
         end = tf.data.Dataset.from_tensors(0).map(_plain(lambda _: _do(advance, counter.read_value())))
         end = end.filter(_plain(lambda _: tf.constant(False)))
         end = end.map(_plain(lambda _: keras.tree.map_structure(_nothing, spec)))
         dataset = dataset.concatenate(end)
     result = dataset.enumerate().map(_plain(hand_out))
+    if num_batches == 0:
+        result = result.apply(tf.data.experimental.assert_cardinality(0))
     if start is not None and num_batches is not None:
         # Whole passes are what `fit` should count on; only the first one is shorter.
         result.cardinality = lambda: tf.constant(num_batches, tf.int64)

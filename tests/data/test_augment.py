@@ -18,6 +18,7 @@ from kregkit.data import (
     _warp,
     make_keys,
 )
+from kregkit.data.color import Color
 
 KEYS = make_keys(0, 0, tf.range(4))
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 16, 20, 3), dtype="uint8")
@@ -93,6 +94,24 @@ def test_fused_colours_equal_unfused_where_nothing_clips():
         np.testing.assert_allclose((one - value_range[0]) / span, Augment(operations)(images, KEYS), atol=2e-6)
 
 
+class Fixed(Color):
+    """Colours by a matrix and an offset; unlike those of `ColorJitter`, matrices of any kind don't commute."""
+
+    def __init__(self, matrix, offset):
+        self.matrix, self.offset = np.asarray(matrix, "float32"), np.asarray(offset, "float32")
+
+    def transform(self, u, channels, mean):
+        batch = tf.shape(u)[0]
+        return tf.tile(self.matrix[None], (batch, 1, 1)), tf.tile(self.offset[None], (batch, 1))
+
+
+def test_fused_colours_keep_their_order():
+    first = Fixed([[0, 1, 0], [1, 0, 0], [0, 0, 1]], [0.1, 0.2, 0.0])
+    second = Fixed([[0.5, 0, 0.2], [0, 0.7, 0], [0, 0, 0.3]], [0.0, 0.1, 0.05])
+    expected = ((IMAGES / 255) @ first.matrix + first.offset) @ second.matrix + second.offset
+    np.testing.assert_allclose(Augment([first, second])(IMAGES, KEYS), np.clip(expected, 0, 1), atol=1e-6)
+
+
 @pytest.mark.parametrize("value_range", [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)])
 def test_float_and_whole_numbers_agree(value_range):
     operations = [RandomFlip(), RandomRotation(10), ColorJitter(0.2, 0.2, 0.2), Cutout(3)]
@@ -101,6 +120,55 @@ def test_float_and_whole_numbers_agree(value_range):
     one, other = (Augment(operations, value_range)(x, KEYS).numpy() for x in (IMAGES, floats))
     np.testing.assert_allclose(one, other, atol=3e-6 * (high - low))
     assert one.dtype == np.float32
+
+
+@pytest.mark.parametrize("operation", [RandomCrop(3), RandomTranslation(0.3, 0.3)])
+def test_black_shows_outside_in_any_range(operation):
+    for value_range in ((0.0, 1.0), (-1.0, 1.0), (2.0, 3.0)):
+        white = np.full((4, 16, 20, 3), value_range[1], "float32")
+        for images in (white, np.full(white.shape, 255, "uint8")):
+            result = Augment([operation], value_range)(images, KEYS).numpy()
+            assert abs(result.min() - value_range[0]) < 1e-6 and abs(result.max() - value_range[1]) < 1e-6
+        # After `Standardize`, the mean.
+        centre = Standardize(scale=False).fit(np.full((1, 2, 2, 3), 0.25))
+        result = Augment([centre, operation], value_range)(white, KEYS).numpy()
+        np.testing.assert_allclose(np.unique(result.round(5))[[0, -1]], [0, 0.75], atol=1e-4)
+
+
+def test_any_number_of_images_takes_two_traces(caplog):
+    augment = Augment([RandomFlip(), RandomRotation(10), ColorJitter()])
+    for num in range(1, 5):
+        augment(IMAGES[:num], KEYS[:num])
+    (function,) = augment._functions.values()
+    assert function.experimental_get_tracing_count() <= 2
+    # Other images don't change what these look like.
+    whole = augment(IMAGES, KEYS).numpy()
+    augment(IMAGES[:, :9, :9], KEYS)
+    np.testing.assert_array_equal(augment(IMAGES, KEYS), whole)
+
+
+def test_many_augmentations_give_no_warning(caplog):
+    with caplog.at_level("WARNING", "tensorflow"):
+        for _ in range(6):
+            Augment([RandomFlip()])(IMAGES, KEYS)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("calls", [1, 2, 8])
+def test_in_any_map(calls):
+    augment = Augment([RandomFlip(), RandomRotation(10), ColorJitter(), Cutout(4)])
+    dataset = tf.data.Dataset.from_tensor_slices((IMAGES, np.arange(4))).enumerate()
+
+    def one(index, element):
+        image, label = element
+        return augment(image, make_keys(3, 1, index)), label
+
+    found = list(dataset.map(one, num_parallel_calls=calls))
+    np.testing.assert_array_equal([label for _, label in found], np.arange(4))
+    expected = augment(IMAGES, make_keys(3, 1, np.arange(4)))
+    np.testing.assert_allclose([image for image, _ in found], expected, atol=1e-6)
+    (batch,) = dataset.batch(4).map(one, num_parallel_calls=calls)
+    np.testing.assert_allclose(batch[0], expected, atol=1e-6)
 
 
 def test_runs():

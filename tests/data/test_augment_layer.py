@@ -35,6 +35,16 @@ def test_half_precision_only_rounds_the_result():
     np.testing.assert_array_equal(half, keras.ops.cast(full, "float16"))
 
 
+def test_eager_calls_share_their_graph(caplog):
+    layer = AugmentLayer([RandomRotation(10), ColorJitter()], seed=0)
+    with caplog.at_level("WARNING", "tensorflow"):
+        for _ in range(6):
+            layer(IMAGES, training=True)
+    assert not caplog.records
+    (function,) = layer._augment._functions.values()
+    assert function.experimental_get_tracing_count() == 1
+
+
 def test_mixing_is_refused():
     with pytest.raises(ValueError, match="must not mix labels.*Received: "):
         AugmentLayer([MixUp(num_classes=3)])

@@ -51,6 +51,19 @@ def test_jitter_leaves_no_draw_unused_and_each_is_uniform():
         assert stats.kstest(factor, "uniform", (0.6, 0.8)).pvalue > 1e-6, (place, name)
 
 
+def test_hue_is_uniform_on_both_sides():
+    jitter = ColorJitter(0, 0, 0, 0.2)
+    matrix, offset = jitter.transform(Augment([jitter]).draws(MANY, 0), 3, None)
+    assert not offset.numpy().any()
+    # The plane of I and Q, in which a colour without brightness turns.
+    to_iq = np.array([[0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+    colour = np.array([1.0, -0.299 / 0.587, 0.0])
+    turned, start = (colour @ matrix.numpy()) @ to_iq.T, to_iq @ colour
+    angle = np.arctan2(turned[:, 1], turned[:, 0]) - np.arctan2(start[1], start[0])
+    turns = (angle / (2 * np.pi) + 0.5) % 1 - 0.5
+    assert stats.kstest(turns, "uniform", (-0.2, 0.4)).pvalue > 1e-6
+
+
 def test_grey_images():
     grey = IMAGES[..., :1]
     jitter = ColorJitter(0.3, 0.4, 0.5, 0.2)

@@ -72,8 +72,11 @@ def test_both_and_label_forms():
         np.testing.assert_allclose(mixed_labels.numpy().sum(1), 1, atol=1e-5)
     values = np.arange(6, dtype="float32")
     assert tuple(Augment([MixUp()])(IMAGES, KEYS, labels=values)[1].shape) == (6,)
-    _, same = both(IMAGES, KEYS, labels=LABELS, training=False)
-    np.testing.assert_array_equal(same, LABELS)
+    # At test time nothing is mixed, but labels have the same form.
+    _, plain = both(IMAGES, KEYS, labels=LABELS, training=False)
+    np.testing.assert_array_equal(plain, np.eye(5, dtype="float32")[LABELS])
+    _, plain = Augment([MixUp()])(IMAGES, KEYS, labels=values, training=False)
+    np.testing.assert_array_equal(plain, values)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +88,7 @@ def test_both_and_label_forms():
         (lambda: CutMix(partners="world"), "`partners` must be"),
         (lambda: Augment([MixUp()])(IMAGES, KEYS, labels=LABELS), "need `num_classes`"),
         (lambda: Augment([MixUp(num_classes=5)])(IMAGES, KEYS), "need labels"),
+        (lambda: Augment([MixUp(num_classes=5)])(IMAGES, KEYS, LABELS, IMAGES[..., 0]), "can't mix masks"),
         (lambda: Augment([MixUp(num_classes=5)])(IMAGES[0], 0, labels=1), "need a batch"),
         (lambda: Augment([MixUp(num_classes=5), RandomFlip()]), "must come last"),
         (lambda: Augment([MixUp(num_classes=5)])(IMAGES, KEYS, labels=np.ones((6, 3), int)), "or one-hot"),

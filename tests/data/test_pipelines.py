@@ -1,3 +1,5 @@
+import collections
+
 import keras
 import numpy as np
 import pytest
@@ -165,6 +167,35 @@ def test_shards_make_up_the_epoch(name, num_shards):
     assert len(looks(shard=(0, num_shards))) == len(parts[0])
 
 
+@pytest.mark.parametrize("drop", [False, True])
+@by_name
+def test_epochs_of_shards_without_a_batch_advance_too(name, drop):
+    # Two examples and three shards; where last batches are dropped, none of the first two has a whole one either.
+    source = {
+        "arrays": lambda: (X[:2], Y[:2]),
+        "stream": lambda: stream().take(2),
+        "unknown length": lambda: endless_length().take(2),
+        "sequence": lambda: collections.deque(zip(X[:2], Y[:2])),
+    }[name]
+    found = []
+    for shard in range(3):
+        dataset = pipeline(source(), 2, OPERATIONS, shard=(shard, 3), drop_remainder=drop)
+        for _ in range(2):
+            found += [y for _, y in batches(dataset)]
+        assert int(dataset.epoch) == 2
+    assert sorted(np.concatenate(found)) == [0, 0, 1, 1] if not drop else not found
+    if name != "unknown length":
+        assert len(dataset) == 0
+
+
+@by_name
+def test_shards_that_drop_their_remainder(name):
+    parts = [pipeline(SOURCES[name](), 7, shard=(shard, 3), drop_remainder=True) for shard in range(3)]
+    seen = [np.concatenate([y for _, y in batches(part)]) for part in parts]
+    assert [len(part) for part in seen] == [14, 14, 14] and len(set(np.concatenate(seen))) == 42
+    assert [int(part.epoch) for part in parts] == [1, 1, 1]
+
+
 @pytest.mark.parametrize("make", [MixUp, CutMix])
 def test_mixing_with_partners_of_the_epoch_ignores_batches_and_shards(make):
     operations = [RandomFlip(), RandomCrop(1), make(1.0, num_classes=NUM)]
@@ -184,6 +215,45 @@ def test_mixing_with_partners_of_the_epoch_ignores_batches_and_shards(make):
     marked = np.broadcast_to(np.arange(NUM, dtype="uint8")[:, None, None, None], (NUM, 8, 8, 1))
     for xs, ys in batches(pipeline((np.ascontiguousarray(marked), Y), 10, [make(1.0, num_classes=NUM)])):
         np.testing.assert_allclose(xs.mean((1, 2, 3)) * 255, ys @ np.arange(NUM), atol=1e-3)
+
+
+def test_partners_of_the_epoch_from_any_source_with_random_access():
+    operations = [RandomFlip(), RandomCrop(1), MixUp(1.0, num_classes=NUM)]
+    looks = {}
+    for name, batch_size in (("arrays", 10), ("sequence", 10), ("sequence", 7)):
+        (looks[name, batch_size],) = [
+            {int(k): (x, y) for (xs, ys), ks in batches(dataset) for x, y, k in zip(xs, ys, ks)}
+            for dataset in [pipeline(SOURCES[name](), batch_size, operations, with_keys=True)]
+        ]
+    for key, (x, y) in looks["arrays", 10].items():
+        for name in (("sequence", 10), ("sequence", 7)):
+            np.testing.assert_allclose(looks[name][key][0], x, atol=1e-6)
+            np.testing.assert_allclose(looks[name][key][1], y, atol=1e-6)
+
+
+def test_partners_are_uniform():
+    from scipy import stats
+
+    images, labels = np.zeros((5, 2, 2, 1), "uint8"), np.eye(5, dtype="float32") + 2 * np.eye(5, dtype="float32")
+    counts = np.zeros((5, 5))
+    dataset = pipeline((images, labels), 5, [MixUp(4.0)], shuffle=False)
+    for _ in range(300):
+        ((_, mixed),) = batches(dataset)
+        # What is left beside the own label is the partner's; none is left where an example is its own.
+        others = mixed - np.diag(np.diag(mixed))
+        counts[np.arange(5), np.where(others.any(1), others.argmax(1), np.arange(5))] += 1
+    assert stats.chisquare(counts.ravel(), ddof=4).pvalue > 1e-6
+
+
+@pytest.mark.parametrize("name", ["arrays", "sequence", "stream"])
+def test_labels_of_training_and_testing_look_alike(name):
+    operations = [RandomFlip(), MixUp(num_classes=NUM)]
+    train, test = (pipeline(SOURCES[name](), 10, operations, training=training) for training in (True, False))
+    assert train.element_spec == test.element_spec
+    np.testing.assert_array_equal(np.concatenate([y for _, y in batches(test)]), np.eye(NUM, dtype="float32"))
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(NUM)])
+    model.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True))
+    model.fit(train, validation_data=test, verbose=0)
 
 
 @by_name
@@ -233,6 +303,69 @@ def test_structures_pass_untouched():
     assert features.dtype == np.float64
 
 
+LABELS = {
+    "bytes": np.array([b"%d" % i for i in range(NUM)], object),
+    "strings": np.arange(NUM).astype(str),
+    "booleans": np.arange(NUM) % 2 == 0,
+    "small integers": (np.arange(NUM) - 20).astype("int8"),
+    "large integers": np.arange(NUM) + np.int64(2**60),
+    "half precision": np.arange(NUM).astype("float16"),
+    "complex": np.arange(NUM) * 1j,
+    "maps": np.arange(NUM * 6).reshape(NUM, 2, 3, 1).astype("float64"),
+}
+
+
+@pytest.mark.parametrize("name", ["arrays", "stream", "cached stream", "sequence"])
+def test_labels_of_any_kind_pass_untouched(name):
+    arrays = {"image": X, "place": Y, **LABELS}
+    source = {
+        "arrays": lambda: arrays,
+        "stream": lambda: tf.data.Dataset.from_tensor_slices(arrays),
+        "cached stream": lambda: tf.data.Dataset.from_tensor_slices(arrays),
+        "sequence": lambda: collections.deque({key: arrays[key][i] for key in arrays} for i in range(NUM)),
+    }[name]()
+    for batch in pipeline(source, 20, [RandomFlip(), RandomCrop(1)], cache=name == "cached stream"):
+        for kind, labels in LABELS.items():
+            expected = tf.convert_to_tensor(labels)
+            assert batch[kind].dtype == expected.dtype
+            np.testing.assert_array_equal(batch[kind], tf.gather(expected, batch["place"]))
+
+
+def test_stream_kept_in_a_file_is_augmented_anew(tmp_path):
+    reads = []
+
+    def read(i):
+        reads.append(int(i))
+        return X[int(i)], Y[int(i)]
+
+    source = tf.data.Dataset.range(NUM).map(lambda i: tf.numpy_function(read, [i], [tf.uint8, tf.int64]))
+    source = source.map(lambda x, y: (tf.ensure_shape(x, (8, 8, 3)), tf.ensure_shape(y, ())))
+    cached = pipeline(source, 10, OPERATIONS, cache=tmp_path / "kept", shuffle=False)
+    plain = pipeline((X, Y), 10, OPERATIONS, shuffle=False)
+    epochs = [batches(cached) for _ in range(2)]
+    assert sorted(reads) == list(range(NUM))
+    for epoch in epochs:
+        for (x, y), (expected, label) in zip(epoch, batches(plain), strict=True):
+            np.testing.assert_allclose(x, expected, atol=1e-6)
+            np.testing.assert_array_equal(y, label)
+    assert np.abs(epochs[0][0][0] - epochs[1][0][0]).max() > 0.02
+
+
+@by_name
+def test_images_alone_look_as_they_do_with_labels(name):
+    alone = {
+        "arrays": lambda: X,
+        "stream": lambda: stream().map(lambda x, y: x),
+        "unknown length": lambda: endless_length().map(lambda x, y: x),
+        "sequence": lambda: collections.deque(X),
+    }[name]()
+    assert_same(
+        batches(pipeline(alone, 10, OPERATIONS)), [x for x, _ in batches(pipeline(SOURCES[name](), 10, OPERATIONS))]
+    )
+    for x in pipeline(alone, 10, training=False):
+        assert x.dtype == tf.float32 and float(tf.reduce_max(x)) <= 1
+
+
 def test_masks_move_with_their_images():
     mask = (X[..., 0] > 127).astype("uint8")
     images = np.repeat(mask[..., None] * np.uint8(255), 3, -1)
@@ -241,6 +374,8 @@ def test_masks_move_with_their_images():
     np.testing.assert_array_equal(element["image"][..., 0] > 0.5, element["mask"] == 1)
     ((x, moved),) = batches(pipeline((images, mask), NUM, operations, masks=1))
     np.testing.assert_array_equal(x[..., 0] > 0.5, moved == 1)
+    with pytest.raises(ValueError, match="can't mix masks.*Received: masks='mask'"):
+        pipeline({"image": images, "mask": mask, "label": Y}, 2, [MixUp(num_classes=NUM)], masks="mask")
 
 
 def test_images_of_different_sizes():
@@ -277,6 +412,7 @@ def test_full_shuffle_is_uniform():
     [
         ({"batch_size": 0}, "`batch_size` must be"),
         ({"seed": 1.5}, "`seed` must be"),
+        ({"seed": 2**63}, "`seed` must be"),
         ({"epoch": -1}, "`epoch` must be"),
         ({"epoch": tf.Variable(1.0)}, "`epoch` must be"),
         ({"batch": 6}, "`batch` must be less"),

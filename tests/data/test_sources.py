@@ -1,4 +1,6 @@
+import collections
 import logging
+import pathlib
 
 import keras
 import numpy as np
@@ -6,7 +8,17 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from kregkit.data import RandomFlip, image_folder, pipeline
+from kregkit.data import (
+    MixUp,
+    PCAColorNoise,
+    RandomCrop,
+    RandomFlip,
+    RandomResizedCrop,
+    RandomRotation,
+    Standardize,
+    image_folder,
+    pipeline,
+)
 from kregkit.data.bundled_digits import prepared_digits
 from kregkit.data.sources import ArraySource, FileSource, SequenceSource, StreamSource, open_source
 
@@ -60,6 +72,16 @@ def test_unprepared_builder(tmp_path):
         pipeline(Digits(data_dir=tmp_path), 10)
 
 
+def test_unknown_split(data_dir, tmp_path):
+    from kregkit.data._digits_builder import Digits
+
+    builder = Digits(data_dir=tmp_path)
+    builder.download_and_prepare(file_format="array_record")
+    for source in (builder, prepared_digits(data_dir)):
+        with pytest.raises(ValueError, match="one of test, train.*Received: split='validation'"):
+            pipeline(source, 10, split="validation")
+
+
 @pytest.mark.parametrize("how", ["path", "string", "builder", "source"])
 def test_folder_of_images(tmp_path, how):
     root = write(tmp_path)
@@ -85,8 +107,90 @@ def test_broken_image_is_named_or_skipped(tmp_path, caplog):
         for _ in range(2):
             assert sorted(labels_of(dataset)) == [0, 0, 0, 1, 1]
     assert [path.endswith("train/dog/1.png") for path in dataset.source.skipped] == [True]
-    assert caplog.text.count("Skipped") == 1
+    assert caplog.text.count("Skipped") == 1 and "function_node" not in caplog.text
     assert int(dataset.epoch) == 2
+
+
+def test_every_kind_of_broken_image(tmp_path):
+    root = write(tmp_path) / "train"
+    whole = (root / "cat/0.png").read_bytes()
+    for content in (b"", whole[: len(whole) // 2], b"text"):
+        (root / "dog/2.png").write_bytes(content)
+        with pytest.raises(tf.errors.OpError, match=r"dog/2\.png can't be read: \w"):
+            list(pipeline(root, 4))
+        assert sorted(labels_of(pipeline(root, 4, on_error="skip"))) == [0, 0, 0, 1, 1]
+    (root / "dog/2.png").unlink()
+    source = image_folder(write(tmp_path / "other") / "train", on_error="skip")
+    pathlib.Path(source.paths[0]).unlink()
+    assert len(labels_of(pipeline(source, 4))) == 5 and list(source.skipped) == source.paths[:1]
+
+
+def test_what_is_skipped_reaches_no_operation(tmp_path):
+    root = write(tmp_path, broken=["train/dog/1.png"])
+    # What stands for a broken image is too small to be cropped.
+    for x, _ in pipeline(root, 4, [RandomCrop(0, size=8)], on_error="skip"):
+        assert x.shape[1:] == (8, 8, 3)
+    for drop in (False, True):
+        mixed = pipeline(root, 4, [RandomCrop(0, size=8), MixUp(num_classes=2)], on_error="skip", drop_remainder=drop)
+        for _ in range(3):
+            labels = np.concatenate([y for _, y in mixed])
+            assert labels.shape == (4 if drop else 5, 2)
+            np.testing.assert_allclose(labels.sum(1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_resume_counts_the_images_that_are_not_skipped(tmp_path, seed):
+    root = write(tmp_path, broken=["train/dog/1.png", "train/cat/2.png"])
+    arguments = {"operations": [RandomResizedCrop(6)], "on_error": "skip", "seed": seed, "epoch": 2}
+    whole, resumed = (pipeline(root, 1, **arguments, batch=batch) for batch in (0, 2))
+    first = list(whole)
+    for expected in (first[2:], list(whole)):
+        for (x, y), (u, v) in zip(expected, resumed, strict=True):
+            np.testing.assert_array_equal(x, u)
+            np.testing.assert_array_equal(y, v)
+
+
+def test_classes_have_one_number_in_all_splits(tmp_path):
+    root = write(tmp_path)
+    for file in (root / "test" / "cat").iterdir():
+        file.unlink()
+    (root / "test" / "cat").rmdir()
+    (root / "LICENSE.txt").write_text("free")
+    for source in (image_folder(root, "test"), tfds.ImageFolder(str(root)), root):
+        dataset = pipeline(source, 3, split="test", training=False)
+        assert dataset.source.class_names == ["cat", "dog"]
+        np.testing.assert_array_equal(labels_of(dataset), [1, 1, 1])
+
+
+def test_hidden_files_and_folders_are_passed_over(tmp_path):
+    root = write(tmp_path / ".hidden") / "train"
+    (root / ".thumbnails").mkdir()
+    for copy in (root / ".thumbnails" / "0.png", root / "cat" / "._0.png"):
+        copy.write_bytes((root / "cat/0.png").read_bytes())
+    source = image_folder(root)
+    assert source.class_names == ["cat", "dog"] and source.size == 6
+
+
+def test_folder_without_the_split(tmp_path):
+    root = write(tmp_path)
+    for folder in (root, root / "train"):
+        with pytest.raises(FileNotFoundError, match="no subfolder validation.*Received: split='validation'"):
+            pipeline(folder, 2, split="validation")
+    assert len(labels_of(pipeline(root / "train", 2))) == 6
+
+
+def test_opened_folder_is_a_sequence(tmp_path):
+    root = write(tmp_path, broken=["test/dog/1.png"])
+    source = image_folder(root, "train")
+    image, label = source[-1]
+    assert len(source) == 6 and image.shape == (8, 10, 3) and label == 1
+    images = np.stack([image for image, _ in source])
+    np.testing.assert_allclose(PCAColorNoise().fit(source).eigenvalues, PCAColorNoise().fit(images).eigenvalues)
+    np.testing.assert_allclose(Standardize().fit(source).mean_value, Standardize().fit(images).mean_value)
+    with pytest.raises(ValueError, match="can't be read"):
+        list(image_folder(root, "test", on_error="skip"))
+    with pytest.raises(IndexError):
+        source[6]
 
 
 def test_label_file(tmp_path):
@@ -96,6 +200,17 @@ def test_label_file(tmp_path):
     source = image_folder(root, labels=file)
     assert source.size == 2 and source.class_names == ["a", "b"]
     np.testing.assert_array_equal(labels_of(pipeline(source, 2, training=False)), [1, 0])
+    named = image_folder(root, labels=file, class_names=["b", "c", "a"])
+    np.testing.assert_array_equal(labels_of(pipeline(named, 2, training=False)), [0, 2])
+    file.write_text("cat/0.png,10\ncat/1.png,9\ndog/2.png,2\n")
+    assert image_folder(root, labels=file).class_names == ["2", "9", "10"]
+    with pytest.raises(ValueError, match=r"labels\.csv, line 2: the class is not in .*Received: row="):
+        image_folder(root, labels=file, class_names=["10", "2"])
+    with pytest.raises(ValueError, match=r"dog/0\.png is not in `class_names`. Received: "):
+        image_folder(root, class_names=["cat"])
+    for names in ("ab", ["a", "a"], [1, 2]):
+        with pytest.raises(ValueError, match="`class_names` must be.*Received: class_names="):
+            image_folder(root, class_names=names)
 
 
 @pytest.mark.parametrize(
@@ -143,11 +258,116 @@ def test_missing_and_empty_folders(tmp_path):
         (range(0), "at least one example"),
         (tf.data.Dataset.range(0), "at least one example"),
         (tf.data.Dataset.range(3).repeat(), "must end"),
+        ((np.zeros((4, 2)), [1, 2, 3]), r"one length.*2 arrays of shapes=\[\(4, 2\), \(3,\)\]$"),
     ],
 )
 def test_bad_source(source, text):
-    with pytest.raises(ValueError, match=rf"{text}[\s\S]*Received: "):
-        open_source(source)
+    for cache in (False, True):
+        with pytest.raises(ValueError, match=rf"{text}([\s\S]*Received: )?"):
+            open_source(source, cache=cache)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"on_error": "skip"}, "is for folders of images"),
+        ({"on_error": "pass"}, "`on_error` must be"),
+        ({"cache": True, "folder": True}, "`cache` of an opened source goes to `image_folder`"),
+        ({"on_error": "skip", "folder": True}, "goes to `image_folder` where that opened it"),
+        ({"cache": "file", "folder": False}, "`cache` must be a directory"),
+    ],
+)
+def test_arguments_that_would_do_nothing_are_refused(tmp_path, arguments, text):
+    root = write(tmp_path)
+    (tmp_path / "file").write_text("")
+    kind = arguments.pop("folder", None)
+    source = {True: lambda: image_folder(root, "train"), False: lambda: root, None: lambda: np.arange(4)}[kind]()
+    if "cache" in arguments and arguments["cache"] == "file":
+        arguments["cache"] = tmp_path / "file"
+    with pytest.raises(ValueError, match=rf"{text}.*Received: "):
+        pipeline(source, 2, **arguments)
+
+
+class Counting:
+    """Six images with a name each, which counts how often each is read."""
+
+    def __init__(self):
+        self.reads = np.zeros(6, int)
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        self.reads[index] += 1
+        rng = np.random.default_rng(index)
+        return rng.integers(0, 256, (8, 8, 3), dtype="uint8"), f"name {index}", rng.random()
+
+
+@pytest.mark.parametrize("where", ["memory", "directory", "nowhere"])
+def test_cached_sequence_is_read_once_and_augmented_anew(tmp_path, where):
+    cache = {"memory": True, "directory": tmp_path / "cache", "nowhere": False}[where]
+    sequence = Counting()
+    cached = pipeline(sequence, 4, [RandomRotation()], cache=cache)
+    plain = pipeline(Counting(), 4, [RandomRotation()])
+    looks = []
+    for _ in range(2):
+        epoch = list(cached)
+        for one, other in zip(epoch, plain, strict=True):
+            for u, v in zip(one, other):
+                np.testing.assert_array_equal(u, v)
+        images, names = (np.concatenate(part) for part in list(zip(*epoch))[:2])
+        looks.append(images[names.argsort()])
+    assert (looks[0] != looks[1]).any()
+    # The first example is read once more, to see what it is like.
+    reads = sequence.reads - (np.arange(6) == 0)
+    np.testing.assert_array_equal(reads, 2 if where == "nowhere" else 1)
+    again = Counting()
+    list(pipeline(again, 4, cache=cache))
+    np.testing.assert_array_equal(again.reads[1:], 0 if where == "directory" else 1)
+
+
+def test_cached_folder_decodes_once_and_sees_changes(tmp_path, monkeypatch):
+    root = write(tmp_path) / "train"
+    decoded = []
+    decode = tf.io.decode_image
+    monkeypatch.setattr(tf.io, "decode_image", lambda *args, **kwargs: decoded.append(1) or decode(*args, **kwargs))
+    for cache, expected in ((True, 6), (tmp_path / "cache", 12), (tmp_path / "cache", 12)):
+        dataset = pipeline(root, 4, cache=cache, training=False)
+        one, other = (np.concatenate([x for x, _ in dataset]) for _ in range(2))
+        np.testing.assert_array_equal(one, other)
+        assert len(decoded) == expected
+    (root / "cat/0.png").write_bytes(tf.io.encode_png(np.zeros((8, 10, 3), "uint8")).numpy())
+    changed = np.concatenate([x for x, _ in pipeline(root, 4, cache=tmp_path / "cache", training=False)])
+    assert len(decoded) == 13 and not changed[0].any()
+    np.testing.assert_array_equal(changed[1:], one[1:])
+
+
+@pytest.mark.parametrize(
+    "wrong", [(np.zeros((8, 8, 3)), 1), (np.zeros((8, 8, 3), "uint8"), 0.5), (np.zeros((8, 8, 1), "uint8"), 1)]
+)
+def test_example_unlike_the_first_one_is_named(wrong):
+    examples = collections.deque([(np.zeros((8, 8, 3), "uint8"), 1)] * 4 + [wrong])
+    with pytest.raises(tf.errors.OpError, match=r"Example 4 of the source must be like the first[\s\S]*Received: "):
+        list(pipeline(examples, 2))
+
+
+def test_lists_are_arrays_or_tuples():
+    x, names = np.zeros((3, 4, 4, 1)), ["one", "two", "three"]
+    ((image, name, number),) = pipeline([x, names, [1, 2, 3]], 3, [RandomFlip()], training=False)
+    assert image.shape == (3, 4, 4, 1) and [text.decode() for text in name.numpy()] == names
+    np.testing.assert_array_equal(number, [1, 2, 3])
+    examples = collections.deque([one, text, [1, 2]] for one, text in zip(x, names))
+    ((image, name, pair),) = pipeline(examples, 3, [RandomFlip()], training=False)
+    assert image.shape == (3, 4, 4, 1) and [text.decode() for text in name.numpy()] == names
+    np.testing.assert_array_equal(pair, [[1, 2]] * 3)
+
+
+def test_named_tuples_stay_named():
+    Pair = collections.namedtuple("Pair", "image label")
+    pair = Pair(np.zeros((3, 4, 4, 1)), np.arange(3))
+    for source in (pair, tf.data.Dataset.from_tensor_slices(pair)):
+        (batch,) = pipeline(source, 3, [RandomFlip()], training=False)
+        np.testing.assert_array_equal(batch.label, [0, 1, 2])
 
 
 def test_structures_of_arrays_and_cached_streams(tmp_path):

@@ -38,6 +38,8 @@ def test_multi_scale():
     views = MultiScale((9, 18, 5)).each(IMAGES)
     assert [tuple(view.shape) for view in views] == [(2, 9, 11, 3), (2, 18, 22, 3), (2, 5, 6, 3)]
     np.testing.assert_allclose(views[0], IMAGES, atol=1e-4)
+    for view, size in zip(views[1:], ((18, 22), (5, 6))):
+        np.testing.assert_allclose(view, tf.image.resize(IMAGES, size, antialias=True), atol=1e-3)
     # A constant stays; twice the size keeps the mean nearly.
     np.testing.assert_allclose(MultiScale((5,))(np.full((1, 9, 11, 1), 7.0, "float32")), 7.0, rtol=1e-5)
     assert abs(np.asarray(views[1]).mean() - IMAGES.mean()) < 3
