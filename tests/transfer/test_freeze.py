@@ -153,6 +153,8 @@ def test_slopes_per_place_are_no_kernel_of_their_own():
 def test_refuses():
     for call in (
         lambda: freeze(dense(), "absent"),
+        # A pattern matches whole names.
+        lambda: freeze(dense(), "mid"),
         lambda: freeze(dense(), 4),
         lambda: freeze(dense(), 1.5),
         lambda: unfreeze(dense(), 0),

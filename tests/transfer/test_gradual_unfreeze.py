@@ -156,6 +156,11 @@ def test_initial_epoch_begins_in_its_stage():
     assert changed(before, values(model)) == {"middle", "head"}
 
 
+def test_one_stage_has_the_base_rate():
+    history = fit(dense(keras.optimizers.SGD(0.1)), 2, GradualUnfreeze([(0, "head")], 0.5))
+    np.testing.assert_allclose(history.history["learning_rate"], [0.1, 0.1], rtol=1e-6)
+
+
 def test_refuses_before_any_harm():
     model = dense(keras.optimizers.SGD(0.1))
     before = values(model)

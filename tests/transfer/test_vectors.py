@@ -85,3 +85,18 @@ def test_refuses(tmp_path):
         embedding_from_vectors([], path)
     with pytest.raises(FileNotFoundError):
         embedding_from_vectors(["cat"], tmp_path / "absent.txt")
+
+
+def test_the_word_as_written_comes_first_and_the_first_of_two_lines(tmp_path):
+    path = write(tmp_path, "us 1 2\nUS 3 4\nUS 5 6\n")
+    layer, missing = embedding_from_vectors(["US", "us", "Us"], path)
+    assert rows(layer, 3).tolist() == [[3, 4], [1, 2], [1, 2]] and missing == []
+
+
+def test_arguments_reach_the_layer(tmp_path):
+    path = write(tmp_path, GLOVE)
+    layer, _ = embedding_from_vectors(["cat", "the", "unicorn"], path, trainable=True, seed=1, name="words")
+    assert layer.trainable and layer.name == "words"
+    other, _ = embedding_from_vectors(["cat", "the", "unicorn"], path, seed=2)
+    same = (rows(layer, 3) == rows(other, 3)).all(1)
+    assert same.tolist() == [True, True, False]
