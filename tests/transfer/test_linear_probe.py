@@ -13,7 +13,7 @@ L = keras.layers
 
 
 def test_classifier_equals_scikit_learns():
-    (x, y), (x_more, y_more) = vectors(60), vectors(40, seed=3)
+    (x, y), (x_more, y_more) = vectors(60), vectors(41, seed=3)
     model = randomised(dense())
     before = values(model)
     probe = linear_probe(model, (x, y), (x_more, y_more), layers=["low"], penalty=0.05)
