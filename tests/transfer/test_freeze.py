@@ -33,7 +33,13 @@ def test_freeze_until(until, names):
 
 
 @pytest.mark.parametrize(
-    ("start", "names"), [(1, ["head"]), (2, ["middle", "head"]), ("norm", ["norm", "middle", "head"])]
+    ("start", "names"),
+    [
+        (1, ["head"]),
+        (2, ["middle", "head"]),
+        ("norm", ["norm", "middle", "head"]),
+        ("norm|middle", ["norm", "middle", "head"]),
+    ],
 )
 def test_unfreeze_from(start, names):
     model = dense()
