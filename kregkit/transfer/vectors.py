@@ -11,13 +11,14 @@ from kregkit._core.checks import check_choice
 def embedding_from_vectors(vocabulary, file, missing="normal", trainable=False, seed=0, name="embedding"):
     """Returns an `Embedding` layer filled with pretrained word vectors, and the words that have none.
 
-    The file holds a word and its numbers on every line, as GloVe's text files do; a first line with two counts, as
-    word2vec's have, is recognised. Words that contain spaces are read right. Only the vocabulary's lines are kept in
-    memory. Where the file lacks a word as written, its lower-case form is taken.
+    The file holds a word and its numbers on every line, as GloVe's text files do, separated by a space or a tab; a
+    first line with two counts, as word2vec's have, is recognised. Words that contain spaces are read right, but on the
+    first line, where there are no counts. Only the vocabulary's lines are read as numbers and kept in memory. Where the
+    file lacks a word as written, its lower-case form is taken.
 
     Args:
         vocabulary: List of words, in the order of their ids; such as `TextVectorization.get_vocabulary()`.
-        file: Path of the text file, UTF-8.
+        file: Path of the text file, UTF-8, with a byte order mark or without.
         missing: `"normal"`, draws with the mean and standard deviation of each of the found vectors' numbers;
             `"zeros"`; or `"error"`. Words that are empty (padding) are zeros always. Defaults to `"normal"`.
         trainable: Boolean, whether the vectors train. Defaults to `False`.
@@ -28,9 +29,9 @@ def embedding_from_vectors(vocabulary, file, missing="normal", trainable=False, 
         `(layer, missing_words)`: a built `keras.layers.Embedding` with `len(vocabulary)` rows, and a list.
 
     Raises:
-        ValueError: A line has fewer numbers than the first, or one that is none (the message names the line); there are
-            not as many words as announced; none of the vocabulary is in the file, or a word is missing with
-            `missing="error"`.
+        ValueError: A line has fewer numbers than the first, or a word of the vocabulary has one that is none, NaN or
+            infinite in float32 (the message names the line); there are not as many words as announced; none of the
+            vocabulary is in the file, or a word is missing with `missing="error"`.
 
     Example:
 
@@ -74,9 +75,9 @@ def embedding_from_vectors(vocabulary, file, missing="normal", trainable=False, 
 def _read(path, wanted):
     """Returns the wanted words' vectors, and their length."""
     found, dim, announced, seen = {}, None, None, 0
-    with open(path, encoding="utf-8", errors="replace") as lines:
+    with open(path, encoding="utf-8-sig", errors="replace") as lines:
         for number, line in enumerate(lines, start=1):
-            pieces = line.rstrip("\r\n ").split(" ")
+            pieces = line.replace("\t", " ").rstrip("\r\n ").split(" ")
             if number == 1 and len(pieces) == 2 and all(piece.isdigit() for piece in pieces):
                 announced, dim = (int(piece) for piece in pieces)
                 continue
@@ -85,15 +86,13 @@ def _read(path, wanted):
             seen += 1
             dim = max(len(pieces) - 1, 1) if dim is None else dim
             word = " ".join(pieces[:-dim])
-            if not word:
-                raise ValueError(f"Every line must hold a word and {dim} numbers. Received: {path}, line={number}")
-            if word in wanted and word not in found:
-                try:
-                    found[word] = np.array(pieces[-dim:], "float32")
-                except ValueError as error:
-                    raise ValueError(
-                        f"Every line must hold a word and {dim} numbers. Received: {path}, line={number}"
-                    ) from error
+            row = _numbers(pieces[-dim:]) if word in wanted and word not in found else None
+            if not word or (row is not None and not np.isfinite(row).all()):
+                raise ValueError(
+                    f"Every line must hold a word and {dim} finite numbers. Received: {path}, line={number}"
+                )
+            if row is not None:
+                found[word] = row
     if not seen:
         raise ValueError(f"The file holds no vectors. Received: file={str(path)!r}")
     if announced is not None and announced != seen:
@@ -101,3 +100,13 @@ def _read(path, wanted):
             f"The first line announces {announced} words: the file is damaged. Received: {path}, words={seen}"
         )
     return found, dim
+
+
+def _numbers(pieces):
+    """Returns an array, NaN throughout where a piece is no number."""
+    try:
+        # What float32 can't hold is infinite.
+        with np.errstate(over="ignore"):
+            return np.array(pieces, "float64").astype("float32")
+    except ValueError:
+        return np.full(len(pieces), np.nan, "float32")

@@ -28,7 +28,8 @@ def test_each_plan_trains_what_it_says(strategy, trained, sets):
     x, y = sets["new"]
     before = values(trained)
     short = dataclasses.replace(plan, head_epochs=1, epochs=1 if strategy == "linear head" else 3)
-    tuned = fine_tune(trained, (x[:100], y[:100]), sets["test"], short)
+    fitted = keras.callbacks.Callback()
+    tuned = fine_tune(trained, (x[:100], y[:100]), sets["test"], short, callbacks=[fitted])
     assert isinstance(tuned, FineTuned) and tuned.model.output_shape == (None, 5)
     assert len(tuned.history.history["val_accuracy"]) == short.epochs
     assert values(trained) == before
@@ -40,10 +41,27 @@ def test_each_plan_trains_what_it_says(strategy, trained, sets):
         "fine-tune most": {f"{kind}_{index}" for kind in ("conv", "norm") for index in range(1, 5)},
     }[strategy]
     assert changed(body, values(tuned.model)) == expected
+    rates = plan.head_learning_rate * np.array([1, *[plan.learning_rate_factor] * 2])
+    np.testing.assert_allclose(tuned.history.history["learning_rate"], rates[: short.epochs], rtol=1e-5)
+    assert tuned.model.get_layer("head").kernel.shape[0] == (128 if plan.stages == 3 else 64)
+    assert any("random" in layer.name for layer in fitted.model.layers) == plan.augment
     # It evaluates on its own, without what augments.
     loss, accuracy = tuned.model.evaluate(*sets["test"], verbose=0)
     assert np.isfinite(loss) and 0 <= accuracy <= 1
     assert not any("random" in layer.name for layer in tuned.model.layers)
+
+
+def test_the_top_begins_anew_and_the_head_begins_solved(trained, sets):
+    x, y = sets["new"]
+    # Next to no training: what differs was drawn anew.
+    plan = dataclasses.replace(recommend(20, 5, "different"), head_learning_rate=1e-9, head_epochs=1, epochs=1)
+    tuned = fine_tune(trained, (x[y < 4], y[y < 4]), (x, y), plan)
+    body = {name: bits for name, bits in values(trained).items() if not name.startswith("head/")}
+    assert changed(body, values(tuned.model)) == {"conv_4"}
+    # A class that only the validation data hold has an output too.
+    assert tuned.model.output_shape == (None, 5)
+    found = tuned.model.predict(x[y < 4], verbose=0).argmax(-1)
+    assert np.mean(found == y[y < 4]) > 0.8
 
 
 def test_learns_new_digits_from_few(trained, sets):

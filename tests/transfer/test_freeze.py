@@ -33,7 +33,13 @@ def test_freeze_until(until, names):
 
 
 @pytest.mark.parametrize(
-    ("start", "names"), [(1, ["head"]), (2, ["middle", "head"]), ("norm", ["norm", "middle", "head"])]
+    ("start", "names"),
+    [
+        (1, ["head"]),
+        (2, ["middle", "head"]),
+        ("norm", ["norm", "middle", "head"]),
+        ("norm|middle", ["norm", "middle", "head"]),
+    ],
 )
 def test_unfreeze_from(start, names):
     model = dense()
@@ -153,6 +159,8 @@ def test_slopes_per_place_are_no_kernel_of_their_own():
 def test_refuses():
     for call in (
         lambda: freeze(dense(), "absent"),
+        # A pattern matches whole names.
+        lambda: freeze(dense(), "mid"),
         lambda: freeze(dense(), 4),
         lambda: freeze(dense(), 1.5),
         lambda: unfreeze(dense(), 0),

@@ -149,11 +149,28 @@ def test_flags_are_put_back_however_the_fit_ends():
     assert [(layer.name, layer.trainable) for layer in (model, inner, *inner.layers, model.layers[-1])] == flags
 
 
+def test_a_later_plain_fit_has_its_own_step_back():
+    model = dense(keras.optimizers.SGD(0.1))
+    fit(model, 1)
+    step = model.train_function
+    fit(model, 2, GradualUnfreeze([(0, "head"), (1, "low")]))
+    # Without tracing again, and with what trained before.
+    assert model.train_function is step
+    before = values(model)
+    fit(model, 1)
+    assert changed(before, values(model)) == {"low", "norm", "middle", "head"}
+
+
 def test_initial_epoch_begins_in_its_stage():
     model = dense(keras.optimizers.SGD(0.1))
     before = values(model)
     fit(model, 2, GradualUnfreeze(STAGES), initial_epoch=1)
     assert changed(before, values(model)) == {"middle", "head"}
+
+
+def test_one_stage_has_the_base_rate():
+    history = fit(dense(keras.optimizers.SGD(0.1)), 2, GradualUnfreeze([(0, "head")], 0.5))
+    np.testing.assert_allclose(history.history["learning_rate"], [0.1, 0.1], rtol=1e-6)
 
 
 def test_refuses_before_any_harm():

@@ -137,6 +137,20 @@ def test_new_head_begins_as_keras_begins_a_dense_layer():
     assert 0.98 * limit < np.abs(kernel).max() <= limit and not bias.any()
 
 
+def test_convolutions_that_make_no_class_maps_are_body():
+    pool = L.GlobalAveragePooling2D()
+    wide, flat, bent = L.Conv2D(4, 3), L.Conv2D(4, 1), L.Conv2D(4, 1, activation="relu")
+    for last, behind in ((wide, pool), (flat, L.Flatten()), (bent, pool)):
+        new = replace_head(keras.Sequential([keras.Input((8, 8, 1)), last, behind]), 3)
+        assert last.name in [layer.name for layer in new.layers]
+
+
+def test_logits_are_float32_under_a_mixed_policy():
+    keras.config.set_dtype_policy("mixed_float16")
+    new = replace_head(dense(), 3)
+    assert new.get_layer("low").compute_dtype == "float16" and new.output.dtype == "float32"
+
+
 def test_refuses():
     model = dense()
     several = keras.Model(model.inputs, [model.layers[0].output, model.layers[-1].output])

@@ -13,7 +13,7 @@ L = keras.layers
 
 
 def test_classifier_equals_scikit_learns():
-    (x, y), (x_more, y_more) = vectors(60), vectors(40, seed=3)
+    (x, y), (x_more, y_more) = vectors(60), vectors(41, seed=3)
     model = randomised(dense())
     before = values(model)
     probe = linear_probe(model, (x, y), (x_more, y_more), layers=["low"], penalty=0.05)
@@ -81,6 +81,33 @@ def test_a_class_with_one_example_is_not_scored():
     alone = linear_probe(model, one_each, layers=["body", model.layers[-1]])
     assert np.isnan(list(alone.accuracy.values())).all() and alone.layer == model.layers[-1].name
     assert linear_probe(model, one_each, one_each).accuracy["body"] == 1.0
+
+
+def identity(num):
+    return keras.Sequential([keras.Input((num,)), L.Dense(num, kernel_initializer="identity", name="body")])
+
+
+def test_the_penalty_of_the_best_cross_validated_accuracy_is_taken():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 30)).astype("float32")
+    y = (x[:, 0] + rng.normal(size=60) > 0).astype(int)
+    single = [linear_probe(identity(30), (x, y), penalty=one).accuracy["body"] for one in (0.001, 0.01, 0.1, 1.0)]
+    assert linear_probe(identity(30), (x, y)).accuracy["body"] == max(single) > min(single)
+
+
+def test_examples_of_a_class_are_spread_over_the_fifths():
+    # Two far classes' worth of room for each; a class is known where one of its two examples was fitted.
+    x, y = np.repeat(np.eye(20, dtype="float32"), 2, axis=0), np.repeat(np.arange(20), 2)
+    assert linear_probe(identity(20), (x, y), penalty=0.01).accuracy["body"] == 1.0
+
+
+def test_a_unit_that_hardly_varies_is_not_blown_up():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, 2)), np.arange(40) % 2
+    x[:, 1] = 1e-7 * y
+    probe = linear_probe(identity(2), (x.astype("float32"), y), penalty=0.01)
+    # At a thousandth of the largest unit's spread the solution's weight is some hundreds; at its own it is 1e7.
+    assert np.abs(probe.model.layers[-1].get_weights()[0]).max() < 1e3
 
 
 class Batches(keras.utils.PyDataset):

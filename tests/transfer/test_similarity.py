@@ -23,12 +23,25 @@ def test_formula_by_hand(monkeypatch):
     from kregkit.transfer.linear_probe import LinearProbe
 
     names = similarity.stage_names(dense(), 4)
-    accuracy = dict(zip(names, [0.9, 0.7]))
-    monkeypatch.setattr(similarity, "linear_probe", lambda *a, **k: LinearProbe(accuracy, 0.2, None, names[0]))
+    accuracy, seeds = dict(zip(names, [0.9, 0.7])), []
+
+    def probe(model, data, seed, **arguments):
+        seeds.append(seed)
+        return LinearProbe(accuracy, 0.2, None, names[0])
+
+    monkeypatch.setattr(similarity, "linear_probe", probe)
     x, y = vectors()
     # (0.7 - 0.2) / 0.8 * (0.7 - 0.2) / (0.9 - 0.2)
     assert names == ["norm", "middle"]
-    assert float(measure_similarity(dense(), (x, y))) == pytest.approx(0.625 * 5 / 7)
+    assert float(measure_similarity(dense(), (x, y), seed=3)) == pytest.approx(0.625 * 5 / 7) and seeds == [3]
+
+
+def test_as_many_stages_as_asked():
+    x, y = vectors()
+    assert [list(measure_similarity(dense(), (x, y), stages).accuracy) for stages in (1, 2)] == [
+        ["middle"],
+        ["norm", "middle"],
+    ]
 
 
 def test_few_examples_are_told():

@@ -92,6 +92,7 @@ def test_reinitialize_draws_anew_and_leaves_the_rest():
     kernel, bias = model.get_layer("middle").get_weights()
     limit = np.sqrt(6 / 11)
     assert not bias.any() and np.abs(kernel).max() <= limit and len(np.unique(kernel)) == 30
+    assert reinitialize(model, 3) == ["low", "norm", "middle", "head"]
     assert reinitialize(model, "norm") == ["norm"]
     assert [one.tolist() for one in model.get_layer("norm").get_weights()] == [[1] * 6, [0] * 6, [0] * 6, [1] * 6]
 
@@ -151,6 +152,30 @@ def test_reinitialize_draws_anew_where_the_initializer_has_a_seed():
     assert not (new == old).any()
     # He's standard deviation from 200 draws, cut at two: five standard errors.
     assert new.std() == pytest.approx(np.sqrt(2 / 4), rel=0.25)
+
+
+def test_reinitialize_does_all_or_nothing():
+    class Odd(L.Layer):
+        many = False
+
+        def build(self, shape):
+            self.parts = [self.add_weight(shape=(2,), name=f"part_{index}") for index in range(1 + self.many)]
+
+        def call(self, inputs):
+            return inputs
+
+    odd = Odd(name="odd")
+    odd.many = True
+    model = randomised(keras.Sequential([keras.Input((4,)), L.Dense(3, name="low"), odd]))
+    before = values(model)
+    with pytest.raises(ValueError, match="its own config. Received: layer='odd'"):
+        reinitialize(model, ["low", "odd"])
+    assert values(model) == before
+
+
+def test_strip_keeps_drop_connect_that_draws_at_test_time():
+    wrapped = DropConnect(L.Dense(3), 0.5, inference="gaussian", name="connect")
+    assert "connect" in [layer.name for layer in strip(keras.Sequential([keras.Input((4,)), wrapped])).layers]
 
 
 def test_refuse_and_leave_the_model_alone():

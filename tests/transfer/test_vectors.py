@@ -19,8 +19,11 @@ def rows(layer, num):
 
 @pytest.mark.parametrize("header", ["", "4 3\n"])
 @pytest.mark.parametrize("end", ["\n", " \n", "\r\n"])
-def test_glove_and_word2vec_forms(tmp_path, header, end):
-    path = write(tmp_path, (header + GLOVE).replace("\n", end))
+@pytest.mark.parametrize("between", [" ", "\t"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_glove_and_word2vec_forms(tmp_path, header, end, between, mark):
+    text = (header + GLOVE).replace(" ", between).replace(between.join("..."), ". . .")
+    path = write(tmp_path, mark + text.replace("\n", end))
     layer, missing = embedding_from_vectors(["", "cat", "THE", ". . .", "Dog"], path)
     expected = [[0, 0, 0], [1, 2, 3], [0.5, -1, 0.2], [7, 8, 9], [4, 5, 6]]
     np.testing.assert_allclose(rows(layer, 5), expected, rtol=1e-6)
@@ -59,6 +62,9 @@ def test_in_a_model_behind_text_vectorization(tmp_path):
         ("cat 1 2\ndog 3\n", "line=2"),
         ("cat 1 2\n\ndog\n", "line=3"),
         ("2 2\ncat 1 2\ndog 3 x\n", "line=3"),
+        ("cat 1 2\ndog 3 nan\n", "2 finite numbers.*line=2"),
+        ("2\t2\ncat\t1\t2\ndog\t-inf\t3\n", "2 finite numbers.*line=3"),
+        ("cat 1 2\ndog 3 1e39\n", "2 finite numbers.*line=2"),
         ("3 2\ncat 1 2\ndog 3 4\n", "words=2"),
         ("", "no vectors"),
         ("2 3\n", "no vectors"),
@@ -79,3 +85,18 @@ def test_refuses(tmp_path):
         embedding_from_vectors([], path)
     with pytest.raises(FileNotFoundError):
         embedding_from_vectors(["cat"], tmp_path / "absent.txt")
+
+
+def test_the_word_as_written_comes_first_and_the_first_of_two_lines(tmp_path):
+    path = write(tmp_path, "us 1 2\nUS 3 4\nUS 5 6\n")
+    layer, missing = embedding_from_vectors(["US", "us", "Us"], path)
+    assert rows(layer, 3).tolist() == [[3, 4], [1, 2], [1, 2]] and missing == []
+
+
+def test_arguments_reach_the_layer(tmp_path):
+    path = write(tmp_path, GLOVE)
+    layer, _ = embedding_from_vectors(["cat", "the", "unicorn"], path, trainable=True, seed=1, name="words")
+    assert layer.trainable and layer.name == "words"
+    other, _ = embedding_from_vectors(["cat", "the", "unicorn"], path, seed=2)
+    same = (rows(layer, 3) == rows(other, 3)).all(1)
+    assert same.tolist() == [True, True, False]
