@@ -10,6 +10,9 @@ per batch; `tf.image`, which can't rotate, does so by ImageProjectiveTransformV3
 kregkit's own pipeline with its resampling replaced by that operation. albumentations runs in as many processes as
 there are cores, each making whole batches.
 
+A pass is timed as `fit` makes it, from asking for an iterator to its last batch. What the start of a pass costs
+(kregkit's operations are compiled for each iterator) is printed beside.
+
     python benchmarks/augmentation.py [--smoke] [--no-memory] [--no-training]
 """
 
@@ -31,7 +34,9 @@ import numpy as np
 from _memory import forget_peak, resident
 
 BATCH = {32: 128, 224: 16}
-NUM = {32: 8192, 224: 192}
+# Over a hundred batches, so that a pass is not mainly its start.
+NUM = {32: 16_384, 224: 1920}
+MEMORY_NUM = 192
 REPEATS = 5
 CONTENDERS = ("kregkit", "one warp (V3)", "keras.layers", "tf.image", "albumentations")
 ANGLE, SHEAR, JITTER = 15.0, 10.0, 0.4
@@ -248,27 +253,33 @@ def make(name, x, size, second):
 
 
 def epoch_seconds(dataset):
-    start = time.perf_counter()
+    """Returns the seconds of a pass, and those to its first batch."""
+    start, first = time.perf_counter(), None
     for _ in dataset:
-        pass
-    return time.perf_counter() - start
+        first = first or time.perf_counter() - start
+    return time.perf_counter() - start, first
 
 
 def throughput(size, second, repeats, num):
-    """Returns images per second of each contender: medians of interleaved passes."""
+    """Returns images per second of each contender, and milliseconds to a first batch: medians of interleaved passes."""
     x = images(size, num)
     datasets = {name: make(name, x, size, second) for name in CONTENDERS}
     running = {name: dataset for name, dataset in datasets.items() if not isinstance(dataset, str)}
-    rates = {name: [] for name in running}
+    rates, starts = {name: [] for name in running}, {name: [] for name in running}
     for dataset in running.values():
         epoch_seconds(dataset)
     for _ in range(repeats):
         for name, dataset in running.items():
-            rates[name].append(num / epoch_seconds(dataset))
+            seconds, first = epoch_seconds(dataset)
+            rates[name].append(num / seconds)
+            starts[name].append(1000 * first)
     for dataset in running.values():
         if hasattr(dataset, "close"):
             dataset.close()
-    return {name: statistics.median(rates[name]) if name in rates else datasets[name] for name in datasets}
+    return {
+        name: (statistics.median(rates[name]), statistics.median(starts[name])) if name in rates else datasets[name]
+        for name in datasets
+    }
 
 
 def memory(name, size, second, num):
@@ -340,15 +351,19 @@ def print_throughput(results, peaks):
     for name in CONTENDERS:
         cells = []
         for column in columns:
-            rate, ours = results[column][name], results[column]["kregkit"]
-            cells.append(f"{'-':>20s}" if isinstance(rate, str) else f"{rate:12,.0f} ({ours / rate:4.1f})")
+            found, ours = results[column][name], results[column]["kregkit"][0]
+            cells.append("-" if isinstance(found, str) else f"{found[0]:,.0f} ({ours / found[0]:4.1f})")
         note = next((r for r in (results[c][name] for c in columns) if isinstance(r, str) and "installed" in r), "")
         print(
             f"{name:16s}" + "".join(f"{cell:>20s}" for cell in cells) + f"{peaks.get(name, '-')!s:>18s}" + f"  {note}"
         )
     for size in (32, 224):
-        first, second = (results[size, group]["kregkit"] for group in (False, True))
+        first, second = (results[size, group]["kregkit"][0] for group in (False, True))
         print(f"{size}x{size}: the second group takes {first / second:.2f} times the time of the first")
+    print("\nMilliseconds to the first batch of a pass")
+    for name in CONTENDERS:
+        cells = ["-" if isinstance(results[c][name], str) else f"{results[c][name][1]:.0f}" for c in columns]
+        print(f"{name:16s}" + "".join(f"{cell:>20s}" for cell in cells))
 
 
 def main():
@@ -361,7 +376,7 @@ def main():
     arguments = parser.parse_args()
     if arguments.memory_of:
         name, size, second = arguments.memory_of
-        memory(name, int(size), second == "True", 64 if arguments.smoke else NUM[int(size)])
+        memory(name, int(size), second == "True", 64 if arguments.smoke else MEMORY_NUM)
         return
     repeats = 1 if arguments.smoke else REPEATS
     results = {}

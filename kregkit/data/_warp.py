@@ -132,22 +132,28 @@ def copy(images, moves, height, width, margin, black=0):
         moves: Pair, for rows and for columns, of `(flipped, shift)`: Boolean and int32 vectors; the input position
             is `shift + (size - 1 - i if flipped else i)`.
         height, width: The output's size.
-        margin: Integer, how far positions may lie outside.
+        margin: Integer, how far positions may lie outside; 0 if none does.
         black: Number, what shows there.
     """
 
-    def places(move, size):
-        flipped, shift = move
+    def places(flipped, shift, size, limit):
         i = tf.range(size)[None, :]
-        return shift[:, None] + margin + tf.where(flipped[:, None], size - 1 - i, i)
+        place = shift[:, None] + tf.where(flipped[:, None], size - 1 - i, i)
+        return tf.clip_by_value(place, 0, limit - 1), (place >= 0) & (place < limit)
 
     def run(images, *moves):
         rest = images.shape.rank - 3
-        paddings = [[0, 0], [margin, margin], [margin, margin], *[[0, 0]] * rest]
-        padded = tf.pad(images, paddings, constant_values=tf.cast(black, images.dtype)) if margin else images
-        rows = tf.gather(padded, places(moves[:2], height), batch_dims=1)
-        columns = tf.broadcast_to(places(moves[2:], width)[:, None, :], tf.shape(rows)[:3] * [1, 1, 0] + [0, 0, width])
-        return tf.gather(rows, columns, batch_dims=2)
+        limits = sizes(images)
+        rows, above = places(*moves[:2], height, limits[0])
+        columns, beside = places(*moves[2:], width, limits[1])
+        result = tf.gather(images, rows, batch_dims=1)
+        columns = tf.broadcast_to(columns[:, None, :], tf.shape(result)[:3] * [1, 1, 0] + [0, 0, width])
+        result = tf.gather(result, columns, batch_dims=2)
+        if not margin:
+            return result
+        # Cheaper than to look into a padded copy.
+        inside = tf.reshape(above[:, :, None] & beside[:, None, :], (-1, height, width, *[1] * rest))
+        return tf.where(inside, result, tf.cast(black, images.dtype))
 
     return compiled(run, images)(images, *moves[0], *moves[1])
 
