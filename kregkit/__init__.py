@@ -17,9 +17,12 @@ import importlib
 # These three hold classes that Keras finds by their registered names, so that
 # `keras.models.load_model` opens a file with nothing imported but kregkit.
 from kregkit import layers, optimizers, schedules
+from kregkit._core.late_classes import register_late
 from kregkit._version import __version__
 
 _LAZY_ROOMS = ("callbacks", "data", "diagnostics", "inference", "plots", "search", "transfer")
+# The layers and models of lazy rooms that files name.
+register_late({"kregkit.data.augment_layer": "AugmentLayer", "kregkit.inference._sampling_model": "MarginalModel"})
 
 __all__ = [
     "__version__",
