@@ -41,7 +41,8 @@ def test_every_layer_and_model_of_a_lazy_room_has_a_stand_in():
         if getattr(value, "__module__", "").startswith(("kregkit.data", "kregkit.inference"))
         and issubclass(value, keras.Layer)
     }
-    code = "import keras, kregkit; print(*(n for n, v in keras.saving.get_custom_objects().items() if hasattr(v, 'module')))"
+    stand_ins = "(n for n, v in keras.saving.get_custom_objects().items() if hasattr(v, 'module'))"
+    code = f"import keras, kregkit; print(*{stand_ins})"
     printed = subprocess.check_output([sys.executable, "-c", code], text=True)
     assert set(printed.split()) == lazy
 
