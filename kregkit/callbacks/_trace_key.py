@@ -12,7 +12,20 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, range, enum.Enum, pathlib.PurePath, tf.DType, tf.TensorShape)
+_PLAIN = (
+    type(None),
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    range,
+    enum.Enum,
+    pathlib.PurePath,
+    tf.DType,
+    tf.TensorShape,
+)
 
 # Objects whose state lives in variables, or which Keras too reads only once: the object itself is the key.
 _BY_IDENTITY = (
@@ -22,11 +35,11 @@ _BY_IDENTITY = (
 )
 
 
-class Unrepeatable(Exception):  # noqa: N818
+class Unrepeatable(Exception):
     """A value holds something that can't be compared, such as a generator: the function must be traced anew."""
 
 
-class _Symbolic(Exception):  # noqa: N818
+class _Symbolic(Exception):
     """A value holds a tensor of a graph: a trace left it there, and the next trace writes it before reading it."""
 
 

@@ -454,7 +454,9 @@ def _own_optimizers(model):
     found = []
     for layer in keras_internals.flatten_layers(model):
         for value in vars(layer).values():
-            values = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
+            values = (
+                value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
+            )
             found += [one for one in values if isinstance(one, keras.optimizers.Optimizer)]
     return list({id(part): part for one in found for part in _with_wrapped(one)}.values())
 

@@ -24,7 +24,11 @@ def why_passes_differ(data, steps):
     if isinstance(data, keras.utils.PyDataset):
         in_part = steps is not None and (data.num_batches is None or steps < data.num_batches)
         reorders = type(data).on_epoch_end is not keras.utils.PyDataset.on_epoch_end
-        return "is a PyDataset that reorders itself, and `validation_steps` reads it in part" if in_part and reorders else None
+        return (
+            "is a PyDataset that reorders itself, and `validation_steps` reads it in part"
+            if in_part and reorders
+            else None
+        )
     if isinstance(data, tf.data.Dataset):
         return _why_dataset_differs(data, steps)
     return "is an iterator, which can't be read again" if hasattr(data, "__next__") else None

@@ -40,7 +40,17 @@ class PlateauDecay(RateCallback):
     whole_epochs_suffice = True
     untraced_attributes = (
         *("_product", "_best", "_since", "_unread", "_cooling", "_fresh", "_started", "_warned", "_direction"),
-        *("_steps_before", "monitor", "patience", "min_delta", "cooldown", "minimum_factor", "mode", "verbose", "factor"),
+        *(
+            "_steps_before",
+            "monitor",
+            "patience",
+            "min_delta",
+            "cooldown",
+            "minimum_factor",
+            "mode",
+            "verbose",
+            "factor",
+        ),
     )
     fit_attributes = ("_factor",)
 
@@ -64,6 +74,7 @@ class PlateauDecay(RateCallback):
         self.cooldown = check_number("cooldown", cooldown, 0)
         self.minimum_factor = check_number("minimum_factor", minimum_factor, 0, 1)
         self.mode = check_choice("mode", mode, ("auto", "min", "max"))
+        direction(monitor, "min")  # the name's own error comes now; "auto" is resolved when there is a model
         self.verbose = check_integer("verbose", verbose, 0)
         self._fresh = True
         self._reset()

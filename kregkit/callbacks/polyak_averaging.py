@@ -102,6 +102,7 @@ class PolyakAveraging(TracedCallback):
         self.warmup = bool(warmup)
         self.monitor = monitor
         self.mode = check_choice("mode", mode, ("auto", "min", "max"))
+        direction(monitor, "min")  # the name's own error comes now; "auto" is resolved when there is a model
         self.best = self.decays[0]
         self._values = None  # after a fit: per decay, one array per weight
         self._update_count = 0
