@@ -44,10 +44,10 @@ class LearningRateRange:
         }
 
     def plot(self, axes=None):
-        """Draws the sweep with `kregkit.plots.learning_rate_range`; returns the Axes."""
+        """Draws the sweep with `kregkit.plots.learning_rate_sweep`; returns the Axes."""
         from kregkit import plots
 
-        return plots.learning_rate_range(self.to_dict(), axes)
+        return plots.learning_rate_sweep(self.to_dict(), axes)
 
     def __str__(self):
         return self.reason
