@@ -6,6 +6,7 @@ import functools
 import keras
 
 from kregkit._core.checks import check_choice
+from kregkit._core.graph import last_activation
 
 OUTPUTS = ("auto", "probabilities", "logits", "values")
 
@@ -108,38 +109,6 @@ def loss_tasks(model):
     """Returns what the losses that a model was compiled with say, as a flat tuple; empty where there is no loss."""
     loss = getattr(model, "loss", None)
     return () if loss is None else tuple(task_of_loss(one) for one in keras.tree.flatten(loss))
-
-
-def last_activation(output):
-    """Returns `"softmax"`, `"sigmoid"`, `"linear"` or another activation's name for a symbolic output, or `None`.
-
-    Looks through reshapes, identities and nested models.
-    """
-    history = getattr(output, "_keras_history", None)
-    if history is None:
-        return None
-    operation, node_index, tensor_index = history
-    if isinstance(operation, keras.Model):
-        inner = getattr(operation, "outputs", None)
-        return last_activation(inner[tensor_index]) if inner else None
-    if isinstance(operation, keras.layers.Softmax):
-        return "softmax" if operation.axis == -1 else None
-    if isinstance(operation, keras.layers.TimeDistributed):
-        operation = operation.layer
-    activation = getattr(operation, "activation", None)
-    name = getattr(activation, "__name__", None)
-    passes = isinstance(operation, (keras.layers.Reshape, keras.layers.Flatten, keras.layers.Identity)) or (
-        isinstance(operation, keras.layers.Activation) and name == "linear"
-    )
-    if passes:
-        inputs = operation._inbound_nodes[node_index].input_tensors
-        return last_activation(inputs[0])
-    if name is None and type(operation).__name__ in ("Softmax", "Sigmoid"):
-        # `keras.ops.softmax` or `keras.ops.sigmoid` on a symbolic tensor.
-        return type(operation).__name__.lower() if getattr(operation, "axis", -1) in (-1, None) else None
-    if isinstance(activation, keras.layers.Layer):
-        return None
-    return name
 
 
 def flat_losses(model, structure, count):

@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from kregkit._core.checks import check_integer
-from kregkit._core.tasks import flat_losses, last_activation, output_tasks, task_of_loss
+from kregkit._core.graph import last_activation
+from kregkit._core.tasks import flat_losses, output_tasks, task_of_loss
 from kregkit.diagnostics._calls import quiet, recorded
 from kregkit.diagnostics._data import named_arrays, sample_batches
 from kregkit.diagnostics._untouched import untouched

@@ -1,0 +1,74 @@
+"""A model's layers in call order, and what its last layer does."""
+
+import keras
+
+from kregkit._core import keras_internals
+
+
+def flat_layers(model):
+    """Returns the layers of `model` in call order, each once; nested models' layers stand in place of the model.
+
+    Wrappers such as `TimeDistributed` are one layer, and inputs are left out. Where a model's graph isn't known, as in
+    a subclass, the order is that of its attributes.
+    """
+    layers = []
+    for layer in _called_layers(model):
+        if isinstance(layer, keras.Model):
+            layers += flat_layers(layer)
+        elif not isinstance(layer, keras.layers.InputLayer):
+            layers.append(layer)
+    return list({id(layer): layer for layer in layers}.values())
+
+
+def _called_layers(model):
+    """Returns a model's own layers, in the order of their first call where that is known."""
+    functional = keras_internals.functional_of(model)
+    if functional is None:
+        return model.layers
+    # Layers of one depth don't depend on each other: they keep the order in which they were made.
+    position = {}
+    for node in keras_internals.nodes_in_order(functional):
+        position.setdefault(id(node.operation), len(position))
+    return sorted(model.layers, key=lambda layer: position.get(id(layer), len(position)))
+
+
+def all_layers(model):
+    """Returns the layers inside a model at every depth, each once: wrapped layers and cells too, without the model."""
+    return keras_internals.flatten_layers(model, include_self=False)
+
+
+def nested_models(model):
+    """Returns the models within `model`, outer ones first."""
+    inner = [layer for layer in model.layers if isinstance(layer, keras.Model)]
+    return [nested for outer in inner for nested in (outer, *nested_models(outer))]
+
+
+def last_activation(output):
+    """Returns `"softmax"`, `"sigmoid"`, `"linear"` or another activation's name for a symbolic output, or `None`.
+
+    Looks through reshapes, identities and nested models.
+    """
+    history = keras_internals.keras_history(output)
+    if history is None:
+        return None
+    operation, node_index, tensor_index = history
+    if isinstance(operation, keras.Model):
+        inner = getattr(operation, "outputs", None)
+        return last_activation(inner[tensor_index]) if inner else None
+    if isinstance(operation, keras.layers.Softmax):
+        return "softmax" if operation.axis == -1 else None
+    if isinstance(operation, keras.layers.TimeDistributed):
+        operation = operation.layer
+    activation = getattr(operation, "activation", None)
+    name = getattr(activation, "__name__", None)
+    passes = isinstance(operation, (keras.layers.Reshape, keras.layers.Flatten, keras.layers.Identity)) or (
+        isinstance(operation, keras.layers.Activation) and name == "linear"
+    )
+    if passes:
+        return last_activation(keras_internals.inbound_nodes(operation)[node_index].input_tensors[0])
+    if name is None and type(operation).__name__ in ("Softmax", "Sigmoid"):
+        # `keras.ops.softmax` or `keras.ops.sigmoid` on a symbolic tensor.
+        return type(operation).__name__.lower() if getattr(operation, "axis", -1) in (-1, None) else None
+    if isinstance(activation, keras.layers.Layer):
+        return None
+    return name

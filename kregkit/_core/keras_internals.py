@@ -1,0 +1,267 @@
+"""Every name that Keras, TensorFlow, TFDS and Optuna don't make public and that kregkit needs: one function per name.
+
+Each function says what it gives, why nothing public does, and what breaks without the name. Where a renamed attribute
+would go unnoticed, the function looks for it and raises. `tests/core/test_keras_internals.py` pins each one.
+"""
+
+import sys
+
+import keras
+
+
+def _required(thing, name, what):
+    """Returns a private attribute, or raises an error that says which feature of kregkit needs it."""
+    try:
+        return getattr(thing, name)
+    except AttributeError as error:
+        raise RuntimeError(
+            f"kregkit needs `{type(thing).__name__}.{name}` {what}, and this version of its library doesn't have it: "
+            f"install a version that kregkit supports. Received: keras.__version__={keras.__version__!r}"
+        ) from error
+
+
+# Layers and graphs of models.
+
+
+def flatten_layers(model, include_self=True):
+    """Returns all layers of a model or layer at any depth, each once, in the order in which they were attached.
+
+    Wrapped layers, cells and layers in lists are among them. Public `model.layers` lists the outermost ones only.
+    Without it, noise, normalisation layers and frozen layers inside others would be overlooked.
+    """
+    layers = _required(model, "_flatten_layers", "to find layers inside others")(include_self=include_self)
+    # A subclassed model that shares a layer with a nested one is listed twice by Keras.
+    return list({id(layer): layer for layer in layers}.values())
+
+
+def inbound_nodes(operation):
+    """Returns the nodes of a layer or operation: one per call on symbolic tensors.
+
+    `operation.input` raises for layers that were called twice. Without it graphs can't be walked backwards.
+    """
+    return _required(operation, "_inbound_nodes", "to walk a model's graph")
+
+
+def functional_of(model):
+    """Returns the functional model that runs `model`: itself, the one inside a `Sequential`, or None.
+
+    `Sequential` has no public name for it. Without it a sequential model has no graph to walk.
+    """
+    if isinstance(model, keras.Sequential):
+        return _required(model, "_functional", "to read a Sequential's graph")
+    return model if hasattr(model, "_nodes_by_depth") else None
+
+
+def nodes_in_order(functional):
+    """Returns the nodes of a functional model in the order in which they are computed.
+
+    Nothing public tells which of a layer's calls belong to this model. Without it graphs can't be split or copied.
+    """
+    by_depth = _required(functional, "_nodes_by_depth", "to walk a model's graph")
+    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+
+
+def keras_history(tensor):
+    """Returns `(operation, node_index, tensor_index)` of a symbolic tensor, or None for any other tensor.
+
+    Nothing public tells which layer made a tensor. Without it neither the last activation nor the head is found, so a
+    symbolic tensor without the attribute is an error.
+    """
+    history = getattr(tensor, "_keras_history", None)
+    if history is None and isinstance(tensor, keras.KerasTensor) and not hasattr(keras.Input((1,)), "_keras_history"):
+        _required(keras.Input((1,)), "_keras_history", "to find a model's last layer")
+    return history
+
+
+# Layers.
+
+
+def get_mask(tensor):
+    """Returns the mask that a layer attached to its output, or None.
+
+    Keras passes masks from layer to layer on the tensors; nothing public reads one. Without it masked steps would
+    count like others, silently: the test asks an Embedding for its mask.
+    """
+    return getattr(tensor, "_keras_mask", None)
+
+
+def set_mask(tensor, mask):
+    """Attaches a mask to a tensor for the layers that follow; None attaches nothing.
+
+    `tf.function` returns new tensors without their masks, and nothing public attaches one.
+    """
+    if mask is not None:
+        tensor._keras_mask = mask
+
+
+def own_trainable_variables(layer):
+    """Returns the layer's own weights that were made to be trained, frozen or not, without those of layers inside.
+
+    Public `trainable_variables` holds inner layers' too, and nothing where the layer is frozen.
+    """
+    return list(_required(layer, "_trainable_variables", "to tell whose weights are whose"))
+
+
+def seed_generators(layer):
+    """Returns the layer's own seed generators.
+
+    Public `non_trainable_variables` holds their states but not the generators. Without it noise can't be frozen.
+    """
+    return list(_required(layer, "_seed_generators", "to find a layer's random numbers"))
+
+
+def clear_losses(layer):
+    """Forgets the penalties that a layer's last calls added.
+
+    Keras clears them when the model is called; tensors of a graph that is gone would stay until then.
+    """
+    _required(layer, "_clear_losses", "to forget penalties of a trial pass")()
+
+
+def takes_training(layer):
+    """Returns whether the layer's `call` takes `training`, also as part of `**kwargs` that Keras knows of.
+
+    `inspect.signature` doesn't see through decorated calls.
+    """
+    return bool(_required(layer, "_call_has_training_arg", "to run a layer in training mode"))
+
+
+def dtype_policy(layer):
+    """Returns the layer's dtype policy, for `replaced`: the public property can't be set while it is in use."""
+    return _required(layer, "_dtype_policy", "to compute in float64")
+
+
+# Models: compiled parts and the training loop.
+
+
+def compile_arguments(model):
+    """Returns the arguments that `compile` was given, as they were given, as a dictionary; None if not compiled.
+
+    Public `get_compile_config` serialises them, which fails for losses and metrics that aren't registered.
+    """
+    if not model.compiled:
+        return None
+    return dict(_required(model, "_compile_config", "to read what a model was compiled with").config)
+
+
+def compiled_loss(model):
+    """Returns the object that computes the compiled loss of all outputs, or None.
+
+    Public `model.loss` is what `compile` was given. The object builds itself at its first use, which a check that
+    leaves no trace has to undo.
+    """
+    return _required(model, "_compile_loss", "to leave a compiled loss untouched")
+
+
+def flat_losses(model):
+    """Returns the loss objects of a compiled model whose loss has been built; empty before that."""
+    compiled = compiled_loss(model)
+    entries = None if compiled is None else _required(compiled, "_flat_losses", "to find each output's loss")
+    return [entry.loss for entry in entries or () if entry is not None]
+
+
+def running_callback_list():
+    """Returns the `CallbackList` whose `on_train_begin` is running, or None outside of `fit`.
+
+    Keras gives callbacks no way to the list that they are in. Without it no conflict between callbacks is noticed and
+    nothing tells that `fit` has failed, so a list that can't be found from within one is an error: see
+    `callbacks/_installed.py`, which asks only from `on_train_begin`.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if frame.f_code.co_name == "on_train_begin" and isinstance(owner, keras.callbacks.CallbackList):
+            return owner
+        frame = frame.f_back
+    return None
+
+
+def initial_epoch(model):
+    """Returns the epoch at which `BackupAndRestore` tells `fit` to go on, or None.
+
+    Nothing public says that a backup was restored. Without it a restored run would count its epochs from 0.
+    """
+    return getattr(model, "_initial_epoch", None)
+
+
+def clear_initial_epoch(model):
+    """Forgets the epoch that `BackupAndRestore` left: Keras never does, and the next `fit` would start there too."""
+    model._initial_epoch = None
+
+
+def uses_cached_validation(arguments):
+    """Returns whether the arguments of `evaluate` are those of `fit`'s own validation.
+
+    Nothing else tells it from an `evaluate` that a callback calls.
+    """
+    return bool(arguments.get("_use_cached_eval_dataset"))
+
+
+def global_state():
+    """Returns the dictionary of Keras's global state: the names given so far and the global seed generator.
+
+    Public `clear_session` only empties it. Without it a check that leaves no trace would change the names of the
+    layers that are made after it.
+    """
+    module = sys.modules[keras.random.SeedGenerator.__module__]
+    return vars(_required(_required(module, "global_state", "to keep names and seeds"), "GLOBAL_STATE_TRACKER", ""))
+
+
+def download_module():
+    """Returns the module in which all of `keras.applications` find `get_file`.
+
+    There alone do a weights file and its address come together. Without it `backbone` can't say, before a long wait,
+    that the weights are not on disk.
+    """
+    module = sys.modules[keras.utils.get_file.__module__]
+    _required(module, "validate_file", "to find weights on disk")
+    return module
+
+
+# Optimizers.
+
+
+def optimizer_variables(optimizer):
+    """Returns the variables that an optimizer was built on; empty before that.
+
+    Public `optimizer.variables` are its own slots.
+    """
+    return list(_required(optimizer, "_trainable_variables", "to know which weights an optimizer trains"))
+
+
+# TensorFlow.
+
+
+def control_flow_context(graph):
+    """Returns the control-flow context of a TensorFlow graph that is being traced, or None.
+
+    XLA's context is the only sign that `jit_compile=True` traces this graph; nothing public tells.
+    """
+    return _required(graph, "_get_control_flow_context", "to tell whether XLA compiles a graph")()
+
+
+def serialized_graph(dataset):
+    """Returns the serialised graph of a `tf.data.Dataset`, a string tensor.
+
+    Public `dataset.save` runs the data. Without it a data set can't be copied without moving its seeds.
+    """
+    return _required(dataset, "_as_serialized_graph", "to copy a data set")()
+
+
+# TFDS.
+
+
+def progress_bars_active(tfds):
+    """Returns whether TFDS shows progress bars: public functions switch them, none tells."""
+    return getattr(tfds.core.utils.tqdm_utils, "_active", True)
+
+
+# Optuna.
+
+
+def trial_id(trial):
+    """Returns the identity of a stored trial, from which a worker's `optuna.Trial` is made.
+
+    Public `study.ask` makes trials without the slot that tells workers apart.
+    """
+    return _required(trial, "_trial_id", "to share a search between workers")

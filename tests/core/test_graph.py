@@ -1,0 +1,56 @@
+"""Layers in call order, and the last activation."""
+
+import keras
+
+from kregkit._core.graph import all_layers, flat_layers, last_activation, nested_models
+
+layers = keras.layers
+
+
+def names(found):
+    return [layer.name for layer in found]
+
+
+def test_layers_stand_in_call_order_whatever_the_order_they_were_made_in():
+    last, first = layers.Dense(2, name="last"), layers.Dense(2, name="first")
+    inputs = keras.Input((2,))
+    assert names(flat_layers(keras.Model(inputs, last(first(inputs))))) == ["first", "last"]
+
+
+def test_a_nested_model_s_layers_stand_in_its_place_and_a_shared_layer_once():
+    inner = keras.Sequential([keras.Input((2,)), layers.Dense(2, name="b")], name="inner")
+    shared = layers.Dense(2, name="a")
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, shared(inner(shared(inputs))))
+    assert names(flat_layers(model)) == ["a", "b"]
+    assert nested_models(model) == [inner]
+
+
+def test_a_subclass_that_builds_a_graph_inside_itself_has_the_order_of_its_attributes():
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = layers.Dense(2, name="one"), layers.Dense(2, name="two")
+
+        def call(self, x):
+            return self.two(self.one(x))
+
+    assert names(flat_layers(Net())) == ["one", "two"]
+
+
+def test_wrappers_are_one_flat_layer_and_all_layers_go_inside():
+    model = keras.Sequential([keras.Input((3, 2)), layers.TimeDistributed(layers.Dense(2, name="inside"), name="over")])
+    assert names(flat_layers(model)) == ["over"]
+    assert {"over", "inside"} <= set(names(all_layers(model)))
+
+
+def test_a_sequential_that_is_not_built_has_its_order():
+    assert names(flat_layers(keras.Sequential([layers.Dense(1, name="a"), layers.Dense(1, name="b")]))) == ["a", "b"]
+
+
+def test_last_activation_looks_through_reshapes_and_nested_models():
+    inner = keras.Sequential([keras.Input((4,)), layers.Dense(4, activation="softmax")])
+    outer = keras.Sequential([keras.Input((4,)), inner, layers.Reshape((2, 2)), layers.Flatten()])
+    assert last_activation(outer.outputs[0]) == "softmax"
+    assert last_activation(keras.Input((4,)) * 2) is None
+    assert last_activation(keras.ops.ones((1,))) is None

@@ -1,0 +1,217 @@
+"""Every private name that kregkit uses is still there and still means what it did.
+
+A failure here names the function of `kregkit/_core/keras_internals.py` to mend; nothing else uses the name.
+"""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kregkit._core import keras_internals as internals
+
+
+def gone(function):
+    return f"kregkit._core.keras_internals.{function.__name__} no longer does what its docstring says"
+
+
+@pytest.fixture
+def model():
+    inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4), keras.layers.Dropout(0.5, seed=1)])
+    model = keras.Sequential([keras.Input((4,)), inner, keras.layers.Dense(1, kernel_regularizer="l2")])
+    model.compile("sgd", "mse", metrics=["mae"])
+    return model
+
+
+def test_flatten_layers(model):
+    inner = model.layers[0]
+    expected = {id(model), id(inner), *map(id, inner.layers), id(model.layers[1])}
+    layers = internals.flatten_layers(model)
+    assert expected <= set(map(id, layers)), gone(internals.flatten_layers)
+    assert len(layers) == len(set(map(id, layers))), gone(internals.flatten_layers)
+    assert model not in internals.flatten_layers(model, include_self=False), gone(internals.flatten_layers)
+
+
+def test_nodes_and_history(model):
+    functional = internals.functional_of(model)
+    operations = [node.operation for node in internals.nodes_in_order(functional)]
+    assert [operation for operation in operations if operation in model.layers] == model.layers, gone(
+        internals.nodes_in_order
+    )
+    assert internals.functional_of(functional) is functional, gone(internals.functional_of)
+    operation, node_index, tensor_index = internals.keras_history(functional.outputs[0])
+    assert operation is model.layers[-1] and tensor_index == 0, gone(internals.keras_history)
+    node = internals.inbound_nodes(operation)[node_index]
+    assert len(node.input_tensors) == 1, gone(internals.inbound_nodes)
+    assert internals.keras_history(np.ones(2)) is None, gone(internals.keras_history)
+
+    class Subclass(keras.Model):
+        pass
+
+    assert internals.functional_of(Subclass()) is None, gone(internals.functional_of)
+
+
+def test_masks():
+    outputs = keras.layers.Embedding(3, 2, mask_zero=True)(np.array([[1, 0]]))
+    assert internals.get_mask(outputs).numpy().tolist() == [[True, False]], gone(internals.get_mask)
+    x = tf.reshape(tf.range(4.0), (1, 2, 2))
+    internals.set_mask(x, tf.constant([[True, False]]))
+    mean = keras.layers.GlobalAveragePooling1D()(x)
+    assert mean.numpy().tolist() == [[0.0, 1.0]], gone(internals.set_mask)
+    plain = tf.ones((1, 2))
+    internals.set_mask(plain, None)
+    assert internals.get_mask(plain) is None, gone(internals.set_mask)
+
+
+def test_layers(model):
+    inner, dense = model.layers
+    assert internals.own_trainable_variables(dense) == [dense.kernel, dense.bias], gone(
+        internals.own_trainable_variables
+    )
+    dense.trainable = False
+    assert len(internals.own_trainable_variables(dense)) == 2, gone(internals.own_trainable_variables)
+    assert internals.own_trainable_variables(inner) == [], gone(internals.own_trainable_variables)
+    dropout = inner.layers[-1]
+    assert internals.seed_generators(dropout) == [dropout.seed_generator], gone(internals.seed_generators)
+    assert internals.takes_training(dropout) and not internals.takes_training(keras.layers.Flatten()), gone(
+        internals.takes_training
+    )
+    assert internals.dtype_policy(dense).name == "float32", gone(internals.dtype_policy)
+    penalised = keras.layers.Dense(1, activity_regularizer="l2")
+    penalised(np.ones((2, 2), "float32"))
+    assert penalised.losses
+    internals.clear_losses(penalised)
+    assert not penalised.losses, gone(internals.clear_losses)
+
+
+def test_compiled_parts(model):
+    arguments = internals.compile_arguments(model)
+    assert arguments["loss"] == "mse" and arguments["metrics"] == ["mae"], gone(internals.compile_arguments)
+    assert internals.flat_losses(model) == [], gone(internals.flat_losses)
+    model.train_on_batch(np.ones((2, 4)), np.ones((2, 1)))
+    assert internals.compiled_loss(model).built, gone(internals.compiled_loss)
+    assert [loss.name for loss in internals.flat_losses(model)] == ["mse"], gone(internals.flat_losses)
+    assert internals.compile_arguments(keras.Sequential()) is None, gone(internals.compile_arguments)
+    assert internals.compiled_loss(keras.Sequential()) is None, gone(internals.compiled_loss)
+
+
+def test_the_running_callback_list_is_found(model):
+    found = []
+
+    class Finder(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            found.append(internals.running_callback_list())
+
+    finder = Finder()
+    model.fit(np.ones((2, 4)), np.ones((2, 1)), verbose=0, callbacks=[finder])
+    assert finder in found[0].callbacks, gone(internals.running_callback_list)
+    assert internals.running_callback_list() is None, gone(internals.running_callback_list)
+
+
+def test_initial_epoch_of_a_backup(model, tmp_path):
+    class Killed(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    x, y = np.ones((2, 4)), np.ones((2, 1))
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, y, epochs=4, verbose=0, callbacks=[backup, Killed()])
+    assert internals.initial_epoch(model) is None, gone(internals.initial_epoch)
+    model.fit(x, y, epochs=4, verbose=0, callbacks=[backup])
+    assert internals.initial_epoch(model) == 2, gone(internals.initial_epoch)
+    internals.clear_initial_epoch(model)
+    assert len(model.fit(x, y, epochs=3, verbose=0).epoch) == 3, gone(internals.clear_initial_epoch)
+
+
+def test_fit_s_own_validation_is_told_from_other_evaluations(model):
+    seen, evaluate = [], model.evaluate
+
+    def watching(*args, **kwargs):
+        seen.append(internals.uses_cached_validation(kwargs))
+        return evaluate(*args, **kwargs)
+
+    model.evaluate = watching
+    x, y = np.ones((2, 4)), np.ones((2, 1))
+    model.fit(x, y, validation_data=(x, y), verbose=0)
+    model.evaluate(x, y, verbose=0)
+    assert seen == [True, False], gone(internals.uses_cached_validation)
+
+
+def test_global_state_holds_the_names_that_come_next():
+    state = internals.global_state()
+    before = state["object_name_uids"].copy()
+    name = keras.layers.Dense(1).name
+    assert state["object_name_uids"] != before, gone(internals.global_state)
+    state["object_name_uids"] = before
+    assert keras.layers.Dense(1).name == name, gone(internals.global_state)
+
+
+def test_all_applications_download_through_one_module(monkeypatch):
+    module = internals.download_module()
+
+    class Asked(Exception):
+        pass
+
+    def get_file(*args, **kwargs):
+        raise Asked
+
+    monkeypatch.setattr(module, "get_file", get_file)
+    with pytest.raises(Asked):
+        keras.applications.MobileNetV2((96, 96, 3), weights="imagenet", include_top=False)
+
+
+def test_optimizer_variables(model):
+    assert internals.optimizer_variables(model.optimizer) == [], gone(internals.optimizer_variables)
+    model.optimizer.build(model.trainable_variables)
+    assert internals.optimizer_variables(model.optimizer) == model.trainable_variables, gone(
+        internals.optimizer_variables
+    )
+
+
+def test_control_flow_context_tells_xla():
+    names = []
+
+    def function(x):
+        graph = tf.compat.v1.get_default_graph()
+        contexts = [internals.control_flow_context(one) for one in (graph, graph.outer_graph)]
+        names.append({type(context).__name__ for context in contexts})
+        return x
+
+    tf.function(function, jit_compile=True, autograph=False)(tf.ones(()))
+    tf.function(function, autograph=False)(tf.ones(()))
+    assert ["XLAControlFlowContext" in found for found in names] == [True, False], gone(internals.control_flow_context)
+
+
+def test_serialized_graph_can_be_read_again():
+    dataset = tf.data.Dataset.range(3)
+    variant = tf.raw_ops.DatasetFromGraph(graph_def=internals.serialized_graph(dataset))
+    copy = tf.data.experimental.from_variant(variant, dataset.element_spec)
+    assert [int(number) for number in copy] == [0, 1, 2], gone(internals.serialized_graph)
+
+
+def test_progress_bars_active():
+    import tensorflow_datasets as tfds
+
+    before = internals.progress_bars_active(tfds)
+    try:
+        for active in (False, True):
+            (tfds.enable_progress_bar if active else tfds.disable_progress_bar)()
+            assert internals.progress_bars_active(tfds) is active, gone(internals.progress_bars_active)
+    finally:
+        (tfds.enable_progress_bar if before else tfds.disable_progress_bar)()
+
+
+def test_trial_id():
+    optuna = pytest.importorskip("optuna")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study()
+    study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING))
+    trial = optuna.Trial(study, internals.trial_id(study.get_trials(deepcopy=False)[0]))
+    assert trial.number == 0, gone(internals.trial_id)
+
+
+def test_a_missing_name_is_an_error_that_says_what_needs_it():
+    with pytest.raises(RuntimeError, match=r"`object._flatten_layers` to find layers inside others.*Received: keras"):
+        internals.flatten_layers(object())
