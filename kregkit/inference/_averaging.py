@@ -6,7 +6,7 @@ from keras import ops
 
 from kregkit._core.keras_internals import get_mask, set_mask
 from kregkit._core.tasks import Task, output_tasks
-from kregkit.inference._moments import Moments, like
+from kregkit.inference._moments import UNSEEN, Moments, like
 
 REDUCTIONS = ("probabilities", "logits", "geometric")
 
@@ -166,16 +166,28 @@ class Quantities:
     def _prediction(self, y):
         return tf.cast(probabilities(y, self.task), "float32")
 
-    def of_pass(self, y, weight):
-        """Returns the states after one pass, by name; see `Moments`."""
-        return {name: moments.of_pass(function(y), weight) for name, (function, moments) in self._parts.items()}
+    def of_pass(self, y, weight, seen=None):
+        """Returns the states after one pass, by name; see `Moments`.
 
-    def merge(self, states, count, others, other_count):
+        Args:
+            y: `(k, batch, ...)`.
+            weight: `(k, batch)` of zeros and ones.
+            seen: Booleans `(k, batch, ...)` of some of the axes of `y`: which predictions are of something that the
+                view shows. The others count only where no view shows anything. `None` where all do.
+        """
+        if seen is not None:
+            weight = like(weight, seen) * tf.where(seen, 1.0, UNSEEN)
+        states = {name: moments.of_pass(function(y), weight) for name, (function, moments) in self._parts.items()}
+        return {**states, "count": tf.reduce_sum(weight, 0)}
+
+    def merge(self, states, others):
         """Returns the states after both."""
-        return {
-            name: moments.merge(states[name], count, others[name], other_count)
+        counts = states["count"], others["count"]
+        merged = {
+            name: moments.merge(states[name], counts[0], others[name], counts[1])
             for name, (_, moments) in self._parts.items()
         }
+        return {**merged, "count": counts[0] + counts[1]}
 
 
 def entropy(p, task):
@@ -238,8 +250,9 @@ def _spread(settings, parts):
     # Within the runs, and between them.
     variance = tf.add_n(
         [
-            weight * (squares / tf.maximum(like(count, squares), 1.0) + (own - mean) ** 2)
-            for weight, _, count, (own, squares) in ((*part[:3], part[3]["prediction"]) for part in parts)
+            weight * (tf.math.divide_no_nan(squares, like(states["count"], squares)) + (own - mean) ** 2)
+            for weight, _, _, states in parts
+            for own, squares in [states["prediction"]]
         ]
     )
     spread = {"std": tf.sqrt(variance)}

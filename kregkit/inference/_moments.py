@@ -2,6 +2,9 @@
 
 import tensorflow as tf
 
+# The weight of a prediction for a place that its view doesn't show: less than the rounding of a sum in float32.
+UNSEEN = 1e-8
+
 
 class Moments:
     """Running mean, and sum of squared distances from it, of tensors `(batch, ...)` (Chan et al. 1979).
@@ -13,15 +16,14 @@ class Moments:
         self.squares = squares
 
     def of_pass(self, y, weight):
-        """Returns the state after one pass: `y` is `(k, batch, ...)`, `weight` `(k, batch)` of zeros and ones."""
+        """Returns the state after one pass: `y` is `(k, batch, ...)`, `weight` `(k, batch)` or more of its axes."""
         weight = like(weight, y)
-        count = tf.maximum(tf.reduce_sum(weight, 0), 1.0)
-        mean = tf.reduce_sum(weight * y, 0) / count
+        mean = tf.math.divide_no_nan(tf.reduce_sum(weight * y, 0), tf.reduce_sum(weight, 0))
         return (mean, tf.reduce_sum(weight * (y - mean) ** 2, 0)) if self.squares else (mean,)
 
     def merge(self, state, count, other, other_count):
-        """Returns the state after both; counts are `(batch,)`."""
-        share = like(other_count / tf.maximum(count + other_count, 1.0), state[0])
+        """Returns the state after both; counts are sums of weights."""
+        share = like(tf.math.divide_no_nan(other_count, count + other_count), state[0])
         difference = other[0] - state[0]
         mean = state[0] + share * difference
         if not self.squares:
@@ -34,7 +36,7 @@ def like(weight, y):
     weight = tf.convert_to_tensor(weight)
     for _ in range(len(y.shape) - len(weight.shape)):
         weight = weight[..., tf.newaxis]
-    return tf.cast(weight, y.dtype)
+    return weight if y.dtype == tf.bool else tf.cast(weight, y.dtype)
 
 
 def standard_error(state, count):

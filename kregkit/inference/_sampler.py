@@ -79,17 +79,16 @@ class Sampler:
     def _average(self, inputs, start):
         results = []
         for index, (member, noisy_model, weight) in enumerate(zip(self.members, self._noisy_models, self.weights)):
-            groups = [(1, None)]
-            if self.views is not None:
-                groups = self.views.groups(inputs, member.architecture.model)
+            groups = [None] if self.views is None else self.views.groups(inputs, member.architecture.model)
             noisy = bool(noisy_model.layer_indices) and self.settings.draws != "analytic"
             noisy = noisy or (self.views is not None and self.views.endless)
-            total = sum(number for number, _ in groups)
-            for group, (number, make) in enumerate(groups):
+            numbers = [1 if group is None else group.number for group in groups]
+            for group_index, (group, number) in enumerate(zip(groups, numbers)):
                 # Members and views of other shapes draw from far-off counters.
-                stream = (index * len(groups) + group) << 40
-                run = _Run(self.settings, noisy_model, member.values, inputs, number, make, noisy, start, stream)
-                results.append((weight * number / total, run.result(run.draws_per_pass(self._foldable))))
+                stream = (index * len(groups) + group_index) << 40
+                batch = _Batch(inputs, self.views, group, start, stream)
+                run = _Run(self.settings, noisy_model, member.values, batch, noisy)
+                results.append((weight * number / sum(numbers), run.result(run.draws_per_pass(self._foldable))))
         return mixture(self.settings, results)
 
 
@@ -117,24 +116,44 @@ class RunResult:
     states: list
 
 
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+    """What a run predicts.
+
+    Args:
+        inputs: One batch of inputs.
+        views: `InputViews` or `None`.
+        group: `ViewGroup`, the views of one shape, or `None`.
+        start: Integer scalar tensor, the number of the batch's first example in the data set.
+        stream: Integer, the number of the run's first draw.
+    """
+
+    inputs: object
+    views: object
+    group: object
+    start: object
+    stream: int
+
+
 class _Run:
     """All draws and views of one shape, for one member and one batch."""
 
-    def __init__(self, settings, noisy_model, values, inputs, num_views, make, noisy, start, stream):
+    def __init__(self, settings, noisy_model, values, batch, noisy):
         self.settings, self.noisy_model, self.values = settings, noisy_model, values
-        self.inputs, self.num_views, self.make = inputs, num_views, make
-        self.start, self.stream = start, stream
-        leaf = keras.tree.flatten(inputs)[0]
+        self.inputs, self.views, self.group = batch.inputs, batch.views, batch.group
+        self.start, self.stream = batch.start, batch.stream
+        self.num_views = 1 if self.group is None else self.group.number
+        leaf = keras.tree.flatten(self.inputs)[0]
         self.batch = leaf.shape[0] if leaf.shape[0] is not None else tf.shape(leaf)[0]
         self.auto = settings.draws == "auto" and noisy
         draws = settings.max_draws if self.auto else settings.draws
-        self.samples = num_views * (draws if noisy else 1)
+        self.samples = self.num_views * (draws if noisy else 1)
 
     def draws_per_pass(self, foldable):
         """Returns how many draws share a pass; one where they can't."""
         if not foldable:
             return 1
-        largest = self.noisy_model.largest_tensor(views=self.make is not None)
+        largest = self.noisy_model.largest_tensor(views=self.group is not None)
         rows = self.settings.batch_size or default_rows(largest)
         # A batch of unknown size is the last, shorter one of some, or one of Keras's default size.
         most = max(1, rows // (self.batch if isinstance(self.batch, int) else 32))
@@ -146,12 +165,16 @@ class _Run:
 
     def result(self, k):
         """Returns a `RunResult` after all draws or, where `draws="auto"`, enough of them; `k` draws share a pass."""
-        common = self.noisy_model.once(self.values, self.inputs) if self.make is None else None
-        structure, ys, masks = self._predict(k, tf.constant(0, "int64"), common)
-        tasks = output_tasks(self.noisy_model.architecture.model, structure, self.settings.outputs)
+        common = self.noisy_model.once(self.values, self.inputs) if self.group is None else None
+        first = tf.constant(0, "int64")
+        outputs, masks = self._predict(k, first, common)
+        model = self.noisy_model.architecture.model
+        tasks = output_tasks(model, outputs, self.settings.outputs)
+        layouts = None if self.group is None else self.views.layouts(model, outputs)
         quantities = [Quantities(self.settings, task, self.auto) for task in tasks]
-        count, states = self._summarise(quantities, ys, self._weight(k, tf.constant(0, "int64"), None))
-        make_result = functools.partial(RunResult, keras.tree.map_structure(lambda _: 0, structure), tasks, masks)
+        count, states = self._summarise(k, first, None, outputs, quantities, layouts)
+        masks = [None if mask is None else self._unfold(k, mask)[0] for mask in keras.tree.flatten(masks)]
+        make_result = functools.partial(RunResult, keras.tree.map_structure(lambda _: 0, outputs), tasks, masks)
         passes = math.ceil(self.samples / k)
         if passes == 1:
             return make_result(count, states)
@@ -160,49 +183,62 @@ class _Run:
             return tf.logical_and(index < passes, tf.reduce_any(active))
 
         def body(index, active, count, states):
-            _, ys, _ = self._predict(k, tf.cast(index, "int64"), common)
-            weight = self._weight(k, tf.cast(index, "int64"), active)
-            new_count, new_states = self._summarise(quantities, ys, weight)
-            merged = zip(quantities, states, new_states)
-            states = [each.merge(state, count, new, new_count) for each, state, new in merged]
-            count = count + new_count
-            return index + 1, self._active(k, index + 1, active, count, states), count, states
+            number = tf.cast(index, "int64")
+            outputs, _ = self._predict(k, number, common)
+            new_count, new_states = self._summarise(k, number, active, outputs, quantities, layouts)
+            states = [each.merge(state, new) for each, state, new in zip(quantities, states, new_states)]
+            return index + 1, self._active(k, index + 1, active, states), count + new_count, states
 
-        active = self._active(k, 1, tf.fill([self.batch], True), count, states)
+        active = self._active(k, 1, tf.fill([self.batch], True), states)
         _, _, count, states = tf.while_loop(more, body, (tf.constant(1), active, count, states), parallel_iterations=1)
         return make_result(count, states)
 
+    def _samples(self, k, index):
+        """Returns the numbers `(k,)` of the draws of pass number `index`."""
+        return index * k + tf.range(k, dtype="int64")
+
     def _predict(self, k, index, common):
-        """Returns pass number `index`: the outputs, and flat lists of the outputs `(k, batch, ...)` and their masks."""
-        samples = index * k + tf.range(k, dtype="int64")
+        """Returns the outputs and masks of pass number `index`, folded."""
+        samples = self._samples(k, index)
         position = (samples + self.stream, self.start, self.batch)
-        if self.make is None:
-            outputs, masks = self.noisy_model(self.values, common, *position)
-        else:
-            outputs, masks = self.noisy_model.of_views(self.values, self.make(samples, self.start), *position)
-        ys = [self._unfold(k, y) for y in keras.tree.flatten(outputs)]
-        masks = [None if mask is None else self._unfold(k, mask)[0] for mask in keras.tree.flatten(masks)]
-        return outputs, ys, masks
+        if self.group is None:
+            return self.noisy_model(self.values, common, *position)
+        return self.noisy_model.of_views(self.values, self.group.make(samples, self.start), *position)
+
+    def _summarise(self, k, index, active, outputs, quantities, layouts):
+        """Returns how many draws of a pass count for each example, and the states of its outputs.
+
+        Draws past the last one don't count, nor do those of examples that have enough.
+        """
+        samples = self._samples(k, index)
+        weight = tf.cast(samples < self.samples, "float32")[:, None] * tf.ones([1, self.batch])
+        if active is not None:
+            weight = weight * tf.cast(active, "float32")
+        ys = keras.tree.flatten(outputs)
+        seen = [None] * len(ys)
+        if self.group is not None:
+            # Each view's prediction, where the image's pixels are.
+            restored = [
+                self.group.restored(y, layout, each.task, samples, self.start)
+                for y, layout, each in zip(ys, layouts, quantities)
+            ]
+            ys, seen = zip(*restored)
+        states = [
+            each.of_pass(self._unfold(k, y), weight, None if shown is None else self._unfold(k, shown))
+            for each, y, shown in zip(quantities, ys, seen)
+        ]
+        return tf.reduce_sum(weight, 0), states
 
     def _unfold(self, k, y):
         batch = self.batch if isinstance(self.batch, int) else None
         folded = tf.reshape(y, tf.concat([tf.stack([k, self.batch]), tf.shape(y)[1:]], 0))
         return tf.ensure_shape(folded, [k, batch, *y.shape[1:]])
 
-    def _weight(self, k, index, active):
-        """Returns `(k, batch)`: 1 for the draws of a pass that count, 0 for those past the last and idle examples."""
-        samples = index * k + tf.range(k, dtype="int64")
-        weight = tf.cast(samples < self.samples, "float32")[:, None] * tf.ones([1, self.batch])
-        return weight if active is None else weight * tf.cast(active, "float32")
-
-    def _summarise(self, quantities, ys, weight):
-        return tf.reduce_sum(weight, 0), [each.of_pass(y, weight) for each, y in zip(quantities, ys)]
-
-    def _active(self, k, index, active, count, states):
+    def _active(self, k, index, active, states):
         """Returns which examples need more draws after `index` passes: with `draws="auto"`, the less certain ones."""
         if not self.auto:
             return active
-        errors = [standard_error(state["prediction"], count) for state in states]
+        errors = [standard_error(state["prediction"], state["count"]) for state in states]
         worst = tf.reduce_max(tf.stack(errors), axis=0)
         look = tf.equal(tf.cast(index, "int64") * k % (_ROUND * self.num_views), 0)
         return tf.logical_and(active, tf.logical_or(tf.logical_not(look), worst > self.settings.tolerance))
