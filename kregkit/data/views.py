@@ -3,7 +3,7 @@
 from keras import ops
 
 from kregkit._core.checks import check_integer
-from kregkit.data.geometry import check_size
+from kregkit.data._arguments import check_size
 
 
 class Views:
