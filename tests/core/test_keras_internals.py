@@ -76,7 +76,10 @@ def test_layers(model):
     assert internals.takes_training(dropout) and not internals.takes_training(keras.layers.Flatten()), gone(
         internals.takes_training
     )
-    assert internals.dtype_policy(dense).name == "float32", gone(internals.dtype_policy)
+    loss = keras.losses.MeanSquaredError()
+    with internals.computing_in("float64", [dense], [loss]):
+        assert (dense.compute_dtype, loss.dtype) == ("float64", "float64"), gone(internals.computing_in)
+    assert (dense.compute_dtype, loss.dtype) == ("float32", "float32"), gone(internals.computing_in)
     penalised = keras.layers.Dense(1, activity_regularizer="l2")
     penalised(np.ones((2, 2), "float32"))
     assert penalised.losses
