@@ -4,9 +4,12 @@ Each function says what it gives, why nothing public does, and what breaks witho
 would go unnoticed, the function looks for it and raises. `tests/core/test_keras_internals.py` pins each one.
 """
 
+import contextlib
 import sys
 
 import keras
+
+from kregkit._core.replacing import replaced_all
 
 
 def _required(thing, name, what):
@@ -150,9 +153,21 @@ def standardize_inputs(functional):
     return _required(functional, "_standardize_inputs", "to run a model's graph in two parts")
 
 
-def dtype_policy(layer):
-    """Returns the layer's dtype policy, for `replaced`: the public property can't be set while it is in use."""
-    return _required(layer, "_dtype_policy", "to compute in float64")
+@contextlib.contextmanager
+def computing_in(dtype, layers, losses):
+    """Lets layers and losses compute in another dtype for a block.
+
+    The public property of a layer may be a map by names, and a loss has none that can be set. Without it gradients
+    can't be checked against float64.
+    """
+    for layer in layers:
+        _required(layer, "_dtype_policy", "to compute in another dtype")
+    for loss in losses:
+        _required(loss, "_dtype", "to compute in another dtype")
+    policy = keras.DTypePolicy(dtype)
+    changes = [(layer, "_dtype_policy", policy) for layer in layers] + [(loss, "_dtype", dtype) for loss in losses]
+    with replaced_all(changes):
+        yield
 
 
 # Models: compiled parts and the training loop.
