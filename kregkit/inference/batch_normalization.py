@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from kregkit._core.backends import require_tensorflow
 from kregkit._core.weights import assign_values
 from kregkit.inference._batch_statistics import BatchStatistics, normalizations
 from kregkit.inference._batches import batches
@@ -45,6 +46,7 @@ def recompute_batch_normalization(model, data, batch_size=None, steps=None):
 
     Reference: [Wu and Johnson, 2021](https://arxiv.org/abs/2105.07576)
     """
+    require_tensorflow("recompute_batch_normalization")
     if not model.built:
         raise ValueError(f"The model must be built. Received: model={model.name!r}, which is not built")
     layers = normalizations(model)
