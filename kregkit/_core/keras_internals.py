@@ -160,6 +160,20 @@ def flat_losses(model):
     return [entry.loss for entry in entries or () if entry is not None]
 
 
+def metric_direction(metric):
+    """Returns `"max"` or `"min"` where a metric says by `_direction` which values are better, or None.
+
+    It is what `EarlyStopping` reads, and what a user's own metric sets for it. Keras's own metrics are known by their
+    classes, so that without it only metrics of users have to be told by `mode`.
+    """
+    return {"up": "max", "down": "min"}.get(getattr(metric, "_direction", None))
+
+
+def wrapped_function(metric):
+    """Returns the function inside a `MeanMetricWrapper`: public `get_config` serialises it."""
+    return _required(metric, "_fn", "to tell which values of a metric are better")
+
+
 def running_callback_list():
     """Returns the `CallbackList` whose `on_train_begin` is running, or None outside of `fit`.
 

@@ -95,6 +95,16 @@ def test_compiled_parts(model):
     assert internals.compiled_loss(keras.Sequential()) is None, gone(internals.compiled_loss)
 
 
+def test_directions_of_metrics():
+    directions = [
+        internals.metric_direction(metric)
+        for metric in (keras.metrics.AUC(), keras.metrics.MeanSquaredError(), keras.metrics.Mean())
+    ]
+    assert directions == ["max", "min", None], gone(internals.metric_direction)
+    wrapper = keras.metrics.MeanMetricWrapper(keras.losses.huber)
+    assert internals.wrapped_function(wrapper) is keras.losses.huber, gone(internals.wrapped_function)
+
+
 def test_the_running_callback_list_is_found(model):
     found = []
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from kregkit._core.weights import copy_values, same_bits
 from kregkit.diagnostics import _double, _probe
-from kregkit.diagnostics.preflight import CHECKS, preflight
+from kregkit.diagnostics.preflight_checks import CHECKS, preflight
 
 
 def keras_memory():

@@ -6,15 +6,15 @@ import re
 from kregkit._core.checks import check_integer
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics._untouched import untouched
+from kregkit.diagnostics.compiled_rate import learning_rate
 from kregkit.diagnostics.finding import STATUSES, Finding, Problem
-from kregkit.diagnostics.gradient_check import gradient_check
-from kregkit.diagnostics.initial_loss import initial_loss
+from kregkit.diagnostics.gradients import gradient_check
 from kregkit.diagnostics.inputs import input_statistics
-from kregkit.diagnostics.label_signal import label_signal
-from kregkit.diagnostics.learning_rate_range import learning_rate
-from kregkit.diagnostics.overfit import overfit_small_batch
-from kregkit.diagnostics.signal_flow import signal_flow
-from kregkit.diagnostics.update_ratio import update_ratio
+from kregkit.diagnostics.label_information import label_signal
+from kregkit.diagnostics.layer_signals import signal_flow
+from kregkit.diagnostics.small_batch import overfit_small_batch
+from kregkit.diagnostics.untrained_loss import initial_loss
+from kregkit.diagnostics.updates import update_ratio
 
 # In the order in which a fault of one explains those of the next.
 CHECKS = {
@@ -64,10 +64,10 @@ class PreflightReport:
         return {"status": self.status, "faults": self.faults, "checks": checks}
 
     def plot(self):
-        """Draws the report with `kregkit.plots.preflight`; returns the Figure."""
+        """Draws the report with `kregkit.plots.findings`; returns the Figure."""
         from kregkit import plots
 
-        return plots.preflight(self.to_dict())
+        return plots.findings(self.to_dict())
 
     def __str__(self):
         rows = [("", "check", "measured", "expected")]

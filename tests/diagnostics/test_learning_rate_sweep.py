@@ -8,7 +8,7 @@ from small_models import X, dense
 
 from kregkit import diagnostics as room
 from kregkit.diagnostics._optimizers import fresh_optimizer, learning_rates
-from kregkit.diagnostics.learning_rate_range import _smooth as smooth
+from kregkit.diagnostics.learning_rate_sweep import _smooth as smooth
 
 
 def test_range_of_a_quadratic_against_numpy():
@@ -64,19 +64,6 @@ def test_rate_of_a_schedule_is_its_highest():
     schedule = keras.optimizers.schedules.CosineDecay(0.0, 500, warmup_target=0.3, warmup_steps=100)
     model = dense(1, optimizer=keras.optimizers.SGD(schedule))
     assert room.learning_rate_range(model, (X, X[:, :1]), steps=10).current == pytest.approx(0.3, rel=0.2)
-
-
-@pytest.mark.parametrize(
-    ("rate", "fault"), [(0.05, []), (50.0, ["learning rate too high"]), (1e-7, ["learning rate too low"])]
-)
-def test_learning_rate(rate, fault):
-    assert room.learning_rate(dense(1, optimizer=keras.optimizers.SGD(rate)), (X, X[:, :1])).faults == fault
-
-
-def test_no_rate_helps_where_nothing_can_be_learned():
-    model = keras.Sequential([keras.Input((5,)), layers.Dense(1, trainable=False)])
-    model.compile("sgd", "mse")
-    assert room.learning_rate(model, (X, X[:, :1])).faults == ["no learning rate helps"]
 
 
 def test_what_is_learnt_by_heart_within_the_sweep_bears_any_rate_and_says_nothing():

@@ -10,7 +10,7 @@ from kregkit import diagnostics as room
 
 
 def test_leave_one_out_against_refitting():
-    from kregkit.diagnostics.label_signal import _leave_one_out
+    from kregkit.diagnostics.label_information import _leave_one_out
 
     x, y = X[:20].astype("float64"), X[:20, :1] - X[:20, :1].mean()
     distances = ((x[:, None] - x) ** 2).sum(-1)
@@ -31,7 +31,7 @@ def signal(x, y, outputs=1, loss="mse"):
 
 
 def test_permuted_labels_look_like_noise():
-    from kregkit.diagnostics.label_signal import _leave_one_out
+    from kregkit.diagnostics.label_information import _leave_one_out
 
     y = X[:, :1] - X[:, :1].mean()
     real, mean, std = _leave_one_out(X, y, 200)

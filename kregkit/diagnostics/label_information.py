@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from kregkit._core.checks import check_integer
+from kregkit._core.graph import all_layers
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics.finding import Finding, Problem
 
@@ -49,7 +50,7 @@ def label_signal(model, data, num_permutations=200):
     with probing(model, data) as probe:
         x = probe.examples[0]
         arrays = [np.asarray(array) for array in keras.tree.flatten(x)]
-        embeds = any(isinstance(layer, keras.layers.Embedding) for layer in model._flatten_layers())
+        embeds = any(isinstance(layer, keras.layers.Embedding) for layer in all_layers(model))
         together = np.concatenate([_features(array, embeds) for array in arrays], axis=1)
         problems, details = [], {}
         for path, array, task, shape in probe.labels():
