@@ -126,6 +126,22 @@ def takes_training(layer):
     return bool(_required(layer, "_call_has_training_arg", "to run a layer in training mode"))
 
 
+def apply_scores(layer):
+    """Returns `(name, method)` of the step in which an `Attention` layer drops its weights, for `replaced`.
+
+    Public `call` computes scores and drops them in one. Without it dropout in `Attention` can't be drawn per example.
+    """
+    return "_apply_scores", _required(layer, "_apply_scores", "to draw the dropout of attention's weights")
+
+
+def standardize_inputs(functional):
+    """Returns the method by which a functional model brings what it is called with into the order of its inputs.
+
+    Public `call` does this and runs the layers in one. Without it a model's graph can't be run in two parts.
+    """
+    return _required(functional, "_standardize_inputs", "to run a model's graph in two parts")
+
+
 def dtype_policy(layer):
     """Returns the layer's dtype policy, for `replaced`: the public property can't be set while it is in use."""
     return _required(layer, "_dtype_policy", "to compute in float64")

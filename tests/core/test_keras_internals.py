@@ -77,6 +77,13 @@ def test_layers(model):
         internals.takes_training
     )
     assert internals.dtype_policy(dense).name == "float32", gone(internals.dtype_policy)
+    name, method = internals.apply_scores(keras.layers.AdditiveAttention())
+    assert callable(method) and name in vars(keras.layers.Attention), gone(internals.apply_scores)
+    inputs = {"b": keras.Input((2,), name="b"), "a": keras.Input((1,), name="a")}
+    functional = keras.Model(inputs, inputs["a"])
+    standardized = internals.standardize_inputs(functional)({"a": np.zeros((3, 1)), "b": np.zeros((3, 2))})
+    expected = [tensor.shape[1] for tensor in functional.inputs]
+    assert [tensor.shape[1] for tensor in standardized] == expected, gone(internals.standardize_inputs)
     penalised = keras.layers.Dense(1, activity_regularizer="l2")
     penalised(np.ones((2, 2), "float32"))
     assert penalised.losses
