@@ -6,6 +6,7 @@ import warnings
 import keras
 import numpy as np
 
+from kregkit._core.backends import require_tensorflow
 from kregkit._core.batches import concatenate, read_batches
 from kregkit._core.checks import check_choice, check_integer
 from kregkit._core.files import replacing
@@ -87,6 +88,7 @@ class Ensemble(Predictor):
     """
 
     def __init__(self, models, outputs="auto", reduce="probabilities"):
+        require_tensorflow("Ensemble")
         alone = isinstance(models, keras.Model)
         models = models if alone else list(models)
         if alone or not models or not all(isinstance(model, keras.Model) for model in models):
@@ -139,6 +141,7 @@ class Ensemble(Predictor):
             ValueError: It has no members yet, fewer than `last`, or members that are missing or corrupt; the message
                 names each.
         """
+        require_tensorflow("Ensemble")
         run = SnapshotDirectory(directory)
         entries = run.read()["members"]
         if last is not None:
