@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from kregkit._core.graph import all_layers
 from kregkit.diagnostics._calls import recorded
 from kregkit.diagnostics._data import named_arrays
 from kregkit.diagnostics._probe import probing
@@ -107,7 +108,7 @@ def _scale(path, array):
 
 def _prepared(probe):
     """Returns the outputs of the preprocessing layers that come before any weights to train."""
-    layers = probe.model._flatten_layers()
+    layers = all_layers(probe.model)
     if not any(isinstance(layer, _PREPROCESSING_LAYERS) for layer in layers):
         return []
     calls, found = [], []
@@ -130,7 +131,7 @@ def _replaced(array, prepared, alone):
 
 
 def _embeddings(model):
-    return [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.Embedding)]
+    return [layer for layer in all_layers(model) if isinstance(layer, keras.layers.Embedding)]
 
 
 def _token_range(size, path, array):
