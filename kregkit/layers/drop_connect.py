@@ -22,17 +22,17 @@ class DropConnect(NoisyLayer):
     That is, training computes `activation(((M / p) * W) v + (m / p) * b)`: inverted, as Keras's Dropout is, so that
     inference uses the weights as they are. Gradients are masked as the weights are.
 
-    What a mask is drawn for:
+    `mask` says which examples share a mask:
 
-    - `"example"`: each example, at the cost of two products and without `batch x in x out` memory. One mask `R` of
-      random signs is shared, and turned for each example by random signs `s` on its inputs and `r` on its outputs:
-      `M = (1 + R * r s^T) / 2`. At rate 0.5, every example's mask is exactly Bernoulli, and independent from entry to
-      entry; masks of different examples depend on each other through `R` (any two agree in all entries up to signs).
-      At other rates, `R` is the shared mask's deviation from its mean: the outputs' mean, variance and covariance over
-      an example are exact, higher moments are not. Bias masks are exact at any rate, and independent.
-    - `"batch"`: one mask for the mini-batch, the cheapest: one product.
-    - `"exact"`: independent masks, an example at a time in a loop, so that one mask is in memory at once. Slow; meant
-      for checking the others.
+    - `"example"`: none, at the cost of two products and without `batch x in x out` memory. One matrix `R` of random
+      signs is drawn for the batch, and turned for each example by random signs `s` on its inputs and `r` on its
+      outputs: `M = (1 + R * r s^T) / 2`. At rate 0.5, every example's mask is exactly Bernoulli, and independent from
+      entry to entry; masks of different examples depend on each other through `R` (any two agree in all entries up to
+      signs). At other rates, `R` is the shared mask's deviation from its mean: the outputs' mean, variance and
+      covariance over an example are exact, higher moments are not. Bias masks are exact at any rate, and independent.
+    - `"batch"`: all examples of a mini-batch. The cheapest: one product.
+    - `"exact"`: none, and masks are independent. A loop draws them one example at a time, so that a single mask is in
+      memory at once. Slow; meant for checking the others.
 
     A seed gives the same masks eagerly, in a graph and under XLA. Keras's Dropout on the inputs drops whole rows of
     `W`; this drops single entries.
@@ -47,7 +47,7 @@ class DropConnect(NoisyLayer):
 
     Args:
         layer: A `Dense`, `EinsumDense`, `Conv1D`, `Conv2D` or `Conv3D` layer, built or not. It keeps its weights and
-            their names; it can be used without the wrapper at any time.
+            their names, and can be called without the wrapper at any time.
         rate: Float in [0, 1), the fraction of weights dropped. Defaults to 0.5.
         mask: `"example"`, `"batch"` or `"exact"`. Defaults to `"example"`.
         inference: `"mean"` or `"gaussian"`. Defaults to `"mean"`.

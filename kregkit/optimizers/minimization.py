@@ -68,10 +68,11 @@ def minimize(
             without `batch_size`; they become the moving statistics). Defaults to `"inference"`.
         seed: Integer >= 0, the draws of `stochastic="freeze"`. The layers' own seeds are restored. Defaults to `0`.
         jit_compile: Boolean, whether XLA compiles the evaluations. Defaults to `False`.
-        verbose: 0 for silence, 1 for a progress line. Defaults to `1`.
+        verbose: 0 for silence, 1 or `"auto"` for a progress line and the reason for an early end. Defaults to `1`.
 
     Returns:
-        A `keras.callbacks.History`, with SciPy's `OptimizeResult` as its attribute `result`.
+        A `keras.callbacks.History`, with SciPy's `OptimizeResult` as its attribute `result`. Its dictionary `history`
+        is empty where the solver finds nothing to improve at the start.
 
     Raises:
         ValueError: An argument is wrong; the model draws random numbers and `stochastic` is `"refuse"`; the loss is not
