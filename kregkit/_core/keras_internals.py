@@ -4,9 +4,12 @@ Each function says what it gives, why nothing public does, and what breaks witho
 would go unnoticed, the function looks for it and raises. `tests/core/test_keras_internals.py` pins each one.
 """
 
+import contextlib
 import sys
 
 import keras
+
+from kregkit._core.replacing import replaced_all
 
 
 def _required(thing, name, what):
@@ -134,9 +137,37 @@ def takes_training(layer):
     return bool(_required(layer, "_call_has_training_arg", "to run a layer in training mode"))
 
 
-def dtype_policy(layer):
-    """Returns the layer's dtype policy, for `replaced`: the public property can't be set while it is in use."""
-    return _required(layer, "_dtype_policy", "to compute in float64")
+def apply_scores(layer):
+    """Returns `(name, method)` of the step in which an `Attention` layer drops its weights, for `replaced`.
+
+    Public `call` computes scores and drops them in one. Without it dropout in `Attention` can't be drawn per example.
+    """
+    return "_apply_scores", _required(layer, "_apply_scores", "to draw the dropout of attention's weights")
+
+
+def standardize_inputs(functional):
+    """Returns the method by which a functional model brings what it is called with into the order of its inputs.
+
+    Public `call` does this and runs the layers in one. Without it a model's graph can't be run in two parts.
+    """
+    return _required(functional, "_standardize_inputs", "to run a model's graph in two parts")
+
+
+@contextlib.contextmanager
+def computing_in(dtype, layers, losses):
+    """Lets layers and losses compute in another dtype for a block.
+
+    The public property of a layer may be a map by names, and a loss has none that can be set. Without it gradients
+    can't be checked against float64.
+    """
+    for layer in layers:
+        _required(layer, "_dtype_policy", "to compute in another dtype")
+    for loss in losses:
+        _required(loss, "_dtype", "to compute in another dtype")
+    policy = keras.DTypePolicy(dtype)
+    changes = [(layer, "_dtype_policy", policy) for layer in layers] + [(loss, "_dtype", dtype) for loss in losses]
+    with replaced_all(changes):
+        yield
 
 
 # Models: compiled parts and the training loop.

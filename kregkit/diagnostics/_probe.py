@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kregkit._core.backends import require_tensorflow
 from kregkit._core.checks import check_integer
 from kregkit._core.graph import last_activation
 from kregkit._core.tasks import flat_losses, output_tasks, task_of_loss
@@ -22,6 +23,7 @@ def probing(model, data, batch_size=32, max_examples=1024):
     if isinstance(data, Probe):
         yield data
         return
+    require_tensorflow("A check of a model")
     _check_model(model)
     check_integer("batch_size", batch_size, 2)
     with untouched(model):

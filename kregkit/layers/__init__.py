@@ -6,6 +6,9 @@ to the layers inside unchanged. So a model predicts with noise when each layer's
 `call` while the model is called with `training=False`:
 BatchNormalization, inside a branch too, goes on using its running statistics, and no state but the seeds changes.
 Noise comes from the layer's `seed_generator`; setting its `state` repeats a draw.
+
+A layer of your own can follow the same protocol, which `docs/inference.md` describes ("Noise layers of your own"):
+`seed_generator`, `draw_call` and `uniform`, and where they help `noise_source` and `expected_call`.
 """
 
 from kregkit.layers.drop_connect import DropConnect

@@ -22,13 +22,17 @@ class NoisyLayer(keras.layers.Layer):
     """A layer whose noise is drawn while training, or whenever `draw_call` is called; see `kregkit.layers`.
 
     A subclass defines `call` and `draw_call` with one signature, and names in `wrapped` those of its arguments that
-    are layers, or None.
+    are layers, or None. A subclass whose noise has a known mean also defines `expected_call`, with the same signature.
 
     Args:
         seed: Integer or None, the argument of the layer's `keras.random.SeedGenerator`.
+
+    Attributes:
+        noise_source: None, or where the noise comes from while `kregkit.inference` averages it: see `kregkit.layers`.
     """
 
     wrapped = ()
+    noise_source = None
 
     def __init__(self, seed=None, **kwargs):
         if seed is not None:

@@ -133,7 +133,7 @@ class StochasticDepth(NoisyLayer):
 
     def call(self, inputs, *args, training=None, mask=None, **kwargs):
         if not training:
-            return self._expected(inputs, args, self._arguments(kwargs, training, mask), training)
+            return self.expected_call(inputs, *args, training=training, mask=mask, **kwargs)
         return self.draw_call(inputs, *args, training=training, mask=mask, **kwargs)
 
     def draw_call(self, inputs, *args, training=None, mask=None, **kwargs):
@@ -141,8 +141,14 @@ class StochasticDepth(NoisyLayer):
         self._build_branch(inputs, *args, **arguments)
         if self.survival_probability == 1:
             return self._expected(inputs, args, arguments, training)
-        draw = {"batch": self._draw_batch, "sample": self._draw_sample, "subset": self._draw_subset}[self.mode]
+        # At test time a coin for each example and draw: modes that save time share one among examples.
+        mode = self.mode if self.noise_source is None else "sample"
+        draw = {"batch": self._draw_batch, "sample": self._draw_sample, "subset": self._draw_subset}[mode]
         return draw(inputs, args, arguments, self._shortcut(inputs, training))
+
+    def expected_call(self, inputs, *args, training=None, mask=None, **kwargs):
+        """Returns the mean over coins: the branch times its survival probability, over the factor of training."""
+        return self._expected(inputs, args, self._arguments(kwargs, training, mask), training)
 
     def _arguments(self, kwargs, training, mask):
         """Returns the keyword arguments of the branch: `training` and `mask` only where it takes them."""
@@ -178,11 +184,11 @@ class StochasticDepth(NoisyLayer):
             )
         return outputs
 
-    def _factor(self, training, batch=None):
+    def _factor(self, training, batch=None, mode=None):
         """Returns the factor of the branch's output."""
         if (self.scale == "train") != training:
             return 1.0
-        if self.mode != "subset":
+        if (mode or self.mode) != "subset":
             return 1 / self.survival_probability if training else self.survival_probability
         size = ops.cast(self._subset_size(batch), "float32")
         batch = ops.cast(batch, "float32")
@@ -238,7 +244,7 @@ class StochasticDepth(NoisyLayer):
         return outputs
 
     def _draw_sample(self, inputs, args, arguments, shortcut):
-        outputs = self._branch(inputs, args, arguments, shortcut) * self._factor(True)
+        outputs = self._branch(inputs, args, arguments, shortcut) * self._factor(True, mode="sample")
         shape = (ops.shape(shortcut)[0], *[1] * (len(shortcut.shape) - 1))
         survives = coin(self.uniform(shape), self.survival_probability)
         return shortcut + ops.where(survives, outputs, ops.zeros_like(outputs))

@@ -16,18 +16,9 @@ def objective_of(model, x, y, loss, batch_size, stochastic, batch_normalization,
     check_integer("seed", seed, 0)
     if batch_size is not None:
         check_integer("batch_size", batch_size, 1)
-    require_tensorflow()
     from kregkit.optimizers._model_objective import model_objective
 
     return model_objective(model, x, y, loss, batch_size, stochastic, batch_normalization, seed, jit_compile)
-
-
-def require_tensorflow():
-    """Raises `RuntimeError` on Keras's other backends."""
-    if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(
-            f"Full-batch solvers need Keras on TensorFlow. Received: backend={keras.backend.backend()!r}"
-        )
 
 
 def check_constant(objective, vector):

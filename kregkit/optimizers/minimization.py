@@ -4,8 +4,9 @@ import keras
 import numpy as np
 
 from kregkit._core import keras_internals
+from kregkit._core.backends import require_tensorflow
 from kregkit._core.checks import check_choice, check_integer
-from kregkit.optimizers._solver import METHODS, check_constant, objective_of, require_tensorflow, solve
+from kregkit.optimizers._solver import METHODS, check_constant, objective_of, solve
 
 
 def minimize(
@@ -89,6 +90,7 @@ def minimize(
     Reference: [Liu and Nocedal, 1989](https://doi.org/10.1007/BF01589116); [Pearlmutter,
     1994](https://doi.org/10.1162/neco.1994.6.1.147) for the Hessian-vector products.
     """
+    require_tensorflow("minimize")
     check_choice("method", method, METHODS)
     check_integer("initial_iteration", initial_iteration, 0)
     check_integer("max_iterations", max_iterations, initial_iteration + 1)
@@ -175,6 +177,7 @@ def minimize_function(
     >>> result.x.round(4).tolist()
     [[3.0, 3.0], [3.0, 3.0]]
     """
+    require_tensorflow("minimize_function")
     check_choice("method", method, METHODS)
     check_integer("max_iterations", max_iterations, 1)
     x0 = np.asarray(keras.ops.convert_to_numpy(x0))
@@ -182,7 +185,6 @@ def minimize_function(
         raise ValueError(f"`x0` must be an array of floats. Received: dtype={x0.dtype}")
     if bounds is not None and method != "L-BFGS-B":
         raise ValueError(f"`bounds` needs method 'L-BFGS-B'. Received: method={method!r}")
-    require_tensorflow()
     from kregkit.optimizers._objective import function_objective
 
     objective = function_objective(f, x0, jit_compile)

@@ -76,7 +76,17 @@ def test_layers(model):
     assert internals.takes_training(dropout) and not internals.takes_training(keras.layers.Flatten()), gone(
         internals.takes_training
     )
-    assert internals.dtype_policy(dense).name == "float32", gone(internals.dtype_policy)
+    name, method = internals.apply_scores(keras.layers.AdditiveAttention())
+    assert callable(method) and name in vars(keras.layers.Attention), gone(internals.apply_scores)
+    inputs = {"b": keras.Input((2,), name="b"), "a": keras.Input((1,), name="a")}
+    functional = keras.Model(inputs, inputs["a"])
+    standardized = internals.standardize_inputs(functional)({"a": np.zeros((3, 1)), "b": np.zeros((3, 2))})
+    expected = [tensor.shape[1] for tensor in functional.inputs]
+    assert [tensor.shape[1] for tensor in standardized] == expected, gone(internals.standardize_inputs)
+    loss = keras.losses.MeanSquaredError()
+    with internals.computing_in("float64", [dense], [loss]):
+        assert (dense.compute_dtype, loss.dtype) == ("float64", "float64"), gone(internals.computing_in)
+    assert (dense.compute_dtype, loss.dtype) == ("float32", "float32"), gone(internals.computing_in)
     penalised = keras.layers.Dense(1, activity_regularizer="l2")
     penalised(np.ones((2, 2), "float32"))
     assert penalised.losses
