@@ -4,7 +4,8 @@ import keras
 import tensorflow as tf
 
 from kregkit._core.backends import require_tensorflow
-from kregkit.data.augment import Augment, keys_from_pair
+from kregkit.data._random import keys_from_pair
+from kregkit.data.augment import Augment
 
 
 @keras.saving.register_keras_serializable(package="kregkit")
@@ -71,7 +72,7 @@ class AugmentLayer(keras.layers.Layer):
         return {
             **super().get_config(),
             "operations": [keras.saving.serialize_keras_object(one) for one in self.operations],
-            "value_range": self.value_range,
+            "value_range": tuple(self.value_range),
             "fuse": self.fuse,
             "seed": self.seed,
         }

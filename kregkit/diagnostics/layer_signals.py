@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 
+from kregkit._core.graph import all_layers
+from kregkit._core.keras_internals import own_trainable_variables
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics.finding import Finding, Problem
 
@@ -65,15 +67,13 @@ def signal_flow(model, data):
             rows.append(row)
             problems += _layer_problems(row)
         attached = {id(v) for v, slope in zip(model.trainable_variables, seen.gradients) if slope is not None}
-        attached = {
-            layer.name for layer in model._flatten_layers() if attached & set(map(id, layer.trainable_variables))
-        }
+        attached = {layer.name for layer in all_layers(model) if attached & set(map(id, layer.trainable_variables))}
         hidden = [row for row in rows if row["weights"] and not row["last"]]
         problems += _depth_problems([row for row in hidden if row["layer"] in attached])
         problems += _weight_problems(model, seen.gradients)
     hidden = [row for row in rows if row["weights"]]
     figure = "std " + (f"{hidden[0]['std']:.2g} to {hidden[-1]['std']:.2g}" if hidden else "-")
-    expected = "units alive, neither flat nor fading"
+    expected = "no dead, saturated or vanishing layers"
     return Finding("signal_flow", figure, expected, tuple(problems), {"layers": rows})
 
 
@@ -158,7 +158,7 @@ def _depth_problems(rows):
 
 
 def _weight_problems(model, gradients):
-    owners = {id(v): layer for layer in model._flatten_layers(include_self=False) for v in layer._trainable_variables}
+    owners = {id(v): layer for layer in all_layers(model) for v in own_trainable_variables(layer)}
     detached, zero = {}, {}
     for variable, gradient in zip(model.trainable_variables, gradients):
         name = owners[id(variable)].name if id(variable) in owners else variable.path
@@ -178,9 +178,9 @@ def _weight_problems(model, gradients):
     if not detached and zero and len(zero) == len({id(owners.get(id(v))) for v in model.trainable_variables}):
         remedy = "all units are dead, or the loss doesn't depend on the outputs: see the layers above"
         yield Problem("vanishing gradients", "fail", "every gradient is exactly 0", "some gradient", remedy)
-    for layer in model._flatten_layers(include_self=False):
-        frozen = [v for v in layer._trainable_variables if not v.trainable]
-        if frozen or (layer._trainable_variables and not layer.trainable):
+    for layer in all_layers(model):
+        own = own_trainable_variables(layer)
+        if any(not variable.trainable for variable in own) or (own and not layer.trainable):
             yield Problem(
                 "frozen layer",
                 "warn",

@@ -12,7 +12,6 @@ A layer of your own can follow the same protocol, which `docs/inference.md` desc
 """
 
 from kregkit.layers.drop_connect import DropConnect
-from kregkit.layers.fractional_max_pool import fractional_max_pool
 from kregkit.layers.fractional_max_pooling import (
     FractionalMaxPooling1D,
     FractionalMaxPooling2D,
@@ -20,6 +19,7 @@ from kregkit.layers.fractional_max_pooling import (
 )
 from kregkit.layers.maxout import Maxout
 from kregkit.layers.maxout_conv2d import MaxoutConv2D
+from kregkit.layers.region_pooling import fractional_max_pool
 from kregkit.layers.stochastic_depth import StochasticDepth, linear_survival
 
 __all__ = [

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from kregkit._core.checks import check_choice, check_integer, check_number
-from kregkit.layers._hash import hashed_choice, hashed_uniform
+from kregkit.layers._hash import hashed_choice, hashed_uniform, mixed_key
 from kregkit.layers._noise import NoisyLayer
 
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
@@ -74,7 +74,7 @@ class DropConnect(NoisyLayer):
 
     def __init__(self, layer, rate=0.5, mask="example", inference="mean", draws=16, seed=None, **kwargs):
         if not isinstance(layer, _WRAPPED):
-            names = ", ".join(one.__name__ for one in _WRAPPED)
+            names = ", ".join(wrapped.__name__ for wrapped in _WRAPPED)
             raise ValueError(f"`layer` must be one of {names}. Received: layer={layer!r}")
         if getattr(layer, "quantization_mode", None) is not None:
             raise ValueError(f"`layer` must not be quantized. Received: layer={layer!r}")
@@ -175,10 +175,7 @@ class DropConnect(NoisyLayer):
 
         def one(element):
             example, number = element
-            number = ops.cast(number, key.dtype)
-            # Apart from what the layer draws otherwise, whose keys differ in the counter, the second entry.
-            mixed = key + ops.stack([number + 1, number * 0])
-            masked = kernel * self._factor(tuple(kernel.shape), mixed)
+            masked = kernel * self._factor(tuple(kernel.shape), mixed_key(key, number))
             return self._product(example[None], masked)[0]
 
         return ops.map(one, (inputs, numbers))

@@ -6,7 +6,7 @@ from keras import ops
 
 from kregkit._core.checks import check_choice, check_integer, check_number
 from kregkit.layers._noise import NoisyLayer
-from kregkit.layers.fractional_max_pool import fractional_max_pool, spatial_sizes
+from kregkit.layers.region_pooling import fractional_max_pool, spatial_sizes
 
 
 def pseudorandom_boundaries(size, outputs, draw):

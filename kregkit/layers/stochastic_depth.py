@@ -5,8 +5,10 @@ import inspect
 import keras
 from keras import ops, tree
 
+from kregkit._core import keras_internals
 from kregkit._core.checks import check_choice, check_integer, check_number
-from kregkit.layers._noise import NoisyLayer, coin, on_tensorflow, runs_eagerly
+from kregkit.layers._backend import on_tensorflow, runs_eagerly
+from kregkit.layers._noise import NoisyLayer, coin
 from kregkit.layers._rows import put_rows, random_subset, take_rows
 
 # Rounds to the nearest integer, and halves upward in every precision: float32 makes of 0.35 * 90 a little less.
@@ -149,12 +151,13 @@ class StochasticDepth(NoisyLayer):
         return self._expected(inputs, args, self._arguments(kwargs, training, mask), training)
 
     def _arguments(self, kwargs, training, mask):
-        found = dict(kwargs)
+        """Returns the keyword arguments of the branch: `training` and `mask` only where it takes them."""
+        arguments = dict(kwargs)
         if mask is not None and "mask" in self._branch_signature.parameters:
-            found["mask"] = mask
+            arguments["mask"] = mask
         if "training" in self._branch_signature.parameters:
-            found["training"] = training
-        return found
+            arguments["training"] = training
+        return arguments
 
     def _build_branch(self, *args, **kwargs):
         """Has the branch make its variables before it is called inside a conditional, which couldn't keep them."""
@@ -173,8 +176,8 @@ class StochasticDepth(NoisyLayer):
 
     def _branch(self, inputs, args, arguments, like):
         outputs = ops.cast(self.branch(inputs, *args, **arguments), self.compute_dtype)
-        one, other = tuple(outputs.shape)[1:], tuple(like.shape)[1:]
-        if len(one) != len(other) or any(a != b for a, b in zip(one, other) if None not in (a, b)):
+        shape, expected = tuple(outputs.shape)[1:], tuple(like.shape)[1:]
+        if len(shape) != len(expected) or any(a != b for a, b in zip(shape, expected) if None not in (a, b)):
             raise ValueError(
                 f"The branch's output must have the shape of the shortcut's, which is {tuple(like.shape)}. "
                 f"Received: shape={tuple(outputs.shape)}"
@@ -261,9 +264,8 @@ class StochasticDepth(NoisyLayer):
                     f"{static} examples, as its first axis, or one row for all. Received: shape={tuple(value.shape)}"
                 )
             taken = take_rows(value, kept, slots)
-            mask = getattr(value, "_keras_mask", None)
-            if mask is not None:
-                taken._keras_mask = take(mask)
+            mask = keras_internals.get_mask(value)
+            keras_internals.set_mask(taken, None if mask is None else take(mask))
             return taken
 
         inputs, args, arguments = tree.map_structure(take, (inputs, args, arguments))
