@@ -126,10 +126,10 @@ def main():
     total = epochs * steps_per_epoch
     over = {"steps": total, "steps_per_epoch": steps_per_epoch}
     decay = schedules.StepDecay(LEARNING_RATE, 0.1, at=[total / 2, total * 3 / 4])
-    axes = plots.learning_rate(decay, label="step decay", **over)
-    axes = plots.learning_rate(lambda step: LEARNING_RATE, axes, label="constant, for averaging", **over)
+    axes = plots.learning_rate_curve(decay, label="step decay", **over)
+    axes = plots.learning_rate_curve(lambda step: LEARNING_RATE, axes, label="constant, for averaging", **over)
     cosine = schedules.CosineCycles(CYCLE_LEARNING_RATE, total, cycles)
-    save(plots.learning_rate(cosine, axes, label="snapshot cycles", **over), "learning_rate.png")
+    save(plots.learning_rate_curve(cosine, axes, label="snapshot cycles", **over), "learning_rate.png")
     axes = None
     for name, history in histories.items():
         axes = plots.loss_curves(history, axes, label=name)

@@ -129,6 +129,21 @@ def save(figure, name):
     plt.close(figure)
 
 
+def draw_regions(image, rows, columns, axes, title, color="tab:orange"):
+    """Draws an image with the boundaries of its pooling regions."""
+    image = np.asarray(image)
+    height, width = image.shape[:2]
+    if image.ndim == 3 and image.shape[-1] == 1:
+        image = image[..., 0]
+    axes.imshow(image, cmap="gray", interpolation="nearest", extent=(0, width, height, 0))
+    # Thin enough that a dense grid leaves the image visible.
+    line = {"color": color, "linewidth": min(1.8, max(0.35, 60 / max(len(rows), len(columns)) / 8)), "alpha": 0.9}
+    axes.hlines(rows, 0, width, **line, clip_on=False)
+    axes.vlines(columns, 0, height, **line, clip_on=False)
+    axes.set_axis_off()
+    axes.set_title(title, fontsize=10)
+
+
 def picture_regions():
     photograph = load_sample_image("flower.jpg")[40:424, 120:504] / 255.0
     photograph = photograph.reshape(24, 16, 24, 16, 3).mean(axis=(1, 3))
@@ -142,7 +157,7 @@ def picture_regions():
                     (1.6, 1), regions, overlapping=False, data_format="channels_last", seed=seed
                 )
                 cuts.append(drawn_boundaries(layer, len(photograph)))
-            plots.pooling_regions(photograph, *cuts, axes, color="deepskyblue", title=f"{regions}, draw {index + 1}")
+            draw_regions(photograph, *cuts, axes, f"{regions}, draw {index + 1}", "deepskyblue")
     save(figure, "regions_photograph.png")
 
     image = digits("train", as_arrays=True)[0][7] / 255.0
@@ -152,13 +167,27 @@ def picture_regions():
         for seed in (index, 100 + index):
             layer = FractionalMaxPooling2D((1.6, 1), overlapping=False, data_format="channels_last", seed=seed)
             cuts.append(drawn_boundaries(layer, 8))
-        plots.pooling_regions(image, *cuts, grid[0, index], title=f"draw {index + 1}: 8 x 8")
+        draw_regions(image, *cuts, grid[0, index], f"draw {index + 1}: 8 x 8")
         pooled = [
             [image[top:bottom, left:right].max() for left, right in zip(cuts[1], cuts[1][1:])]
             for top, bottom in zip(cuts[0], cuts[0][1:])
         ]
-        plots.pooling_regions(pooled, range(6), range(6), grid[1, index], title="pooled to 5 x 5")
+        draw_regions(pooled, range(6), range(6), grid[1, index], "pooled to 5 x 5")
     save(figure, "regions_digit.png")
+
+
+def draw_depths(probabilities, axes, label):
+    """Draws how many blocks survive: the law of a sum of Bernoulli variables, computed exactly."""
+    law = np.ones(1)
+    for probability in probabilities:
+        law = np.convolve(law, [1 - probability, probability])
+    mean = f"expected depth {sum(probabilities):.4g}"
+    bars = axes.bar(np.arange(len(law)), law, width=0.85, alpha=0.55, label=label)
+    axes.axvline(sum(probabilities), color=bars.patches[0].get_facecolor()[:3], linestyle="--", label=mean)
+    axes.set_xlabel("blocks computed at a step")
+    axes.set_ylabel("probability")
+    axes.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
+    axes.legend(frameon=False)
 
 
 def picture_depth():
@@ -167,7 +196,7 @@ def picture_depth():
         grid, (("this network", BLOCKS, FINAL_SURVIVAL), ("ResNet-110", 54, 0.5))
     ):
         plots.survival_probabilities(linear_survival(blocks, final), left, label=name)
-        plots.depth_distribution(linear_survival(blocks, final), right, label=name)
+        draw_depths(linear_survival(blocks, final), right, name)
     save(figure, "depth.png")
 
 

@@ -31,7 +31,6 @@ from kregkit.callbacks import SnapshotEnsemble
 from kregkit.data import Augment, RandomCrop, RandomFlip, TenCrop, digits
 from kregkit.inference import Ensemble, marginalize
 from kregkit.layers import FractionalMaxPooling2D
-from kregkit.plots.draws import error_against_draws
 
 SEEDS, EPOCHS, CYCLES, BATCH_SIZE = 3, 36, 3, 32
 LEARNING_RATES = (0.1, 0.03, 0.01)
@@ -232,7 +231,7 @@ def digits_part(rates, seeds, epochs, cycles, draws):
 
     axes = None
     for name in curves[0]:
-        axes = error_against_draws(draws, [curve[name] for curve in curves], axes, label=name)
+        axes = plots.error_against_draws(draws, [curve[name] for curve in curves], axes, label=name)
     plain = [row["plain prediction"] for row in rows]
     axes.axhline(np.mean(plain), color="0.4", linestyle="--", linewidth=1, label="plain prediction")
     axes.legend(frameon=False)

@@ -54,6 +54,8 @@ COLORS = {
     "Adam": "#c9184a",
     "SOAP": "#7b2cbf",
 }
+INK = "0.25"
+ARROWS = {"velocity": "#2a9d8f", "gradient": "#d1495b", "step": "#2b4c9b"}
 
 
 def turned(x, y):
@@ -191,6 +193,61 @@ def draw_trajectories():
     save(figure, "trajectories.png")
 
 
+def draw_arrows(panels, function):
+    """Draws the velocity, the gradient and the step they add up to, as arrows; returns the Figure."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.4), layout="constrained")
+    points = np.array([
+        end
+        for arrows in panels.values()
+        for origin, vector in arrows.values()
+        for end in (np.asarray(origin, float), np.add(origin, vector, dtype=float))
+    ])  # fmt: skip
+    middle, reach = (points.min(0) + points.max(0)) / 2, 0.75 * np.ptp(points, axis=0).max()
+    for axis, (title, arrows) in zip(axes, panels.items()):
+        draw_contours(axis, function, middle, reach)
+        middles = {name: np.add(origin, np.divide(vector, 2), dtype=float) for name, (origin, vector) in arrows.items()}
+        for name, (origin, vector) in arrows.items():
+            others = [point for other, point in middles.items() if other != name]
+            away = middles[name] - (np.mean(others, axis=0) if others else middles[name])
+            draw_arrow(axis, np.asarray(origin, float), np.asarray(vector, float), ARROWS[name], name, reach, away)
+        start = arrows.get("step", next(iter(arrows.values())))[0]
+        axis.plot(*start, "o", markerfacecolor="white", markeredgecolor=INK, markersize=9, zorder=10)
+        axis.set(
+            xlim=middle[0] + np.array([-reach, reach]), ylim=middle[1] + np.array([-reach, reach]),
+            xticks=[], yticks=[], aspect="equal",
+        )  # fmt: skip
+        axis.set_title(title, fontsize=13, fontweight="bold", color=INK)
+        for spine in axis.spines.values():
+            spine.set_color("0.8")
+    return figure
+
+
+def draw_contours(axis, function, middle, reach):
+    x, y = np.meshgrid(*(center + np.linspace(-1.05 * reach, 1.05 * reach, 161) for center in middle))
+    height = np.asarray(function(x, y), float)
+    axis.contourf(x, y, np.sqrt(height - height.min()), 18, cmap="PuBu", alpha=0.45)
+    axis.contour(x, y, np.sqrt(height - height.min()), 18, colors="white", linewidths=0.8)
+
+
+def draw_arrow(axis, origin, vector, color, name, reach, away):
+    length = max(np.hypot(*vector), 1e-12)
+    axis.annotate(
+        "", origin + vector, origin,
+        arrowprops={"arrowstyle": "-|>,head_length=0.7,head_width=0.35", "color": color, "linewidth": 2.8,
+                    "shrinkA": 0, "shrinkB": 0},
+        zorder=8,
+    )  # fmt: skip
+    # Beside the arrow's middle, on the side where the other arrows aren't.
+    beside = 0.075 * reach * np.array([-vector[1], vector[0]]) / length
+    beside = beside if beside @ away >= 0 else -beside
+    angle = np.degrees(np.arctan2(vector[1], vector[0]))
+    angle = angle - 180 * np.round(angle / 180) if abs(angle) > 90 else angle
+    axis.text(
+        *(origin + vector / 2 + beside), name, color=color, fontsize=12, fontweight="bold", rotation=angle,
+        rotation_mode="anchor", ha="center", va="center", zorder=9,
+    )  # fmt: skip
+
+
 def draw_momentum():
     """One step of each rule from the same point with the same velocity."""
     point, velocity, rate, decay = np.array([-1.9, 0.8]), np.array([1.75, -1.5]), 0.035, 0.9
@@ -213,7 +270,46 @@ def draw_momentum():
             "step": (point, decay * velocity + push_ahead),
         },
     }
-    save(plots.step_arrows(panels, lambda x, y: (x**2 + 20 * y**2) / 2)[0].figure, "momentum.png")
+    save(draw_arrows(panels, lambda x, y: (x**2 + 20 * y**2) / 2), "momentum.png")
+
+
+def draw_steps(function, point, slope, curvature, learning_rate, limits):
+    """Draws the steps that the tangent and the parabola suggest; returns the Figure."""
+    figure, axes = plt.subplots(1, 2, figsize=(10.4, 4.2), sharey=True, layout="constrained")
+    x = np.linspace(*limits, 401)
+    y = np.asarray(function(x), float)
+    height = float(function(point))
+    margin = 0.12 * np.ptp(y)
+    models = [
+        ("first order: tangent", ARROWS["gradient"], height + slope * (x - point), -learning_rate * slope,
+         height - learning_rate * slope**2, r"$-\eta\, f'$"),
+        ("second order: parabola", ARROWS["step"], height + slope * (x - point) + curvature * (x - point) ** 2 / 2,
+         -slope / curvature, height - slope**2 / (2 * curvature), r"$-f'/f''$"),
+    ]  # fmt: skip
+    for axis, (title, color, model, step, promised, formula) in zip(axes, models):
+        axis.plot(x, y, color="0.45", linewidth=2.6, label="loss")
+        near = (np.abs(x - point) < 1.7 * abs(step)) & (model < y.max())
+        axis.plot(x, np.where(near, model, np.nan), "--", color=color, linewidth=2.2, label="its model at the point")
+        after = float(function(point + step))
+        axis.plot([point + step] * 2, [promised, after], ":", color=color, linewidth=1.5)
+        axis.plot(point, height, "o", markerfacecolor="white", markeredgecolor=INK, markersize=9, zorder=6)
+        axis.plot(point + step, promised, "o", color=color, markersize=6, zorder=6, label="what the model promises")
+        axis.plot(point + step, after, "*", color="gold", markeredgecolor=INK, markersize=15, zorder=6,
+                  label="where the step arrives")  # fmt: skip
+        base = y.min() - 1.6 * margin
+        axis.annotate(
+            "", (point + step, base), (point, base),
+            arrowprops={"arrowstyle": "-|>,head_length=0.6,head_width=0.3", "color": color, "linewidth": 2.4,
+                        "shrinkA": 0, "shrinkB": 0},
+        )  # fmt: skip
+        axis.text(point + step / 2, base + 0.25 * margin, formula, color=color, fontsize=13, ha="center", va="bottom")
+        axis.set(xlim=limits, ylim=(y.min() - 2.4 * margin, y.max() + margin), xticks=[], yticks=[], xlabel="weight")
+        axis.set_title(title, fontsize=13, fontweight="bold", color=INK)
+        axis.legend(loc="upper left", fontsize=9, framealpha=0.9, edgecolor="none")
+        for spine in axis.spines.values():
+            spine.set_color("0.8")
+    axes[0].set_ylabel("loss")
+    return figure
 
 
 def draw_taylor():
@@ -225,10 +321,10 @@ def draw_taylor():
             loss = bump(x.value)
         slope = tape.gradient(loss, x.value)
     curvature = outer.gradient(slope, x.value)
-    axes = plots.taylor_steps(
+    figure = draw_steps(
         lambda x: keras.ops.convert_to_numpy(bump(x)), float(x), float(slope), float(curvature), 0.25, (-2.2, 2.3)
     )
-    save(axes[0].figure, "taylor.png")
+    save(figure, "taylor.png")
 
 
 def bump(x):

@@ -11,9 +11,12 @@ import keras
 import pytest
 import tensorflow as tf
 
-# Test files run in parallel processes, so each takes one core.
-tf.config.threading.set_intra_op_parallelism_threads(1)
-tf.config.threading.set_inter_op_parallelism_threads(1)
+# Test files run in parallel processes, so each takes one core. More threads and another seed are other arithmetic,
+# under which `.ci/run` runs the tests marked `trains` once more.
+THREADS = int(os.environ.get("KREGKIT_TEST_THREADS", "1"))
+SEED = int(os.environ.get("KREGKIT_TEST_SEED", "0"))
+tf.config.threading.set_intra_op_parallelism_threads(THREADS)
+tf.config.threading.set_inter_op_parallelism_threads(THREADS)
 # MirroredStrategy on a machine without accelerators.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
@@ -22,7 +25,7 @@ tf.config.set_logical_device_configuration(
 
 @pytest.fixture(autouse=True)
 def _fixed_seed():
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(SEED)
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,14 @@ def _fail(name, expected, value):
     raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
 
 
+def _is_finite(value):
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        # An integer such as 10**400, which is larger than any float.
+        return False
+
+
 def check_number(name, value, low=-math.inf, high=math.inf, *, low_open=False, high_open=False):
     """Returns `value` as a float if it is a finite number in the range, or raises `ValueError`.
 
@@ -20,7 +28,7 @@ def check_number(name, value, low=-math.inf, high=math.inf, *, low_open=False, h
     inside = (
         isinstance(value, numbers.Real)
         and not isinstance(value, bool)
-        and math.isfinite(value)
+        and _is_finite(value)
         and (value > low if low_open else value >= low)
         and (value < high if high_open else value <= high)
     )

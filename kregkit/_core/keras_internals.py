@@ -4,9 +4,12 @@ Each function says what it gives, why nothing public does, and what breaks witho
 would go unnoticed, the function looks for it and raises. `tests/core/test_keras_internals.py` pins each one.
 """
 
+import contextlib
 import sys
 
 import keras
+
+from kregkit._core.replacing import replaced_all
 
 
 def _required(thing, name, what):
@@ -126,9 +129,21 @@ def takes_training(layer):
     return bool(_required(layer, "_call_has_training_arg", "to run a layer in training mode"))
 
 
-def dtype_policy(layer):
-    """Returns the layer's dtype policy, for `replaced`: the public property can't be set while it is in use."""
-    return _required(layer, "_dtype_policy", "to compute in float64")
+@contextlib.contextmanager
+def computing_in(dtype, layers, losses):
+    """Lets layers and losses compute in another dtype for a block.
+
+    The public property of a layer may be a map by names, and a loss has none that can be set. Without it gradients
+    can't be checked against float64.
+    """
+    for layer in layers:
+        _required(layer, "_dtype_policy", "to compute in another dtype")
+    for loss in losses:
+        _required(loss, "_dtype", "to compute in another dtype")
+    policy = keras.DTypePolicy(dtype)
+    changes = [(layer, "_dtype_policy", policy) for layer in layers] + [(loss, "_dtype", dtype) for loss in losses]
+    with replaced_all(changes):
+        yield
 
 
 # Models: compiled parts and the training loop.
@@ -158,6 +173,20 @@ def flat_losses(model):
     compiled = compiled_loss(model)
     entries = None if compiled is None else _required(compiled, "_flat_losses", "to find each output's loss")
     return [entry.loss for entry in entries or () if entry is not None]
+
+
+def metric_direction(metric):
+    """Returns `"max"` or `"min"` where a metric says by `_direction` which values are better, or None.
+
+    It is what `EarlyStopping` reads, and what a user's own metric sets for it. Keras's own metrics are known by their
+    classes, so that without it only metrics of users have to be told by `mode`.
+    """
+    return {"up": "max", "down": "min"}.get(getattr(metric, "_direction", None))
+
+
+def wrapped_function(metric):
+    """Returns the function inside a `MeanMetricWrapper`: public `get_config` serialises it."""
+    return _required(metric, "_fn", "to tell which values of a metric are better")
 
 
 def running_callback_list():

@@ -1,32 +1,153 @@
-"""Which way a metric is better."""
+"""Whether a larger or a smaller value of a metric is better."""
 
 import math
+import re
 
+import keras
+
+from kregkit._core import keras_internals
 from kregkit._core.checks import check_choice
 
-# Metrics of Keras that are better when larger, by the words in their names; all else is a loss or an error.
-_LARGER_IS_BETTER = (
-    *("acc", "auc", "precision", "recall", "f1", "fbeta", "iou", "io_u", "r2", "cosine_similarity", "hit"),
-    *("sensitivity", "specificity", "true_positives", "true_negatives", "correlation"),
+# Keras's metrics by the names of their classes. `Mean` and `Sum` are of whatever they are given: not among them.
+_LARGER = (
+    *("Accuracy", "BinaryAccuracy", "CategoricalAccuracy", "SparseCategoricalAccuracy", "TopKCategoricalAccuracy"),
+    *("SparseTopKCategoricalAccuracy", "AUC", "Precision", "PrecisionAtRecall", "Recall", "RecallAtPrecision"),
+    *("SensitivityAtSpecificity", "SpecificityAtSensitivity", "TruePositives", "TrueNegatives", "F1Score"),
+    *("FBetaScore", "IoU", "BinaryIoU", "MeanIoU", "OneHotIoU", "OneHotMeanIoU", "R2Score", "CosineSimilarity"),
+    *("PearsonCorrelation", "ConcordanceCorrelation"),
+)
+_SMALLER = (
+    *("FalsePositives", "FalseNegatives", "MeanSquaredError", "RootMeanSquaredError", "MeanAbsoluteError"),
+    *("MeanAbsolutePercentageError", "MeanSquaredLogarithmicError", "LogCoshError", "Hinge", "SquaredHinge"),
+    *("CategoricalHinge", "KLDivergence", "Poisson", "BinaryCrossentropy", "CategoricalCrossentropy"),
+    *("SparseCategoricalCrossentropy",),
+)
+# What Keras knows or logs besides a class's name and that name in snake case.
+_LARGER_ALIASES = ("acc", "ACC", "fbeta_score")
+_SMALLER_ALIASES = (
+    *("loss", "mse", "MSE", "mae", "MAE", "mape", "MAPE", "msle", "MSLE", "bce", "BCE", "kld", "KLD", "logcosh"),
+    *("log_cosh", "huber", "binary_focal_crossentropy", "categorical_focal_crossentropy"),
 )
 
 
-def direction(monitor, mode="auto"):
-    """Returns `"min"` or `"max"` for a logged quantity.
+def _snake_case(name):
+    return re.sub("([a-z])([A-Z])", r"\1_\2", re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)).lower()
+
+
+_BY_NAME = {
+    **{name: "max" for known in _LARGER for name in (known, _snake_case(known))},
+    **{name: "min" for known in _SMALLER for name in (known, _snake_case(known))},
+    **dict.fromkeys(_LARGER_ALIASES, "max"),
+    **dict.fromkeys(_SMALLER_ALIASES, "min"),
+}
+# Not even the name counts: the metric derives from one of Keras's and computes another result.
+_CHANGED = "changed"
+
+
+def direction(monitor, mode="auto", model=None, argument="mode"):
+    """Returns `"min"` or `"max"`: which values of a logged quantity are better.
+
+    With `mode="auto"` the answer is, in this order,
+
+    - what the compiled model's own metric of that name says: the class is one of Keras's, or a class that inherits
+      its `result`; a loss, or a function from `keras.losses` or `keras.metrics`; or a metric or function with an
+      attribute `larger_is_better`, `True` or `False`, or a metric that sets `_direction` as Keras's own do;
+    - what Keras's own names mean: `"loss"` and the `"_loss"` of one output, and the names and aliases of Keras's
+      metrics, exactly, with `"val_"` before them and Keras's number (`"auc_1"`) behind them. Before a metric's name
+      may stand the name of one of the model's outputs.
+
+    `EarlyStopping` in Keras knows less: no aliases, no functions, and no metric of several outputs.
 
     Args:
         monitor: String, the quantity's name in `logs`, such as `"val_loss"`.
-        mode: `"min"`, `"max"`, or `"auto"`, which decides by the name.
+        mode: `"min"`, `"max"`, or `"auto"`.
+        model: Optional compiled model that logs the quantity.
+        argument: String, what the caller's argument `mode` is called, for the message.
+
+    Raises:
+        ValueError: `mode` is `"auto"` and the direction isn't known.
 
     >>> direction("val_loss"), direction("val_accuracy")
     ('min', 'max')
     """
-    check_choice("mode", mode, ("auto", "min", "max"))
+    check_choice(argument, mode, ("auto", "min", "max"))
     if not isinstance(monitor, str) or not monitor:
         raise ValueError(f"The monitored quantity must be named by a string. Received: {monitor!r}")
     if mode != "auto":
         return mode
-    return "max" if any(word in monitor.lower() for word in _LARGER_IS_BETTER) and "loss" not in monitor else "min"
+    name = monitor.removeprefix("val_")
+    answers = {_of_metric(metric) for metric in _metrics_named(name, model)} if model is not None else set()
+    answer = answers.pop() if len(answers) == 1 else _CHANGED if answers else None
+    if answer is None:
+        answer = "min" if name.endswith("_loss") else _of_name(name)
+    if answer in (None, _CHANGED):
+        raise ValueError(
+            f"Whether a larger or a smaller {monitor!r} is better is neither known from its name nor told by a metric "
+            f'of the model. Pass `{argument}="max"` if larger is better, `{argument}="min"` if smaller is. '
+            f"Received: {argument}='auto'"
+        )
+    return answer
+
+
+def _of_name(name):
+    return _BY_NAME.get(name) or _BY_NAME.get(re.sub(r"_\d+$", "", name))
+
+
+def _metrics_named(name, model):
+    """Returns the metrics of a model that may be logged under `name`: strings, functions and objects."""
+    arguments = keras_internals.compile_arguments(model) or {}
+    compiled = [(arguments.get(kind), kind) for kind in ("metrics", "weighted_metrics")]
+    outputs = set(getattr(model, "output_names", None) or ())
+    outputs |= {output for metrics, _ in compiled if isinstance(metrics, dict) for output in metrics}
+    named = {}
+    for metrics, kind in compiled:
+        for metric in keras.tree.flatten(metrics):
+            if metric is not None:
+                own = metric if isinstance(metric, str) else _own_name(metric)
+                for logged in (own, f"weighted_{own}") if kind == "weighted_metrics" else (own,):
+                    for prefix in ("", *(f"{output}_" for output in outputs)):
+                        named.setdefault(f"{prefix}{logged}", []).append(metric)
+    for metric in model.metrics:
+        # The compiled metrics, which have `metrics` inside, are known from the arguments, also before they are built.
+        if not hasattr(metric, "metrics"):
+            named.setdefault(metric.name, []).append(metric)
+    # Of two metrics with one name, Keras numbers the second.
+    return named.get(name) or named.get(re.sub(r"_\d+$", "", name), [])
+
+
+def _own_name(metric):
+    if hasattr(metric, "name"):
+        return metric.name
+    return _snake_case(getattr(metric, "__name__", type(metric).__name__))
+
+
+def _of_metric(metric):
+    """Returns `"min"`, `"max"`, `None` where only the name can tell, or `_CHANGED` where it can't either."""
+    if isinstance(metric, str):
+        return _of_name(metric)
+    if not isinstance(metric, keras.metrics.Metric):
+        return _of_function(metric)
+    if isinstance(getattr(metric, "larger_is_better", None), bool):
+        return "max" if metric.larger_is_better else "min"
+    if type(metric) is keras.metrics.MeanMetricWrapper:
+        return _of_function(keras_internals.wrapped_function(metric)) or _of_name(metric.name)
+    told = keras_internals.metric_direction(metric)
+    for base in type(metric).__mro__:
+        if _BY_NAME.get(base.__name__) and getattr(keras.metrics, base.__name__, None) is base:
+            known = _BY_NAME[base.__name__]
+            if type(metric).result is base.result:
+                return known
+            return told if told and told != known else _CHANGED
+    return told or _of_name(metric.name)
+
+
+def _of_function(function):
+    larger = getattr(function, "larger_is_better", None)
+    if isinstance(larger, bool):
+        return "max" if larger else "min"
+    if isinstance(function, keras.losses.Loss) or any(function is loss for loss in vars(keras.losses).values()):
+        return "min"
+    return _of_name(_own_name(function))
 
 
 def is_better(value, best, mode, min_delta=0.0):

@@ -3,17 +3,23 @@
 manifest.json        format, settings, whether the run is finished, one entry per member
 architecture.json    the model as `keras.saving.serialize_keras_object` gives it, compile arguments included
 cycle-01.weights.h5  one file per member, as `model.save_weights` writes it
+cycle-01.state.npz   what training goes on from after the newest cycle: weights, slots and seeds, as they are
+
+Nothing in a manifest is trusted: a name that leads out of the directory is an error before any file is touched.
 """
 
 import json
 import os
 import pathlib
+import re
 
 import keras
 
 from kregkit._core.files import file_digest, replacing, write_json
 
 FORMAT = 1
+# The only names that a member's files have, so that no manifest can name another file to read or to delete.
+_FILE_NAME = re.compile(r"cycle-\d{2,9}\.(weights\.h5|state\.npz)")
 
 
 class SnapshotDirectory:
@@ -46,7 +52,10 @@ class SnapshotDirectory:
         try:
             manifest = json.loads(self.manifest_path.read_text(encoding="utf-8"))
             known = manifest["format"] == FORMAT and {"settings", "finished", "members"} <= manifest.keys()
-        except (ValueError, KeyError, TypeError) as error:
+            for member in manifest["members"] if known else ():
+                for entry in (member, member["state"]) if member.get("state") else (member,):
+                    self._check_entry(entry)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{self.manifest_path} is not a readable manifest: {error}") from error
         if not known:
             raise ValueError(f"{self.manifest_path} has another format than this version of kregkit reads ({FORMAT})")
@@ -96,10 +105,20 @@ class SnapshotDirectory:
         Raises:
             ValueError: The file is missing or is not the one that was written; the message names it.
         """
+        self._check_entry(member)
         path = self.path / member["file"]
+        if path.is_symlink():
+            raise ValueError(f"Snapshot {path} is a link, and a run's files lie in its directory")
         if not path.is_file():
             raise ValueError(f"Snapshot {path} is missing, although the manifest lists it")
         digest = file_digest(path)
         if digest != member["sha256"]:
             raise ValueError(f"Snapshot {path} is corrupt: its checksum is {digest}, not {member['sha256']}")
         return path
+
+    def _check_entry(self, entry):
+        name, digest = entry["file"], entry["sha256"]
+        if not isinstance(name, str) or not _FILE_NAME.fullmatch(name):
+            raise ValueError(f"a member's file is called cycle-01.weights.h5 or alike. Received: file={name!r}")
+        if not isinstance(digest, str):
+            raise ValueError(f"a checksum is a string. Received: sha256={digest!r}")

@@ -1,6 +1,7 @@
 """From a TFDS name, arrays or files to what `model.fit` reads, with augmentation that is fast and replayable."""
 
 from kregkit.data._random import make_keys
+from kregkit.data._restoring import restore
 from kregkit.data.augment import Augment
 from kregkit.data.augment_layer import AugmentLayer
 from kregkit.data.bundled_digits import digits
@@ -49,4 +50,5 @@ __all__ = [
     "load",
     "make_keys",
     "pipeline",
+    "restore",
 ]

@@ -3,17 +3,19 @@
 import functools
 import itertools
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from kregkit._core.checks import check_choice
 from kregkit.data import _random, _warp
-from kregkit.data._operation import Operation
+from kregkit.data._operation import Operation, register
 from kregkit.data.color import Color, Standardize
 from kregkit.data.geometry import Geometric
 from kregkit.data.mixing import Mixing
 
 
+@register
 class Augment:
     """Applies operations to images, each image by its own key: `augment(images, key)`.
 
@@ -116,6 +118,44 @@ class Augment:
 
     def __repr__(self):
         return f"Augment({self.operations}, value_range={self.value_range}, fuse={self.fuse})"
+
+    def get_config(self):
+        return {"operations": self.operations, "value_range": self.value_range, "fuse": self.fuse}
+
+    @classmethod
+    def from_config(cls, config):
+        # Keras serializes what is inside a config, and leaves it to the class to bring it back.
+        return cls(**{
+            name: keras.saving.deserialize_keras_object(value) if isinstance(value, (dict, list)) else value
+            for name, value in config.items()
+        })  # fmt: skip
+
+    @property
+    def moves(self):
+        """True if some operation moves pixels."""
+        return any(isinstance(operation, Geometric) for operation in self.operations)
+
+    @property
+    def exact(self):
+        """True if pixels are only mirrored and shifted by whole pixels, which copies."""
+        return all(operation.exact for operation in self.operations if isinstance(operation, Geometric))
+
+    def matrices(self, keys, height, width):
+        """Returns where the pixels of augmented images lie in the images: `(batch, 3, 3)`, as `Views.matrices` does.
+
+        `None` where there is no such map: a crop that is smaller than the image, or a lens's distortion.
+
+        Args:
+            keys: The keys, `(batch,)`, that the images were augmented by.
+            height, width: The images' size.
+        """
+        moving = [(index, one) for index, one in enumerate(self.operations) if isinstance(one, Geometric)]
+        if not all(operation.invertible for _, operation in moving):
+            return None
+        matrices = tf.eye(3, batch_shape=[tf.size(keys)])
+        for index, operation in moving:
+            matrices = matrices @ operation.matrix(self.draws(keys, index), height, width)
+        return matrices
 
     def views(self, num_views, seed=0):
         """Returns these augmentations as test-time views: see `kregkit.data.RandomViews`."""

@@ -49,6 +49,11 @@ class RandomCrop(Geometric):
     def changes_size(self):
         return self.size is not None
 
+    @property
+    def invertible(self):
+        # A window that is smaller than the image doesn't show all of it; one of the same size is a shift.
+        return self.size is None
+
     def output_size(self, height, width):
         if self.size is None:
             return height, width
@@ -103,6 +108,7 @@ class RandomResizedCrop(Geometric):
 
     num_draws = 4
     changes_size = True
+    invertible = False
 
     def __init__(self, size, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
         self.size = check_size(size)

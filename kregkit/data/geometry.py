@@ -20,6 +20,9 @@ class Geometric(Operation):
     """
 
     exact = False
+    # True if every output pixel's place in the input is an affine map, and the size stays: test-time views of one
+    # output per pixel are mapped back by its inverse.
+    invertible = True
     margin = 0
     fill = None  # An operation that never looks outside fuses with any fill.
 
@@ -40,6 +43,17 @@ class Geometric(Operation):
             steps.append((sign, tf.cast(shift, tf.float32) + tf.cast(out - size, tf.float32) / 2))
         (sign_y, shift_y), (sign_x, shift_x) = steps
         return [("affine", affine(sign_x, 0.0, shift_x, 0.0, sign_y, shift_y))]
+
+    def matrix(self, u, height, width):
+        """Returns `(batch, 3, 3)`: the place in the input, from its centre, of each place in the output.
+
+        Raises:
+            ValueError: if this operation is not `invertible`.
+        """
+        if not self.invertible:
+            raise ValueError(f"This operation has no inverse that is known afterwards. Received: operation={self!r}")
+        ((_, matrix),) = self.steps(u, height, width)
+        return matrix
 
 
 def _between(u, low, high):
@@ -227,6 +241,7 @@ class LensDistortion(Geometric):
     """
 
     num_draws = 1
+    invertible = False
 
     def __init__(self, coefficient=0.15, fill="constant"):
         check_range("coefficient", coefficient, -0.3, 0.3)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kregkit._core import keras_internals
 from kregkit._core.weights import copy_values
 from kregkit.diagnostics._calls import quiet
 
@@ -46,15 +47,15 @@ class DoubleLoss:
             known = [tf.convert_to_tensor(slope) for slope in slopes if slope is not None]
             return value, known, [slope is not None for slope in slopes]
 
-        self._loss = probe.compiled(loss)
-        self._gradient = probe.compiled(gradient)
+        self.compiled_loss = probe.compiled(loss)
+        self.compiled_gradient = probe.compiled(gradient)
 
     def value(self):
-        return float(self._loss())
+        return float(self.compiled_loss())
 
     def gradients(self):
         """Returns one array per weight; None where the loss doesn't depend on it."""
-        _, known, attached = self._gradient()
+        _, known, attached = self.compiled_gradient()
         known = iter(known)
         return [next(known).numpy() if one else None for one in attached]
 
@@ -74,25 +75,13 @@ class DoubleLoss:
 @contextlib.contextmanager
 def double_precision(model):
     """Lets a model's layers and losses compute in float64 for a block."""
-    policy = keras.DTypePolicy("float64")
-    layers = model._flatten_layers(include_self=True)
-    layers = list({id(layer): layer for layer in layers}.values())
-    policies = [layer._dtype_policy for layer in layers]
-    compiled = model._compile_loss
-    losses = [] if compiled is None else [compiled, *(one.loss for one in compiled._flat_losses or ())]
-    losses = [loss for loss in losses if hasattr(loss, "_dtype")]
-    types = [loss._dtype for loss in losses]
+    losses = [loss for loss in keras_internals.flat_losses(model) if isinstance(loss, keras.losses.Loss)]
+    compiled = keras_internals.compiled_loss(model)
+    losses = list({id(loss): loss for loss in [*([] if compiled is None else [compiled]), *losses]}.values())
     floatx = keras.config.floatx()
     try:
         keras.config.set_floatx("float64")
-        for layer in layers:
-            layer._dtype_policy = policy
-        for loss in losses:
-            loss._dtype = "float64"
-        yield
+        with keras_internals.computing_in("float64", keras_internals.flatten_layers(model), losses):
+            yield
     finally:
         keras.config.set_floatx(floatx)
-        for layer, old in zip(layers, policies):
-            layer._dtype_policy = old
-        for loss, old in zip(losses, types):
-            loss._dtype = old

@@ -70,15 +70,13 @@ def signal_flow(model, data):
             rows.append(row)
             problems += _layer_problems(row)
         attached = {id(v) for v, slope in zip(model.trainable_variables, seen.gradients) if slope is not None}
-        attached = {
-            layer.name for layer in model._flatten_layers() if attached & set(map(id, layer.trainable_variables))
-        }
+        attached = {layer.name for layer in all_layers(model) if attached & set(map(id, layer.trainable_variables))}
         hidden = [row for row in rows if row["weights"] and not row["last"]]
         problems += _depth_problems([row for row in hidden if row["layer"] in attached])
         problems += _weight_problems(model, seen.gradients)
     hidden = [row for row in rows if row["weights"]]
     figure = "std " + (f"{hidden[0]['std']:.2g} to {hidden[-1]['std']:.2g}" if hidden else "-")
-    expected = "units alive, neither flat nor fading"
+    expected = "no dead, saturated or vanishing layers"
     return Finding("signal_flow", figure, expected, tuple(problems), {"layers": rows})
 
 

@@ -44,10 +44,10 @@ class LearningRateRange:
         }
 
     def plot(self, axes=None):
-        """Draws the sweep with `kregkit.plots.learning_rate_range`; returns the Axes."""
+        """Draws the sweep with `kregkit.plots.learning_rate_sweep`; returns the Axes."""
         from kregkit import plots
 
-        return plots.learning_rate_range(self.to_dict(), axes)
+        return plots.learning_rate_sweep(self.to_dict(), axes)
 
     def __str__(self):
         return self.reason
@@ -150,8 +150,8 @@ def _read(rates, losses, current):
     chance = 4 * float(np.std(losses[: max(len(losses) // 3, 2)])) / 3
     if not fall > max(0.02 * abs(start), chance):
         reason = (
-            f"No clear fall: no rate from {rates[0]:.1e} to {rates[len(losses) - 1]:.1e} lowered the loss of {start:.3g} "
-            f"by more than {max(0.02 * abs(start), chance):.2g}, which batches alone would do. The sweep is too short "
+            f"No clear fall: no rate from {rates[0]:.1e} to {rates[len(losses) - 1]:.1e} lowered the loss of "
+            f"{start:.3g} by more than {max(0.02 * abs(start), chance):.2g}, which batches alone would do. The sweep is too short "
             "for this model to say which rate is right"
         )
         suggestion = None

@@ -72,10 +72,10 @@ class PreflightReport:
         return {"status": self.status, "faults": self.faults, "checks": checks}
 
     def plot(self):
-        """Draws the report with `kregkit.plots.preflight`; returns the Figure."""
+        """Draws the report with `kregkit.plots.findings`; returns the Figure."""
         from kregkit import plots
 
-        return plots.preflight(self.to_dict())
+        return plots.findings(self.to_dict())
 
     def __str__(self):
         rows = [("", "check", "measured", "expected")]

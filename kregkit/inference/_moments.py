@@ -5,6 +5,9 @@ import tensorflow as tf
 
 from kregkit.inference._reduction import Reduction, common_task, probabilities
 
+# The weight of a prediction for a place that its view doesn't show: less than the rounding of a sum in float32.
+UNSEEN = 1e-8
+
 
 class Moments:
     """Running mean, and sum of squared distances from it, of tensors `(batch, ...)` (Chan et al. 1979).
@@ -16,15 +19,14 @@ class Moments:
         self.squares = squares
 
     def of_pass(self, y, weight):
-        """Returns the state after one pass: `y` is `(k, batch, ...)`, `weight` `(k, batch)` of zeros and ones."""
+        """Returns the state after one pass: `y` is `(k, batch, ...)`, `weight` `(k, batch)` or more of its axes."""
         weight = like(weight, y)
-        count = tf.maximum(tf.reduce_sum(weight, 0), 1.0)
-        mean = tf.reduce_sum(weight * y, 0) / count
+        mean = tf.math.divide_no_nan(tf.reduce_sum(weight * y, 0), tf.reduce_sum(weight, 0))
         return (mean, tf.reduce_sum(weight * (y - mean) ** 2, 0)) if self.squares else (mean,)
 
     def merge(self, state, count, other, other_count):
-        """Returns the state after both; counts are `(batch,)`."""
-        share = like(other_count / tf.maximum(count + other_count, 1.0), state[0])
+        """Returns the state after both; counts are sums of weights."""
+        share = like(tf.math.divide_no_nan(other_count, count + other_count), state[0])
         difference = other[0] - state[0]
         mean = state[0] + share * difference
         if not self.squares:
@@ -36,7 +38,7 @@ def like(weight, y):
     """Returns `weight` cast and with trailing axes of size 1, so that it multiplies `y`."""
     for _ in range(y.shape.rank - weight.shape.rank):
         weight = weight[..., tf.newaxis]
-    return tf.cast(weight, y.dtype)
+    return weight if y.dtype == tf.bool else tf.cast(weight, y.dtype)
 
 
 class Quantities:
@@ -60,16 +62,28 @@ class Quantities:
     def _prediction(self, y):
         return tf.cast(probabilities(y, self.task), "float32")
 
-    def of_pass(self, y, weight):
-        """Returns the states after one pass, by name; see `Moments`."""
-        return {name: moments.of_pass(function(y), weight) for name, (function, moments) in self._parts.items()}
+    def of_pass(self, y, weight, seen=None):
+        """Returns the states after one pass, by name; see `Moments`.
 
-    def merge(self, states, count, others, other_count):
+        Args:
+            y: `(k, batch, ...)`.
+            weight: `(k, batch)` of zeros and ones.
+            seen: Booleans `(k, batch, ...)` of some of the axes of `y`: which predictions are of something that the
+                view shows. The others count only where no view shows anything. `None` where all do.
+        """
+        if seen is not None:
+            weight = like(weight, seen) * tf.where(seen, 1.0, UNSEEN)
+        states = {name: moments.of_pass(function(y), weight) for name, (function, moments) in self._parts.items()}
+        return {**states, "count": tf.reduce_sum(weight, 0)}
+
+    def merge(self, states, others):
         """Returns the states after both."""
-        return {
-            name: moments.merge(states[name], count, others[name], other_count)
+        counts = states["count"], others["count"]
+        merged = {
+            name: moments.merge(states[name], counts[0], others[name], counts[1])
             for name, (_, moments) in self._parts.items()
         }
+        return {**merged, "count": counts[0] + counts[1]}
 
 
 def entropy(p, task):
@@ -141,8 +155,9 @@ def _spread(plan, runs):
     # Within the runs, and between them.
     variance = tf.add_n(
         [
-            weight * (squares / tf.maximum(like(count, squares), 1.0) + (own - mean) ** 2)
-            for weight, _, count, (own, squares) in ((*run[:3], run[3]["prediction"]) for run in runs)
+            weight * (tf.math.divide_no_nan(squares, like(states["count"], squares)) + (own - mean) ** 2)
+            for weight, _, _, states in runs
+            for own, squares in [states["prediction"]]
         ]
     )
     spread = {"std": tf.sqrt(variance)}

@@ -67,17 +67,15 @@ class Sampler:
     def _average(self, inputs, start):
         parts = []
         for index, (state, forward, weight) in enumerate(zip(self.states, self._forwards, self.weights)):
-            groups = [(1, None)]
-            if self.views is not None:
-                groups = self.views.groups(inputs, state.forward.model)
+            groups = [None] if self.views is None else self.views.groups(inputs, state.forward.model)
             noisy = bool(forward.places) and self.plan.draws != "analytic"
             noisy = noisy or (self.views is not None and self.views.endless)
-            total = sum(number for number, _ in groups)
-            for group, (number, make) in enumerate(groups):
+            numbers = [1 if group is None else group.number for group in groups]
+            for number, (group_index, group) in zip(numbers, enumerate(groups)):
                 # Members and views of other shapes draw from far-off counters.
-                stream = (index * len(groups) + group) << 40
-                run = _Run(self.plan, forward, state, inputs, number, make, noisy, start, stream, self._foldable)
-                parts.append((weight * number / total, run))
+                stream = (index * len(groups) + group_index) << 40
+                run = _Run(self.plan, forward, state, inputs, self.views, group, noisy, start, stream, self._foldable)
+                parts.append((weight * number / sum(numbers), run))
         return mixture(self.plan, [(weight, run, run.statistics()) for weight, run in parts])
 
 
@@ -89,22 +87,23 @@ def _free_batch(model):
 class _Run:
     """All draws and views of one shape, for one member and one batch."""
 
-    def __init__(self, plan, forward, state, inputs, num_views, make, noisy, start, stream, foldable):
+    def __init__(self, plan, forward, state, inputs, views, group, noisy, start, stream, foldable):
         self.plan, self.forward, self.state = plan, forward, state
-        self.inputs, self.num_views, self.make = inputs, num_views, make
+        self.inputs, self.views, self.group = inputs, views, group
+        self.num_views = 1 if group is None else group.number
         self.start, self.stream = start, stream
         leaf = keras.tree.flatten(inputs)[0]
         self.batch = leaf.shape[0] if leaf.shape[0] is not None else tf.shape(leaf)[0]
         self.auto = plan.draws == "auto" and noisy
         self.structure = self.tasks = None
         draws = plan.max_draws if self.auto else plan.draws
-        self.samples = num_views * (draws if noisy else 1)
+        self.samples = self.num_views * (draws if noisy else 1)
         self.per_pass = self._draws_per_pass(foldable)
 
     def _draws_per_pass(self, foldable):
         if not foldable:
             return 1
-        rows = self.plan.batch_size or self.forward.default_rows(views=self.make is not None)
+        rows = self.plan.batch_size or self.forward.default_rows(views=self.group is not None)
         # A batch of unknown size is the last, shorter one of some, or one of Keras's default size.
         most = max(1, rows // (self.batch if isinstance(self.batch, int) else 32))
         most = min(most, _MOST_DRAWS)
@@ -116,7 +115,7 @@ class _Run:
     def statistics(self):
         """Returns `(counts, per-output states)`, after all draws or, where that is asked for, enough of them."""
         k = self.per_pass
-        if self.make is None:
+        if self.group is None:
             self.common = self.forward.once(self.state.values, self.inputs)
         count, states, self.masks = self._pass(tf.constant(0, "int64"), None)
         passes = math.ceil(self.samples / k)
@@ -129,11 +128,10 @@ class _Run:
         def body(index, active, count, states):
             new_count, new_states, _ = self._pass(tf.cast(index, "int64"), active)
             merged = zip(self.quantities, states, new_states)
-            states = [quantities.merge(state, count, new, new_count) for quantities, state, new in merged]
-            count = count + new_count
-            return index + 1, self._active(index + 1, active, count, states), count, states
+            states = [quantities.merge(state, new) for quantities, state, new in merged]
+            return index + 1, self._active(index + 1, active, states), count + new_count, states
 
-        start = (tf.constant(1), self._active(1, tf.fill([self.batch], True), count, states), count, states)
+        start = (tf.constant(1), self._active(1, tf.fill([self.batch], True), states), count, states)
         _, _, count, states = tf.while_loop(more, body, start, parallel_iterations=1)
         return count, states
 
@@ -141,21 +139,33 @@ class _Run:
         k = self.per_pass
         samples = index * k + tf.range(k, dtype="int64")
         place = (samples + self.stream, self.start, self.batch)
-        if self.make is None:
+        if self.group is None:
             outputs, masks = self.forward(self.state.values, self.common, *place)
         else:
-            outputs, masks = self.forward.of_views(self.state.values, self.make(samples, self.start), *place)
-        ys = [self._unfold(y) for y in keras.tree.flatten(outputs)]
+            outputs, masks = self.forward.of_views(self.state.values, self.group.make(samples, self.start), *place)
+        flat = keras.tree.flatten(outputs)
         masks = [None if mask is None else self._unfold(mask)[0] for mask in keras.tree.flatten(masks)]
         if self.tasks is None:
             self.structure = keras.tree.map_structure(lambda _: 0, outputs)
             self.tasks = output_tasks(self.forward.forward.model, outputs, self.plan.outputs)
             self.quantities = [Quantities(self.plan, task, self.auto) for task in self.tasks]
+            if self.group is not None:
+                self.layouts = self.views.layouts(self.forward.forward.model, outputs)
+        seen = [None] * len(flat)
+        if self.group is not None:
+            # Each view's prediction, where the image's pixels are.
+            pairs = [
+                self.group.restored(y, layout, task, samples, self.start)
+                for y, layout, task in zip(flat, self.layouts, self.tasks)
+            ]
+            flat, seen = zip(*pairs)
+        ys = [self._unfold(y) for y in flat]
+        seen = [None if one is None else self._unfold(one) for one in seen]
         weight = tf.cast(samples < self.samples, "float32")[:, None] * tf.ones([1, self.batch])
         if active is not None:
             weight = weight * tf.cast(active, "float32")
         count = tf.reduce_sum(weight, 0)
-        states = [quantities.of_pass(y, weight) for quantities, y in zip(self.quantities, ys)]
+        states = [quantities.of_pass(y, weight, one) for quantities, y, one in zip(self.quantities, ys, seen)]
         return count, states, masks
 
     def _unfold(self, y):
@@ -163,11 +173,11 @@ class _Run:
         folded = tf.reshape(y, tf.concat([tf.stack([self.per_pass, self.batch]), tf.shape(y)[1:]], 0))
         return tf.ensure_shape(folded, [self.per_pass, batch, *y.shape[1:]])
 
-    def _active(self, index, active, count, states):
+    def _active(self, index, active, states):
         """Returns which examples need more draws."""
         if not self.auto:
             return active
-        errors = [standard_error(state["prediction"], count) for state in states]
+        errors = [standard_error(state["prediction"], state["count"]) for state in states]
         worst = tf.reduce_max(tf.stack(errors), axis=0)
         look = tf.equal(tf.cast(index, "int64") * self.per_pass % (_ROUND * self.num_views), 0)
         return tf.logical_and(active, tf.logical_or(tf.logical_not(look), worst > self.plan.tolerance))

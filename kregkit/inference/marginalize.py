@@ -32,6 +32,7 @@ def marginalize(
     shared=False,
     tolerance=0.01,
     max_draws=1024,
+    layout="auto",
 ):
     """Averages a model's noise out at test time: `y = E_z[f(x, z)]`, the mean over draws of `z`.
 
@@ -68,6 +69,14 @@ def marginalize(
             Defaults to `False`: each example has its own.
         tolerance: Float > 0, for `draws="auto"`. Defaults to 0.01.
         max_draws: Integer, where `draws="auto"` ends in any case. Defaults to 1024.
+        layout: What an output says of an image, for `views`, which map each view's prediction back to the image before
+            the mean: `"image"`, one prediction for the image, which has no place in it; `"pixels"`, one per pixel or
+            per cell of a grid over the image, `(batch, rows, columns, ...)` or with both in one axis; `"xy"` or
+            `"xyxy"`, `"yxyx"`, `"xywh"`, `"center_xywh"`, points or boxes whose coordinates are on the last axis, in
+            pixels from the upper left corner, or as fractions of the image's sides with `"rel_"` before it; a list or
+            dictionary of these for several outputs. `"auto"` tells `"pixels"` by rank and size, takes an output of
+            one axis for `"image"`, and asks where it can't tell. Means are taken over the views that show a place.
+            Defaults to `"auto"`.
 
     Returns:
         A predictor with `predict`, `evaluate`, `compile` and a call, as in Keras, and `to_model()` for a saveable
@@ -117,7 +126,7 @@ def marginalize(
         shared=bool(shared),
         batch_size=batch_size,
     )
-    return _Marginal(model, noise, None if views is None else InputViews(views, plan.seed), plan)
+    return _Marginal(model, noise, None if views is None else InputViews(views, plan.seed, layout), plan)
 
 
 class _Marginal(Predicting):

@@ -24,7 +24,9 @@ def survival_probabilities(probabilities, axes=None, *, label=None):
     >>> axes.get_legend().get_texts()[0].get_text()
     'expected depth 2.75 of 4 blocks'
     """
-    probabilities = _checked(probabilities)
+    probabilities = np.array([check_number("probabilities", one, 0, 1) for one in probabilities])
+    if not len(probabilities):
+        raise ValueError("`probabilities` must not be empty. Received: probabilities=[]")
     axes = new_axes(axes)
     depth = f"expected depth {probabilities.sum():.4g} of {len(probabilities)} blocks"
     blocks = np.arange(1, len(probabilities) + 1)
@@ -34,43 +36,3 @@ def survival_probabilities(probabilities, axes=None, *, label=None):
     axes.set_ylabel("survival probability")
     axes.xaxis.set_major_locator(import_optional("matplotlib.ticker", "kregkit.plots").MaxNLocator(integer=True))
     return finish(axes)
-
-
-def depth_distribution(probabilities, axes=None, *, label=None):
-    """Draws the distribution of the number of blocks that survive at a step, and its mean.
-
-    Blocks survive independently: the law is the sum of Bernoulli variables (Poisson binomial), computed exactly.
-
-    Args:
-        probabilities: Sequence of floats in [0, 1], one for each block.
-        axes: Matplotlib Axes to draw on. Defaults to new ones.
-        label: String for the legend. Defaults to none but the mean.
-
-    Returns:
-        The Axes.
-
-    Example:
-
-    >>> axes = depth_distribution([0.5, 0.5])
-    >>> [round(float(bar.get_height()), 3) for bar in axes.patches]
-    [0.25, 0.5, 0.25]
-    """
-    probabilities = _checked(probabilities)
-    law = np.ones(1)
-    for probability in probabilities:
-        law = np.convolve(law, [1 - probability, probability])
-    axes = new_axes(axes)
-    mean = f"expected depth {probabilities.sum():.4g}"
-    bars = axes.bar(np.arange(len(law)), law, width=0.85, alpha=0.55, label=label)
-    axes.axvline(probabilities.sum(), color=bars.patches[0].get_facecolor()[:3], linestyle="--", label=mean)
-    axes.set_xlabel("blocks computed at a step")
-    axes.set_ylabel("probability")
-    axes.xaxis.set_major_locator(import_optional("matplotlib.ticker", "kregkit.plots").MaxNLocator(integer=True))
-    return finish(axes)
-
-
-def _checked(probabilities):
-    probabilities = list(probabilities)
-    if not probabilities:
-        raise ValueError(f"`probabilities` must not be empty. Received: probabilities={probabilities}")
-    return np.array([check_number("probabilities", one, 0, 1) for one in probabilities])

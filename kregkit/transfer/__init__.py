@@ -1,12 +1,12 @@
 """Starting from another `W`: heads, freezing, fine-tuning."""
 
-from kregkit.transfer.backbone import backbone, digits_backbone
-from kregkit.transfer.features import features
+from kregkit.transfer.backbones import backbone, digits_backbone
+from kregkit.transfer.feature_extraction import features
 from kregkit.transfer.fine_tuning import FineTuned, fine_tune
-from kregkit.transfer.freeze import freeze, unfreeze
+from kregkit.transfer.freezing import freeze, unfreeze
 from kregkit.transfer.gradual_unfreeze import GradualUnfreeze
 from kregkit.transfer.head import replace_head
-from kregkit.transfer.linear_probe import LinearProbe, linear_probe
+from kregkit.transfer.probing import LinearProbe, linear_probe
 from kregkit.transfer.plan import Plan, recommend
 from kregkit.transfer.similarity import Similarity, measure_similarity
 from kregkit.transfer.surgery import insert, reinitialize, strip

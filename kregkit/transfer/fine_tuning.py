@@ -7,10 +7,10 @@ import keras
 from kregkit._core.checks import check_integer
 from kregkit.transfer._data import features_of, is_arrays, labels_of
 from kregkit.transfer._graph import inputs_of, stage_names, weighted_layers
-from kregkit.transfer.features import features
+from kregkit.transfer.feature_extraction import features
 from kregkit.transfer.gradual_unfreeze import GradualUnfreeze
 from kregkit.transfer.head import replace_head
-from kregkit.transfer.linear_probe import solve
+from kregkit.transfer.probing import solve
 from kregkit.transfer.plan import Plan, recommend
 from kregkit.transfer.similarity import measure_similarity
 from kregkit.transfer.surgery import reinitialize

@@ -8,7 +8,7 @@ import numpy as np
 from kregkit._core.checks import check_integer
 from kregkit.transfer._data import labels_of
 from kregkit.transfer._graph import check_graph, stage_names
-from kregkit.transfer.linear_probe import linear_probe
+from kregkit.transfer.probing import linear_probe
 
 # Examples per class below which the number is biased by 0.2 and more.
 _FEW = 10

@@ -76,7 +76,10 @@ def test_layers(model):
     assert internals.takes_training(dropout) and not internals.takes_training(keras.layers.Flatten()), gone(
         internals.takes_training
     )
-    assert internals.dtype_policy(dense).name == "float32", gone(internals.dtype_policy)
+    loss = keras.losses.MeanSquaredError()
+    with internals.computing_in("float64", [dense], [loss]):
+        assert (dense.compute_dtype, loss.dtype) == ("float64", "float64"), gone(internals.computing_in)
+    assert (dense.compute_dtype, loss.dtype) == ("float32", "float32"), gone(internals.computing_in)
     penalised = keras.layers.Dense(1, activity_regularizer="l2")
     penalised(np.ones((2, 2), "float32"))
     assert penalised.losses
@@ -93,6 +96,16 @@ def test_compiled_parts(model):
     assert [loss.name for loss in internals.flat_losses(model)] == ["mse"], gone(internals.flat_losses)
     assert internals.compile_arguments(keras.Sequential()) is None, gone(internals.compile_arguments)
     assert internals.compiled_loss(keras.Sequential()) is None, gone(internals.compiled_loss)
+
+
+def test_directions_of_metrics():
+    directions = [
+        internals.metric_direction(metric)
+        for metric in (keras.metrics.AUC(), keras.metrics.MeanSquaredError(), keras.metrics.Mean())
+    ]
+    assert directions == ["max", "min", None], gone(internals.metric_direction)
+    wrapper = keras.metrics.MeanMetricWrapper(keras.losses.huber)
+    assert internals.wrapped_function(wrapper) is keras.losses.huber, gone(internals.wrapped_function)
 
 
 def test_the_running_callback_list_is_found(model):

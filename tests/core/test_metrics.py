@@ -1,7 +1,10 @@
-"""Which way a metric is better."""
+"""Whether a larger or a smaller value of a metric is better."""
 
+import inspect
 import math
 
+import keras
+import numpy as np
 import pytest
 
 from kregkit._core.metrics import direction, is_better
@@ -16,21 +19,157 @@ from kregkit._core.metrics import direction, is_better
         ("val_acc", "max"),
         ("sparse_top_k_categorical_accuracy", "max"),
         ("val_AUC", "max"),
+        ("auc_1", "max"),
         ("precision_at_recall", "max"),
         ("mean_io_u", "max"),
         ("sensitivity_at_specificity", "max"),
         ("true_positives", "max"),
-        ("false_positives", "min"),
+        ("val_false_positives_3", "min"),
         ("pearson_correlation", "max"),
         ("mae", "min"),
+        ("val_logcosh", "min"),
         ("root_mean_squared_error", "min"),
         ("accuracy_loss", "min"),
         ("r2_score", "max"),
         ("f1_score", "max"),
     ],
 )
-def test_by_name(name, expected):
+def test_names_of_keras(name, expected):
     assert direction(name) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    # Letters of "acc", "auc", "iou", "hit" or "recall" inside a name say nothing, nor does a metric's name behind
+    # another word.
+    ["val_backlog", "vacancy", "inaccuracy", "sauce_error", "white_noise", "various", "recalled", "not_accuracy"]
+    + ["val_ap", "dice", "mean", "learning_rate", "lossless", "auc_x", "val_tower2_mse", "head_accuracy"],
+)
+def test_other_names_are_asked_for(name):
+    with pytest.raises(ValueError, match=f"larger or a smaller '{name}'.*Pass `way=\"max\".*Received: way='auto'"):
+        direction(name, argument="way")
+    assert direction(name, "max") == "max"
+
+
+def test_every_metric_of_keras_is_known():
+    for name, known in inspect.getmembers(keras.metrics, inspect.isclass):
+        if name in ("Metric", "Mean", "Sum", "MeanMetricWrapper"):
+            continue
+        arguments = {"IoU": (2, [0]), "MeanIoU": (2,), "OneHotIoU": (2, [0]), "OneHotMeanIoU": (2,)}.get(name)
+        metric = known(*arguments or ((0.5,) if "At" in name else ()))
+        by_name = direction(metric.name)
+        renamed = type(metric).from_config({**metric.get_config(), "name": "renamed"})
+        assert direction("val_renamed", model=compiled([renamed])) == by_name == direction(name)
+        assert by_name == {"up": "max", "down": "min"}.get(getattr(metric, "_direction", None), by_name)
+
+
+def compiled(metrics, outputs=1, **arguments):
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, [keras.layers.Dense(1, name=f"tower{i}")(inputs) for i in range(outputs)])
+    model.compile("sgd", "mse", metrics=metrics, **arguments)
+    return model
+
+
+class Mine(keras.metrics.Mean):
+    larger_is_better = True
+
+
+class ErrorRate(keras.metrics.BinaryAccuracy):
+    def result(self):
+        return 1 - super().result()
+
+
+class Lower(ErrorRate):
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self._direction = "down"
+
+
+class AnotherDefault(keras.metrics.AUC):
+    def __init__(self, name="ap", curve="PR", **arguments):
+        super().__init__(name=name, curve=curve, **arguments)
+
+
+def of_users(y_true, y_pred):
+    return y_pred
+
+
+def marked(y_true, y_pred):
+    return y_pred
+
+
+marked.larger_is_better = False
+
+
+@pytest.mark.parametrize(
+    ("metric", "monitor", "expected"),
+    [
+        (keras.metrics.AUC(curve="PR", name="ap"), "val_ap", "max"),
+        (AnotherDefault(), "val_ap", "max"),
+        # The object counts, not its name.
+        (keras.metrics.MeanSquaredError(name="accuracy"), "val_accuracy", "min"),
+        (keras.losses.cosine_similarity, "cosine_similarity", "min"),
+        ("cosine_similarity", "cosine_similarity", "max"),
+        (keras.losses.Dice(name="overlap"), "val_overlap", "min"),
+        (keras.losses.dice, "dice", "min"),
+        (keras.metrics.MeanMetricWrapper(keras.losses.huber, name="mine"), "mine", "min"),
+        (keras.metrics.MeanMetricWrapper(keras.metrics.binary_accuracy, name="mine"), "mine", "max"),
+        (keras.metrics.binary_accuracy, "val_binary_accuracy", "max"),
+        (Mine(name="mine"), "mine", "max"),
+        (marked, "val_marked", "min"),
+        (Lower(name="wrong"), "wrong", "min"),
+        (keras.metrics.Mean(name="accuracy"), "accuracy", "max"),
+        # Unknown, whatever is known of a class that it derives from, or of a word in its name.
+        (ErrorRate(), "binary_accuracy", None),
+        (ErrorRate(name="wrong"), "wrong", None),
+        (of_users, "of_users", None),
+        (keras.metrics.Mean(name="mine"), "mine", None),
+        (keras.metrics.MeanMetricWrapper(of_users, name="mine"), "mine", None),
+    ],
+)
+def test_metrics_of_a_model(metric, monitor, expected):
+    model = compiled([metric])
+    if expected is None:
+        with pytest.raises(ValueError, match="Pass `mode="):
+            direction(monitor, model=model)
+    else:
+        assert direction(monitor, model=model) == expected
+
+
+def test_metrics_that_a_model_keeps_itself():
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.ap = keras.metrics.AUC(name="ap")
+
+    model = Model()
+    assert direction("val_ap", model=model) == "max"
+    with pytest.raises(ValueError, match="Pass"):
+        direction("val_other", model=model)
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_several_outputs(fitted):
+    metrics = {"tower0": [keras.metrics.AUC(name="ap"), "mae"], "tower1": ["mse", keras.metrics.AUC(name="ap")]}
+    model = compiled(metrics, outputs=2, weighted_metrics=["mae", [marked]])
+    expected = {"tower0_ap": "max", "tower0_mae": "min", "tower1_mse": "min", "tower1_ap": "max", "tower0_loss": "min"}
+    expected |= {"tower0_weighted_mae": "min", "tower1_marked": "min", "loss": "min"}
+    if fitted:
+        logs = model.fit(np.ones((2, 2)), [np.ones((2, 1))] * 2, verbose=0).history
+        assert set(expected) <= set(logs), logs
+    else:
+        expected |= {"tower0_weighted_mae": "min"}
+    for name, mode in expected.items():
+        assert direction(f"val_{name}", model=model) == mode, name
+    with pytest.raises(ValueError, match="Pass"):
+        direction("tower2_mse", model=model)
+
+
+def test_metrics_of_one_name_that_differ():
+    model = compiled([["mae", keras.metrics.MeanSquaredError(name="score")], [keras.metrics.AUC(name="score")]], 2)
+    assert direction("tower0_mae", model=model) == "min"
+    with pytest.raises(ValueError, match="Pass"):
+        direction("tower1_score", model=model)
 
 
 def test_given_and_refused():

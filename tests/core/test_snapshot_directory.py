@@ -32,12 +32,41 @@ def test_nothing_is_created_before_something_is_written(tmp_path):
         ('{"settings": {}}', "is not a readable manifest"),
         ('{"format": 2, "settings": {}, "finished": true, "members": []}', "another format"),
         ('{"format": 1, "settings": {}, "finished": true}', "another format"),
+        ('{"format": 1, "settings": {}, "finished": true, "members": [3]}', "is not a readable manifest"),
+        ('{"format": 1, "settings": {}, "finished": true, "members": [{"file": "x"}]}', "is not a readable manifest"),
     ],
 )
 def test_an_unreadable_manifest_is_named(text, message, tmp_path):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(ValueError, match=f"{re.escape(str(tmp_path))}.*{message}"):
         SnapshotDirectory(tmp_path).read()
+
+
+@pytest.mark.parametrize("key", ["file", "state"])
+@pytest.mark.parametrize(
+    "name", ["../precious.txt", "{outside}", "cycle-01.weights.h5/../../precious.txt", "", None, 3]
+)
+def test_a_manifest_can_t_name_a_file_outside(key, name, tmp_path):
+    outside = tmp_path / "precious.txt"
+    outside.write_text("keep")
+    directory = SnapshotDirectory(tmp_path / "run")
+    member = {"file": "cycle-01.weights.h5", "sha256": "0", "state": {"file": "cycle-01.state.npz", "sha256": "0"}}
+    (member if key == "file" else member["state"])["file"] = str(outside) if name == "{outside}" else name
+    directory.write({}, [member], finished=False)
+    with pytest.raises(ValueError, match=r"manifest\.json is not a readable manifest: a member's file is called"):
+        directory.read()
+    with pytest.raises(ValueError, match="a member's file is called"):
+        directory.member_path(member if key == "file" else member["state"])
+    assert outside.read_text() == "keep"
+
+
+def test_a_link_is_no_member(tmp_path):
+    (tmp_path / "precious.txt").write_text("keep")
+    directory = SnapshotDirectory(tmp_path / "run")
+    directory.path.mkdir()
+    (directory.path / "cycle-01.weights.h5").symlink_to(tmp_path / "precious.txt")
+    with pytest.raises(ValueError, match="is a link"):
+        directory.member_path({"file": "cycle-01.weights.h5", "sha256": "0"})
 
 
 def test_members_are_checked_against_their_checksum(tmp_path):

@@ -1,10 +1,8 @@
-import itertools
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from kregkit.plots.survival import depth_distribution, survival_probabilities
+from kregkit.plots.survival import survival_probabilities
 
 PROBABILITIES = [0.9, 0.7, 0.4]
 
@@ -18,19 +16,8 @@ def test_draws_one_point_per_block():
     plt.close("all")
 
 
-def test_distribution_is_that_of_all_outcomes():
-    expected = np.zeros(4)
-    for outcome in itertools.product([0, 1], repeat=3):
-        expected[sum(outcome)] += np.prod([p if one else 1 - p for one, p in zip(outcome, PROBABILITIES)])
-    axes = depth_distribution(PROBABILITIES)
-    np.testing.assert_allclose([bar.get_height() for bar in axes.patches], expected)
-    assert axes.lines[0].get_xdata()[0] == pytest.approx(2.0)
-    plt.close("all")
-
-
-@pytest.mark.parametrize("draw", [survival_probabilities, depth_distribution])
-def test_refuses_what_is_no_probability(draw):
+def test_refuses_what_is_no_probability():
     with pytest.raises(ValueError, match=r"Received: probabilities=1.5"):
-        draw([0.5, 1.5])
+        survival_probabilities([0.5, 1.5])
     with pytest.raises(ValueError, match=r"Received: probabilities=\[\]"):
-        draw([])
+        survival_probabilities([])

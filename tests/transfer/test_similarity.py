@@ -20,7 +20,7 @@ def test_order_of_same_related_and_unrelated_data(trained, sets):
 
 def test_formula_by_hand(monkeypatch):
     from kregkit.transfer import similarity
-    from kregkit.transfer.linear_probe import LinearProbe
+    from kregkit.transfer.probing import LinearProbe
 
     names = similarity.stage_names(dense(), 4)
     accuracy, seeds = dict(zip(names, [0.9, 0.7])), []

@@ -30,7 +30,7 @@ def test_verdicts_and_problems_are_written_in_their_colours():
         "remedy": "-",
         "where": "one",
     }
-    figure = plots.preflight(report(initial_loss=check(), signal_flow=check("fail", [problem])))
+    figure = plots.findings(report(initial_loss=check(), signal_flow=check("fail", [problem])))
     written = texts(figure)
     assert written.count("PASS") == 1 and written.count("FAIL") == 1
     assert "dead ReLUs in one: 80%" in written and "initial loss" in written
@@ -44,7 +44,7 @@ def test_every_measured_check_has_its_panel():
         for name, std, slope in (("a", 1.0, 0.1), ("b", 0.5, float("nan")))
     ]
     sweep = {"rates": [0.1, 1.0], "losses": [2.0, 1.0], "smoothed": [2.0, 1.5]}
-    figure = plots.preflight(
+    figure = plots.findings(
         report(
             signal_flow=check(details={"layers": layers}),
             overfit_small_batch=check(details={"losses": [2.0, 0.1], "target": 0.1, "num": 20}),
@@ -64,11 +64,11 @@ def test_every_measured_check_has_its_panel():
 
 def test_peak_of_a_small_batch_does_not_hide_its_goal():
     details = {"losses": [2.0, 1e6, 0.5], "target": 0.1, "num": 20}
-    axes = plots.preflight(report(overfit_small_batch=check(details=details))).axes[1]
+    axes = plots.findings(report(overfit_small_batch=check(details=details))).axes[1]
     assert axes.get_ylim()[0] < 0.1 and axes.get_ylim()[1] < 10
 
 
 @pytest.mark.parametrize("bad", [None, {}, {"checks": {}}])
 def test_bad_report(bad):
     with pytest.raises(ValueError, match="Received: report="):
-        plots.preflight(bad)
+        plots.findings(bad)

@@ -9,7 +9,7 @@ import scipy.optimize
 from kregkit._core.checks import check_number
 from kregkit.transfer._data import features_of
 from kregkit.transfer._graph import check_graph, stage_names
-from kregkit.transfer.features import features
+from kregkit.transfer.feature_extraction import features
 
 # Where there is nothing to choose by.
 _PENALTY = 0.01

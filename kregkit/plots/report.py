@@ -4,11 +4,12 @@ import numpy as np
 
 from kregkit._core.optional import import_optional
 from kregkit.plots._axes import finish
+from kregkit.plots.rates import learning_rate_sweep
 
 _COLORS = {"pass": "#2a8c4a", "warn": "#d98e04", "fail": "#c0392b"}
 
 
-def preflight(report, figure=None):
+def findings(report, figure=None):
     """Draws a preflight: the verdicts, the signal through depth, the small batch, the rate's range, update ratios.
 
     Args:
@@ -24,7 +25,7 @@ def preflight(report, figure=None):
     Example:
 
     >>> check = {"status": "pass", "figure": "2.3", "expected": "about 2.3", "problems": [], "details": {}}
-    >>> len(preflight({"status": "pass", "faults": [], "checks": {"initial_loss": check}}).axes)
+    >>> len(findings({"status": "pass", "faults": [], "checks": {"initial_loss": check}}).axes)
     1
     """
     plt = import_optional("matplotlib.pyplot", "kregkit.plots")
@@ -112,9 +113,7 @@ def _overfit(axes, details):
 
 
 def _rate(axes, details):
-    from kregkit.plots.learning_rate_range import learning_rate_range
-
-    _title(learning_rate_range(details, axes), "range of the learning rate")
+    _title(learning_rate_sweep(details, axes), "range of the learning rate")
 
 
 def _ratios(axes, details):

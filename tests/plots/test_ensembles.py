@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from kregkit.plots.ensemble_size import ensemble_size, subset_errors
+from kregkit.plots.ensembles import ensemble_size, subset_errors
 
 RANDOM = np.random.default_rng(0)
 PREDICTIONS = RANDOM.dirichlet([1, 1, 1], size=(4, 30))
