@@ -4,6 +4,7 @@ import numpy as np
 
 from kregkit.diagnostics._optimizers import fresh_optimizer
 from kregkit.diagnostics._probe import probing
+from kregkit.diagnostics._untouched import untouched
 from kregkit.diagnostics.finding import Finding, Problem
 from kregkit.diagnostics.learning_rate_sweep import learning_rate_range
 
@@ -38,13 +39,16 @@ def learning_rate(model, data, steps=100):
     ['learning rate too high']
     """
     with probing(model, data) as probe:
-        found = learning_rate_range(model, probe, 1e-6, 10.0, steps)
+        with untouched(model):
+            found = learning_rate_range(model, probe, 1e-6, 10.0, steps)
         rate, good, end = found.current, found.suggestion, found.divergence
         high = (end is not None and rate >= end / 2) or (good is not None and rate > 30 * good)
         low = good is not None and rate < good / 100
         trial = _trial(probe) if model.trainable_variables and (high or low or good is None) else None
     problems = []
-    start, spread = float(np.mean(found.losses[:10])), float(np.std(found.losses[: max(len(found.losses) // 3, 2)]))
+    # The rates of the sweep's first third are too small to change much.
+    early = found.losses[: max(len(found.losses) // 3, 2)]
+    start, spread = float(np.mean(early)), float(np.std(early))
     fall = start - float(np.nanmin(found.smoothed)) if np.isfinite(found.losses[0]) else 0.0
     if trial is None:
         if not model.trainable_variables:

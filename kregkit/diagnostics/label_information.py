@@ -95,7 +95,7 @@ def label_signal(model, data, num_permutations=200):
                         path,
                     )
                 )
-            problems += _leaks(path, raw, probe.examples[0], labels, task)
+            problems += _leaks(path, raw, probe.examples[0], labels, task) if tokens is None else []
         first = next(iter(details.values()), None)
     figure = "constant labels" if first is None else f"z = {max(v for k, v in first.items() if k[0] == 'z'):.1f}"
     return Finding("label_signal", figure, "z >= 4", tuple(problems), details)
@@ -157,14 +157,14 @@ def _largest_correlation(features, targets, num_permutations, most=1000):
 def _leaks(path, arrays, x, labels, task):
     """Names a column of a table from which the labels follow without an exception."""
     labels = labels.reshape(len(labels), -1)
-    if labels.shape[1] != 1 or len(labels) < 30 or np.ptp(labels) == 0:
+    if labels.shape[1] != 1 or len(labels) < 30 or not np.isfinite(labels).all() or np.ptp(labels) == 0:
         return
     labels = labels[:, 0]
     names = [name for name, _ in named_arrays(x, "input")]
     for name, array in zip(names, arrays):
         if array.ndim != 2 or array.shape[1] < 2 or not numeric(array):
             continue
-        columns = array.astype("float64")
+        columns = np.nan_to_num(array.astype("float64"), posinf=0.0, neginf=0.0)
         if task is not None and task.link is not None and len(np.unique(labels)) <= 50:
             groups = [columns[labels == kind] for kind in np.unique(labels)]
             fixed = np.all([np.ptp(group, axis=0) == 0 for group in groups], axis=0)

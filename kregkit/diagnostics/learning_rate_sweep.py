@@ -151,8 +151,8 @@ def _read(rates, losses, current):
     if not fall > max(0.02 * abs(start), chance):
         reason = (
             f"No clear fall: no rate from {rates[0]:.1e} to {rates[len(losses) - 1]:.1e} lowered the loss of "
-            f"{start:.3g} by more than {max(0.02 * abs(start), chance):.2g}, which batches alone would do. The sweep is too short "
-            "for this model to say which rate is right"
+            f"{start:.3g} by more than {max(0.02 * abs(start), chance):.2g}, which batches alone would do. "
+            "The sweep is too short for this model to say which rate is right"
         )
         suggestion = None
     else:
