@@ -162,7 +162,7 @@ def _leaks(path, arrays, x, labels, task):
     labels = labels[:, 0]
     names = [name for name, _ in named_arrays(x, "input")]
     for name, array in zip(names, arrays):
-        if array.ndim != 2 or array.shape[1] < 2 or not numeric(array):
+        if array.ndim != 2 or array.shape[1] < 2 or not np.issubdtype(array.dtype, np.floating):
             continue
         columns = np.nan_to_num(array.astype("float64"), posinf=0.0, neginf=0.0)
         if task is not None and task.link is not None and len(np.unique(labels)) <= 50:
