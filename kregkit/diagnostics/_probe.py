@@ -13,6 +13,7 @@ from kregkit._core.checks import check_integer
 from kregkit._core.graph import last_activation
 from kregkit._core.tasks import flat_losses, output_tasks, task_of_loss
 from kregkit.diagnostics._calls import quiet, recorded
+from kregkit.diagnostics._constant_outputs import constant_outputs
 from kregkit.diagnostics._data import named_arrays, sample_batches
 from kregkit.diagnostics._untouched import untouched
 
@@ -27,7 +28,10 @@ def probing(model, data, batch_size=32, max_examples=1024):
     _check_model(model)
     check_integer("batch_size", batch_size, 2)
     with untouched(model):
-        yield Probe(model, sample_batches(data, batch_size, max_examples))
+        batches = sample_batches(data, batch_size, max_examples)
+        if model.loss is not None and batches[0][1] is None:
+            raise ValueError("Every batch must hold inputs and labels. Received: y=None")
+        yield Probe(model, batches, data)
 
 
 def _check_model(model):
@@ -62,6 +66,7 @@ class Observation:
     loss: float
     total: float
     baseline: float
+    constant: float
     outputs: list
     records: list
     gradients: list
@@ -77,11 +82,13 @@ class Probe:
         model: The compiled model.
         batches: List of `(x, y, sample_weight)`, arrays or structures of them.
         examples: The same, joined.
+        data: What the batches were taken from; `None` where that isn't known.
     """
 
-    def __init__(self, model, batches):
+    def __init__(self, model, batches, data=None):
         self.model = model
         self.batches = batches
+        self.data = data
         self.examples = tuple(
             None if parts[0] is None else keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
             for parts in zip(*batches)
@@ -105,6 +112,25 @@ class Probe:
     def prediction(self):
         """The model's outputs for one example, as their structure."""
         return self.model(self.first(1)[0], training=False)
+
+    @property
+    def batches_per_epoch(self):
+        """The number of batches in an epoch; None where the data don't tell."""
+        if isinstance(self.data, keras.utils.PyDataset):
+            return self.data.num_batches
+        if isinstance(self.data, tf.data.Dataset):
+            count = int(self.data.cardinality())
+            return count if count > 0 else None
+        if self.data is None:
+            return None
+        num = len(keras.tree.flatten(self.data[0])[0])
+        return -(-num // len(keras.tree.flatten(self.batches[0][0])[0]))
+
+    @functools.cached_property
+    def observed_outputs(self):
+        """The untrained outputs of up to 128 examples, flat, as arrays, in a quiet pass."""
+        with quiet(self.model):
+            return _arrays(keras.tree.flatten(self.model(self.first(128)[0], training=False)))
 
     @functools.cached_property
     def tasks(self):
@@ -138,6 +164,8 @@ class Probe:
         Task and shape are None and () where there isn't one label array per output. `y` defaults to all examples'.
         """
         y = self.examples[1] if y is None else y
+        if y is None:
+            return []
         names = list(getattr(self.model, "output_names", None) or [])
         if isinstance(y, dict) and set(y) == set(names) and not isinstance(self.prediction, dict):
             # The outputs are a list, the labels go by their names.
@@ -154,9 +182,10 @@ class Probe:
     def observation(self):
         """One quiet forward and backward pass over up to 128 examples, run eagerly.
 
-        Holds `loss` and `total` (with penalties), `baseline` (the loss of a prediction that knows nothing), `outputs`,
-        `records` (list of `Record`, in the order of the calls) and `gradients` (one array per trainable variable, None
-        where the loss doesn't depend on it).
+        Holds `loss` and `total` (with penalties), `baseline` (the loss of a prediction that knows nothing), `constant`
+        (the loss of the best prediction that is the same for all examples: class frequencies, mean or median),
+        `outputs`, `records` (list of `Record`, in the order of the calls) and `gradients` (one array per trainable
+        variable, None where the loss doesn't depend on it).
         """
         x, y, weight = self.first(128)
         tasks, calls, variables = self.tasks, [], [variable.value for variable in self.model.trainable_variables]
@@ -170,12 +199,17 @@ class Probe:
             None if slope is None else tf.convert_to_tensor(slope) for slope in tape.gradient(total, variables)
         ]
         outputs = keras.tree.flatten(prediction)
-        guess = keras.tree.pack_sequence_as(prediction, list(map(_uninformed, tasks, outputs, self.activations)))
+        guesses = [list(map(_uninformed, tasks, outputs, self.activations)), *constant_outputs(self.labels(y), outputs)]
+        constants = [
+            float(self.loss(x, y, keras.tree.pack_sequence_as(prediction, guess), weight, training=False)[0])
+            for guess in guesses
+        ]
         return Observation(
             num=len(keras.tree.flatten(x)[0]),
             loss=float(loss),
             total=float(total),
-            baseline=float(self.loss(x, y, guess, weight, training=False)[0]),
+            baseline=constants[0],
+            constant=min((one for one in constants if np.isfinite(one)), default=constants[0]),
             outputs=_arrays(outputs),
             records=[Record(layer, _arrays(values), _arrays(slope)) for (layer, values), slope in zip(calls, slopes)],
             gradients=_arrays(gradients),
