@@ -183,6 +183,15 @@ def compile_arguments(model):
     return dict(_required(model, "_compile_config", "to read what a model was compiled with").config)
 
 
+def build_as_fit_does(model, batch):
+    """Builds a model, its compiled parts and its optimizer from the shapes of one batch `(x, y, sample_weight)`.
+
+    Public `build` knows of no labels and asks subclasses for a method of theirs. `fit` does this before its first
+    step; without it a model without an input layer would have to be trained before it can be looked at.
+    """
+    _required(model, "_symbolic_build", "to build a model as `fit` does")(data_batch=batch)
+
+
 def compiled_loss(model):
     """Returns the object that computes the compiled loss of all outputs, or None.
 
@@ -425,6 +434,15 @@ def average_weights(optimizer, variables):
     return (
         _required(optimizer, "_model_variables_moving_average", "to find moving averages") if optimizer.use_ema else []
     )
+
+
+def learning_rate_schedule(optimizer):
+    """Returns the schedule that an optimizer was made with, or None.
+
+    Public `learning_rate` is its value at the present step; `get_config` fails for schedules that aren't registered.
+    """
+    schedule = _required(optimizer, "_learning_rate", "to read a learning rate schedule")
+    return schedule if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule) else None
 
 
 # TensorFlow.

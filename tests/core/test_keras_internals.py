@@ -105,6 +105,19 @@ def test_compiled_parts(model):
     assert internals.compiled_loss(keras.Sequential()) is None, gone(internals.compiled_loss)
 
 
+def test_build_as_fit_does():
+    model = keras.Sequential([keras.layers.Dense(2), keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    internals.build_as_fit_does(model, (np.ones((2, 4), "float32"), np.ones((2, 1), "float32"), None))
+    assert model.built and len(model.weights) == 4, gone(internals.build_as_fit_does)
+
+
+def test_learning_rate_schedule():
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
+    found = [internals.learning_rate_schedule(keras.optimizers.SGD(rate)) for rate in (schedule, 0.1)]
+    assert found == [schedule, None], gone(internals.learning_rate_schedule)
+
+
 def test_directions_of_metrics():
     directions = [
         internals.metric_direction(metric)
