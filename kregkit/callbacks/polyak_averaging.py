@@ -272,7 +272,8 @@ class PolyakAveraging(TracedCallback):
         if behind or isinstance(callback, keras.callbacks.BackupAndRestore):
             return None
         if saves or getattr(callback, "restore_best_weights", False):
-            judged = f" by {monitor!r}, which is that of the average" if monitor.startswith("val_") else ""
+            by_score = monitor.startswith("val_") and getattr(callback, "save_best_only", True)
+            judged = f" by {monitor!r}, which is that of the average" if by_score else ""
             return f"keeps the raw weights{judged}: place it after PolyakAveraging to keep the average"
         if len(self.decays) > 1 and monitor.startswith("val_"):
             return f"reads {monitor!r} before the best average is chosen: place it after PolyakAveraging"

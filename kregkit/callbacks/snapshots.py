@@ -14,7 +14,6 @@ from kregkit import schedules
 from kregkit._core import keras_internals
 from kregkit._core.architecture import architecture_text
 from kregkit._core.checks import check_integer, check_number
-from kregkit._core.files import file_digest, replacing
 from kregkit._core.optimizers import leaf_optimizers
 from kregkit._core.snapshot_directory import SnapshotDirectory
 from kregkit._core.weights import assign_values, copy_values, swapped, training_state
@@ -177,10 +176,7 @@ class SnapshotEnsemble(RateCallback):
         different = [name for name in new if old.get(name) != new[name]]
         if not manifest["finished"] and not different:
             self._members = manifest["members"]
-            # What a killed run was writing.
-            for name in ("cycle", "manifest", "architecture"):
-                for path in self.directory.path.glob(f".{name}-*"):
-                    path.unlink()
+            self.directory.remove_unfinished()
         elif not self.overwrite and self._given is None:
             kind = "a finished run" if manifest["finished"] else f"a different run (in {', '.join(different)})"
             raise ValueError(
@@ -194,22 +190,16 @@ class SnapshotEnsemble(RateCallback):
     def _replace(self):
         self._replaces = False
         self.directory.write(self._settings, [], finished=False)
-        for pattern in ("cycle-*", ".cycle-*"):
-            for path in self.directory.path.glob(pattern):
-                path.unlink()
+        self.directory.remove_members()
 
     def _go_on(self):
         last = self._members[-1]
         paths = [self.directory.member_path(member) for member in self._members]
-        state = self.directory.member_path(last["state"])
-        self.model.load_weights(paths[-1])
-        with np.load(state) as arrays:
-            values = [arrays[name] for name in arrays.files]
-        # NumPy's files know no bfloat16: they give its bytes back without a type.
         values = [
             value.view(variable.dtype) if value.dtype.kind == "V" else value
-            for value, variable in zip(values, copy_values(self._tracked))
+            for value, variable in zip(self.directory.load_state(last["state"]), copy_values(self._tracked))
         ]
+        self.model.load_weights(paths[-1])
         assign_values(self._tracked, values)
         self._start_epoch, offset = divmod(last["step"], self.train_step.steps_per_epoch)
         self.train_step.offset = offset
@@ -269,16 +259,13 @@ class SnapshotEnsemble(RateCallback):
             self._save(cycle + 1, self.ends[cycle], logs or {})
 
     def _save(self, cycle, step, logs):
-        name = f"cycle-{cycle:02d}.state.npz"
         state = copy_values(self._tracked if self._copies is None else self._copies)
         with contextlib.nullcontext() if self._copies is None else swapped(self._tracked, state):
             member = self.directory.save_member(self.model, cycle)
-        with replacing(self.directory.path / name) as temporary:
-            np.savez(temporary, *state)
         self._members.append(
             {
                 **member,
-                "state": {"file": name, "sha256": file_digest(self.directory.path / name)},
+                "state": self.directory.save_state(state, cycle),
                 "cycle": cycle,
                 "epoch": self._epoch,
                 "step": step,
@@ -295,7 +282,7 @@ class SnapshotEnsemble(RateCallback):
         # The manifest is what makes a member count, so it is written last.
         self.directory.write(self._settings, self._members, finished=len(self._members) == self.cycles)
         for member in self._members[:-1]:
-            (self.directory.path / member["state"]["file"]).unlink(missing_ok=True)
+            self.directory.remove_state(member["state"])
 
     def release(self):
         # An error between the two hooks would leave the next fit with this one's first epoch.

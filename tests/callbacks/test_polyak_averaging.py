@@ -414,7 +414,7 @@ def noisy(x, y):
         (lambda: batched().shuffle(4).repeat(), 2, "is shuffled anew"),
         (lambda: batched().shuffle(4), 2, "is shuffled anew"),
         (lambda: batched().map(noisy), None, "draws random numbers"),
-        (Reordered, 2, "reorders itself"),
+        (Reordered, 2, "is a PyDataset that reorders itself"),
         (batched, None, None),
         (batched, 2, None),
         (lambda: batched().shuffle(4), None, None),
