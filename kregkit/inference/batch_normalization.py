@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kregkit._core.backends import require_tensorflow
 from kregkit._core.batches import read_batches
 from kregkit._core.normalization import batch_normalizations, batch_statistics_in_inference
 from kregkit._core.replacing import replaced_all
@@ -50,6 +51,7 @@ def recompute_batch_normalization(model, data, batch_size=None, steps=None):
 
     Reference: [Wu and Johnson, 2021](https://arxiv.org/abs/2105.07576)
     """
+    require_tensorflow("recompute_batch_normalization")
     if not model.built:
         raise ValueError(f"The model must be built. Received: model={model.name!r}, which is not built")
     layers = batch_normalizations(model)

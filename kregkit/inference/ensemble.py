@@ -6,6 +6,7 @@ import warnings
 import keras
 import numpy as np
 
+from kregkit._core.backends import require_tensorflow
 from kregkit._core.batches import concatenate, read_batches
 from kregkit._core.checks import check_choice, check_integer
 from kregkit._core.files import replacing
@@ -14,7 +15,7 @@ from kregkit._core.weights import swapped
 from kregkit.inference._architecture import Architecture, current_values, shared_architectures
 from kregkit.inference._averaging import REDUCTIONS, Combination
 from kregkit.inference._predictor import PredictionModel, Predictor
-from kregkit.inference._saved import rebuilt
+from kregkit.inference._saved import rebuilt, symbolic_inputs
 from kregkit.inference.report import Report, disagreement, scores
 
 
@@ -87,6 +88,7 @@ class Ensemble(Predictor):
     """
 
     def __init__(self, models, outputs="auto", reduce="probabilities"):
+        require_tensorflow("Ensemble")
         alone = isinstance(models, keras.Model)
         models = models if alone else list(models)
         if alone or not models or not all(isinstance(model, keras.Model) for model in models):
@@ -139,6 +141,7 @@ class Ensemble(Predictor):
             ValueError: It has no members yet, fewer than `last`, or members that are missing or corrupt; the message
                 names each.
         """
+        require_tensorflow("Ensemble")
         run = SnapshotDirectory(directory)
         entries = run.read()["members"]
         if last is not None:
@@ -209,7 +212,7 @@ class Ensemble(Predictor):
         Raises:
             ValueError: A member can't be rebuilt from its config, or its inputs are not known.
         """
-        inputs = _symbolic_inputs(self._models)
+        inputs = symbolic_inputs(self._models)
         copies = [
             rebuilt(model, member.values, f"member_{index + 1}")
             for index, (model, member) in enumerate(zip(self._models, self._members))
@@ -340,21 +343,6 @@ class Ensemble(Predictor):
         if not predictions:
             raise ValueError("`validation` is empty")
         return concatenate(targets), concatenate(weights), concatenate(predictions)
-
-
-def _symbolic_inputs(models):
-    """Returns new Inputs like those of the first model that has any."""
-    for model in models:
-        if getattr(model, "inputs", None):
-            # A Sequential model's `input` is defined only once it was called.
-            inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-            return keras.tree.map_structure(
-                lambda tensor: keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name), inputs
-            )
-    raise ValueError(
-        "A saved ensemble needs a member whose inputs are known: a functional or Sequential model. "
-        f"Received: models={[type(model).__name__ for model in models]}"
-    )
 
 
 def _matching(y, structure):

@@ -4,6 +4,7 @@ import dataclasses
 
 import keras
 
+from kregkit._core.backends import require_tensorflow
 from kregkit._core.batches import is_arrays
 from kregkit._core.checks import check_choice, check_integer, check_number
 from kregkit.inference._averaging import REDUCTIONS
@@ -94,6 +95,7 @@ def marginalize(
 
     Reference: [Gal and Ghahramani, 2016](https://arxiv.org/abs/1506.02142)
     """
+    require_tensorflow("marginalize")
     if not isinstance(model, (keras.Model, Ensemble)):
         raise ValueError(f"`model` must be a Keras model or an Ensemble. Received: model={model!r}")
     if isinstance(model, keras.Model) and not model.built:

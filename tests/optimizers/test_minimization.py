@@ -7,8 +7,9 @@ from scipy import optimize
 
 from kregkit.callbacks import CosineDecay, PolyakAveraging
 from kregkit.optimizers import curvature, minimize, minimize_function
+from kregkit.optimizers._model_objective import frozen_seed
 from kregkit.optimizers._objective import Objective
-from kregkit.optimizers.minimize import METHODS, objective_of
+from kregkit.optimizers._solver import METHODS, objective_of
 
 PENALTY = 2.0**-10  # Keras rounds the factor of an L2 penalty to float32.
 WIDE = {"initial_trust_radius": 500.0, "max_trust_radius": 1000.0}  # So that first steps are rejected.
@@ -362,6 +363,61 @@ def test_progress_line_and_message(capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_the_defaults_print_why_the_solver_stopped_by_itself(capsys):
+    x, _ = small_data()
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile(loss="mse")
+    history = minimize(model, x, 2 * x[:, :1] + 1)
+    assert 0 < len(history.epoch) < 100
+    printed = capsys.readouterr().out
+    assert printed.endswith(f"\nThe solver stopped by itself: {history.result.message}\n")
+    assert f"{len(history.epoch)}/100" in printed
+    # At the minimum already: no iteration, and no progress line.
+    model.set_weights([np.array([[2.0], [0.0], [0.0]]), np.ones(1)])
+    assert minimize(model, x, 2 * x[:, :1] + 1).history == {}
+    assert capsys.readouterr().out.startswith("The solver stopped by itself: ")
+    assert curvature(model, x, 2 * x[:, :1] + 1).kind == "minimum"
+    result = minimize_function(lambda x: keras.ops.sum((x - 3) ** 2), np.zeros(2))
+    assert capsys.readouterr().out.endswith(f"\nThe solver stopped by itself: {result.message}\n")
+    # A callback that stops needs no explanation.
+    minimize_function(lambda x: keras.ops.sum((x - 3) ** 4), np.zeros(2), callback=lambda *_: True)
+    assert "stopped by itself" not in capsys.readouterr().out
+
+
+class Branches(keras.Model):
+    """Built by its first call, on a dictionary; one layer draws, one counts."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.head = keras.layers.Dense(3, activation="tanh"), keras.layers.Dense(1)
+        self.dropout, self.normalization = keras.layers.Dropout(0.5, seed=1), keras.layers.BatchNormalization()
+
+    def call(self, inputs, training=False):
+        hidden = self.normalization(self.hidden(inputs["a"]), training=training)
+        return self.head(self.dropout(hidden + inputs["b"], training=training))
+
+
+@pytest.mark.parametrize("batch_size", [None, 7])
+def test_models_that_fit_builds_by_itself(batch_size):
+    x, y = small_data()
+    inputs = {"a": x, "b": x[:, :1]}
+    found = []
+    for built in (False, True):
+        keras.utils.set_random_seed(3)
+        model = Branches()
+        if built:
+            model(inputs)
+        arguments = {"batch_size": batch_size, "stochastic": "inference"}
+        report = curvature(model, inputs, y, "mse", **arguments)
+        assert keras.ops.convert_to_numpy(model.dropout.seed_generator.state).tolist() == [1, 0]
+        assert not np.any(model.normalization.moving_mean.numpy())
+        history = minimize(model, inputs, y, "mse", max_iterations=3, verbose=0, **arguments)
+        found.append([*report.lowest, *history.history["loss"]])
+    np.testing.assert_allclose(*found, rtol=1e-3)
+    sequential = keras.Sequential([keras.layers.Dense(4, activation="tanh"), keras.layers.Dense(1)])
+    assert np.isfinite(minimize(sequential, x, y, "mse", max_iterations=2, verbose=0).history["loss"]).all()
+
+
 @pytest.mark.parametrize("layer", [lambda: keras.layers.Dropout(0.5), lambda: keras.layers.GaussianNoise(1.0)])
 def test_stochastic_layers(layer):
     x, y = small_data(200)
@@ -424,7 +480,7 @@ def test_recurrent_layers_draw_only_with_dropout(layer):
     assert points[0] != pytest.approx(clean, rel=1e-3)
     for layer in model._flatten_layers():
         for generator in layer._seed_generators:
-            generator.state.assign([0, 0])
+            generator.state.assign([frozen_seed(0, 0), 0])
     expected = np.mean((keras.ops.convert_to_numpy(model(x, training=True)) - y) ** 2)
     assert points[0] == pytest.approx(expected, rel=1e-5)
 
@@ -513,7 +569,7 @@ def test_a_moving_objective_is_an_error():
     x, y = small_data()
     model = small_model(Restless(), keras.layers.BatchNormalization())
     before = model.get_weights()
-    with pytest.raises(ValueError, match=r"The objective moves: .*Received: loss="):
+    with pytest.raises(ValueError, match=r"two at the same weights differ: .*Received: loss="):
         minimize(model, x, y, "mse", batch_normalization="training", verbose=0)
     for one, other in zip(model.get_weights(), before):
         np.testing.assert_array_equal(one, other)
@@ -540,10 +596,15 @@ def test_bad_arguments_are_refused(arguments, text):
         minimize(model, **{"x": x, "y": y, "loss": "mse", "verbose": 0, **arguments})
 
 
-def test_unbuilt_and_infinite_are_refused():
+def test_frozen_draws_of_two_seeds_have_no_generator_in_common():
+    seeds = [{frozen_seed(seed, index) for index in range(20)} for seed in range(20)]
+    assert len(set.union(*seeds)) == 400
+
+
+def test_models_without_weights_and_infinite_losses_are_refused():
     x, y = small_data()
     with pytest.raises(ValueError, match="Received: model="):
-        minimize(keras.Sequential([keras.layers.Dense(1)]), x, y, "mse")
+        minimize(keras.Sequential([keras.layers.Flatten()]), x, y, "mse")
     with pytest.raises(ValueError, match=r"must be finite at the start\. Received: loss=nan"):
         minimize(small_model(), x * np.nan, y, "mse", verbose=0)
 
@@ -574,5 +635,5 @@ def test_minimize_function_refuses():
         minimize_function(keras.ops.sum, np.zeros(3, int))
     with pytest.raises(ValueError, match="Received: method='BFGS'"):
         minimize_function(keras.ops.sum, np.zeros(3), "BFGS", bounds=(0, 1))
-    with pytest.raises(ValueError, match="The objective moves"):
+    with pytest.raises(ValueError, match="two at the same weights differ"):
         minimize_function(lambda x: keras.ops.sum(x * keras.random.normal((3,))), np.ones(3, "float32"))
