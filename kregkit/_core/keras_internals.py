@@ -324,6 +324,24 @@ def global_state():
     return vars(_required(_required(module, "global_state", "to keep names and seeds"), "GLOBAL_STATE_TRACKER", ""))
 
 
+def global_seed_generator():
+    """Returns the seed generator of random numbers that are drawn without a seed.
+
+    Public `set_random_seed` only resets it. Without it such numbers would be the same in every batch of an ensemble.
+    """
+    if global_state().get("global_seed_generator") is None:
+        # Keras makes it at its first use.
+        keras.random.uniform((1,))
+    return _required(_Attributes(global_state()), "global_seed_generator", "to draw numbers that have no seed")
+
+
+class _Attributes:
+    """The entries of a dictionary as attributes."""
+
+    def __init__(self, entries):
+        vars(self).update(entries)
+
+
 def download_module():
     """Returns the module in which all of `keras.applications` find `get_file`.
 

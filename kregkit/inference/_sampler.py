@@ -51,10 +51,12 @@ class Sampler:
         layer_indices: Per member, its noisy layers.
         views: `InputViews`, or `None`.
         settings: `Settings`.
+        must_draw: Boolean, whether a model that turns out to draw nothing is an error. Defaults to `False`.
     """
 
-    def __init__(self, members, weights, layer_indices, views, settings):
+    def __init__(self, members, weights, layer_indices, views, settings, must_draw=False):
         self.members, self.weights, self.views, self.settings = members, weights, views, settings
+        self.must_draw = must_draw
         keys = [(id(member.architecture), tuple(indices)) for member, indices in zip(members, layer_indices)]
         noisy_models = {}
         for key, member, indices in zip(keys, members, layer_indices):
@@ -89,6 +91,12 @@ class Sampler:
                 batch = _Batch(inputs, self.views, group, start, stream)
                 run = _Run(self.settings, noisy_model, member.values, batch, noisy)
                 results.append((weight * number / sum(numbers), run.result(run.draws_per_pass(self._foldable))))
+        if self.must_draw and not any(noisy_model.draws for noisy_model in self._noisy_models):
+            raise ValueError(
+                f"Model {self.members[0].architecture.model.name!r} has no noise that could be averaged out: its own "
+                "layers draw nothing in inference. A layer that draws only in training must say how it is drawn, by "
+                "`draw_call` (docs/inference.md, 'Noise layers of your own'). Received: views=None"
+            )
         return mixture(self.settings, results)
 
 
@@ -176,7 +184,8 @@ class _Run:
         masks = [None if mask is None else self._unfold(k, mask)[0] for mask in keras.tree.flatten(masks)]
         make_result = functools.partial(RunResult, keras.tree.map_structure(lambda _: 0, outputs), tasks, masks)
         passes = math.ceil(self.samples / k)
-        if passes == 1:
+        if passes == 1 or not (self.noisy_model.draws or self.views is not None):
+            # One pass, or all others would be the same.
             return make_result(count, states)
 
         def more(index, active, count, states):
