@@ -15,7 +15,7 @@ from kregkit._core.weights import swapped
 from kregkit.inference._architecture import Architecture, current_values, shared_architectures
 from kregkit.inference._averaging import REDUCTIONS, Combination
 from kregkit.inference._predictor import PredictionModel, Predictor
-from kregkit.inference._saved import rebuilt
+from kregkit.inference._saved import rebuilt, symbolic_inputs
 from kregkit.inference.report import Report, disagreement, scores
 
 
@@ -209,7 +209,7 @@ class Ensemble(Predictor):
         Raises:
             ValueError: A member can't be rebuilt from its config, or its inputs are not known.
         """
-        inputs = _symbolic_inputs(self._models)
+        inputs = symbolic_inputs(self._models)
         copies = [
             rebuilt(model, member.values, f"member_{index + 1}")
             for index, (model, member) in enumerate(zip(self._models, self._members))
@@ -339,21 +339,6 @@ class Ensemble(Predictor):
         if not predictions:
             raise ValueError("`validation` is empty")
         return concatenate(targets), concatenate(weights), concatenate(predictions)
-
-
-def _symbolic_inputs(models):
-    """Returns new Inputs like those of the first model that has any."""
-    for model in models:
-        if getattr(model, "inputs", None):
-            # A Sequential model's `input` is defined only once it was called.
-            inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-            return keras.tree.map_structure(
-                lambda tensor: keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name), inputs
-            )
-    raise ValueError(
-        "A saved ensemble needs a member whose inputs are known: a functional or Sequential model. "
-        f"Received: models={[type(model).__name__ for model in models]}"
-    )
 
 
 def _matching(y, structure):
