@@ -57,7 +57,7 @@ def test_a_subclass_is_called_to_see_the_order_of_its_layers():
         layers_as_called(Net())
     inputs = {"tokens": keras.Input((3,), dtype="int32")}
     outer = keras.Model(inputs, layers.Dense(1, name="head")(net(inputs)))
-    assert names(layers_as_called(outer)) == ["first", "last", "head", "unused"]
+    assert names(layers_as_called(outer)) == ["first", "last", "unused", "head"]
 
 
 def test_wrappers_are_one_flat_layer_and_all_layers_go_inside():
