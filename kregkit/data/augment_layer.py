@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from kregkit._core.backends import require_tensorflow
 from kregkit.data._random import keys_from_pair
 from kregkit.data.augment import Augment
 
@@ -33,6 +34,7 @@ class AugmentLayer(keras.layers.Layer):
     """
 
     def __init__(self, operations, value_range=(0.0, 1.0), fuse=True, seed=None, **kwargs):
+        require_tensorflow("AugmentLayer")
         # Autocasting would round float images to half precision before they are moved.
         super().__init__(autocast=False, **kwargs)
         if isinstance(operations, (list, tuple)):

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 
 from kregkit._core.checks import check_integer, check_number
-from kregkit.diagnostics._optimizers import fresh_optimizer, learning_rates, set_learning_rate
+from kregkit.diagnostics._optimizers import learning_rates, set_learning_rate
 from kregkit.diagnostics._probe import probing
 
 
@@ -21,7 +21,7 @@ class LearningRateRange:
         steepest: Float, the rate at which the smoothed loss fell fastest.
         lowest: Float, the rate at which it was lowest, up to 2% of its whole fall.
         divergence: Float, the rate at which the loss diverged; `None` if it never did.
-        suggestion: Float, the rate to start from; `None` where no rate helped.
+        suggestion: Float, the rate to start from; `None` where there was no clear fall.
         reason: String, why.
         current: Float, the rate that the model is compiled with.
     """
@@ -70,6 +70,10 @@ def learning_rate_range(model, data, low=1e-6, high=10.0, steps=100):
     their best rate and was at the edge for one; a third of it was too high for most. With several optimizers the first
     one's rate is swept and the others' keep their ratio to it.
 
+    "No clear fall" is an answer too: where the smoothed loss falls by less than 2%, or by less than four times as much
+    as it varies from batch to batch while the rate is still tiny, so short a sweep says nothing about rates, and
+    `suggestion` is `None`.
+
     Args:
         model: A compiled, built Keras model. It is left bit for bit as it was.
         data: As for `input_statistics`.
@@ -107,8 +111,7 @@ def learning_rate_range(model, data, low=1e-6, high=10.0, steps=100):
 
 
 def _sweep(probe, rates):
-    optimizer = fresh_optimizer(probe.model.optimizer)
-    step = probe.trainer(optimizer)
+    optimizer, step = probe.own_trainer()
     losses, smoothed = [], None
     for rate, batch in zip(rates, itertools.cycle(probe.batches)):
         set_learning_rate(optimizer, rate)
@@ -141,9 +144,15 @@ def _read(rates, losses, current):
     steepest = int(np.argmax(falls[: max(lowest - window + 1, 1)])) + window // 2
     divergence = float(rates[len(losses) - 1]) if diverged else None
     suggestion = float(rates[lowest]) / 10
-    fall = (start - known[lowest]) / abs(start) if len(known) and start else 0.0
-    if not fall > 0.02:
-        reason = f"No rate from {rates[0]:.1e} to {rates[-1]:.1e} lowered the loss by more than 2% from {start:.3g}"
+    fall = start - known[lowest] if len(known) else 0.0
+    # A moving average with a share of 0.8 has a third of the deviation of what it averages.
+    chance = 4 * float(np.std(losses[: max(len(losses) // 3, 2)])) / 3
+    if not fall > max(0.02 * abs(start), chance):
+        reason = (
+            f"No clear fall: no rate from {rates[0]:.1e} to {rates[len(losses) - 1]:.1e} lowered the loss of "
+            f"{start:.3g} by more than {max(0.02 * abs(start), chance):.2g}, which batches alone would do. "
+            "The sweep is too short for this model to say which rate is right"
+        )
         suggestion = None
     else:
         reason = (

@@ -11,8 +11,12 @@ from kregkit.diagnostics.finding import STATUSES, Finding, Problem
 from kregkit.diagnostics.gradients import gradient_check
 from kregkit.diagnostics.inputs import input_statistics
 from kregkit.diagnostics.label_information import label_signal
+from kregkit.diagnostics.layer_options import layer_settings
 from kregkit.diagnostics.layer_signals import signal_flow
+from kregkit.diagnostics.loss_direction import loss_sign
+from kregkit.diagnostics.order import label_distribution
 from kregkit.diagnostics.small_batch import overfit_small_batch
+from kregkit.diagnostics.training_options import optimizer_settings
 from kregkit.diagnostics.untrained_loss import initial_loss
 from kregkit.diagnostics.updates import update_ratio
 
@@ -21,11 +25,15 @@ CHECKS = {
     check.__name__: check
     for check in (
         input_statistics,
+        label_distribution,
         label_signal,
+        loss_sign,
         initial_loss,
+        layer_settings,
         signal_flow,
         gradient_check,
         overfit_small_batch,
+        optimizer_settings,
         learning_rate,
         update_ratio,
     )

@@ -1,7 +1,6 @@
 """Planted faults are found by name, a healthy model passes, and nothing is left behind."""
 
 import random
-import sys
 
 import faults
 import keras
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from kregkit._core import keras_internals
 from kregkit._core.weights import copy_values, same_bits
 from kregkit.diagnostics import _double, _probe
 from kregkit.diagnostics.preflight_checks import CHECKS, preflight
@@ -16,7 +16,7 @@ from kregkit.diagnostics.preflight_checks import CHECKS, preflight
 
 def keras_memory():
     """Returns what Keras remembers between calls: its own generator and the names it gives next."""
-    return vars(sys.modules[keras.random.SeedGenerator.__module__].global_state.GLOBAL_STATE_TRACKER)
+    return keras_internals.global_state()
 
 
 def everything(model):
@@ -84,12 +84,12 @@ def test_nothing_changes(fitted):
     if fitted:
         model.fit(x[:96], y[:96], epochs=1, verbose=0)
     before, names = everything(model), set(vars(model))
-    losses = dict(vars(model._compile_loss))
+    losses = dict(vars(keras_internals.compiled_loss(model)))
     built, function = model.optimizer.built, model.train_function
     policies = [layer.dtype_policy.name for layer in model.layers]
     preflight(model, (x, y))
     assert same_bits(before, everything(model))
-    assert vars(model._compile_loss) == losses
+    assert vars(keras_internals.compiled_loss(model)) == losses
     assert set(vars(model)) - names <= {"train_function", "test_function", "predict_function"}
     assert (model.optimizer.built, model.train_function) == (built, function)
     assert [layer.dtype_policy.name for layer in model.layers] == policies and keras.config.floatx() == "float32"
