@@ -10,8 +10,8 @@ from kregkit.transfer._graph import inputs_of, stage_names, weighted_layers
 from kregkit.transfer.feature_extraction import features
 from kregkit.transfer.gradual_unfreeze import GradualUnfreeze
 from kregkit.transfer.head import replace_head
-from kregkit.transfer.probing import solve
 from kregkit.transfer.plan import Plan, recommend
+from kregkit.transfer.probing import solve
 from kregkit.transfer.similarity import measure_similarity
 from kregkit.transfer.surgery import reinitialize
 
