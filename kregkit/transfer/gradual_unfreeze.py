@@ -3,8 +3,9 @@
 from keras import ops
 
 from kregkit._core.checks import check_integer, check_number
+from kregkit._core.graph import flat_layers
 from kregkit.callbacks import RateCallback
-from kregkit.transfer._graph import flat_layers, matching
+from kregkit.transfer._graph import matching
 from kregkit.transfer.freezing import layers_from, prepare, restore_flags, set_trainable, trainable_flags
 
 
