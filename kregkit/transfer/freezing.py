@@ -2,6 +2,8 @@
 
 import contextlib
 
+import keras
+
 from kregkit._core import keras_internals
 from kregkit._core.checks import check_integer
 from kregkit._core.graph import all_layers, flat_layers, nested_models
