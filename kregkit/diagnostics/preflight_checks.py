@@ -105,9 +105,9 @@ def _alike(problems):
 def preflight(model, data, checks="all", batch_size=32, max_examples=1024):
     """Runs every check on a compiled model and real batches, and says what is wrong, where, and what to do.
 
-    In this order, since a fault of one explains those of the next: `input_statistics`, `label_signal`,
-    `initial_loss`, `signal_flow`, `gradient_check`, `overfit_small_batch`, `learning_rate`, `update_ratio`; each is a
-    function of its own. A check that can't run on a model (an exception) is reported as a failure of that name.
+    In this order, since a fault of one explains those of the next: `input_statistics`, `label_distribution`,
+    `label_signal`, `loss_sign`, `initial_loss`, `layer_settings`, `signal_flow`, `gradient_check`,
+    `overfit_small_batch`, `optimizer_settings`, `learning_rate`, `update_ratio`; each is a function of its own. A check that can't run on a model (an exception) is reported as a failure of that name.
 
     It has no side effect: weights, optimizer slots, iterations, seeds and metrics hold the same bits afterwards, also
     when a check raises or the user interrupts, and a `tf.data.Dataset` yields what it would have yielded. Gradients
