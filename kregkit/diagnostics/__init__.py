@@ -10,7 +10,8 @@ from kregkit.diagnostics.label_information import label_signal
 from kregkit.diagnostics.layer_signals import signal_flow
 from kregkit.diagnostics.learning_rate_sweep import LearningRateRange, learning_rate_range
 from kregkit.diagnostics.lecture import activation_curves, compare_centering, compare_learning_rates
-from kregkit.diagnostics.preflight_checks import PreflightReport, preflight
+from kregkit.diagnostics.preflight_checks import preflight
+from kregkit.diagnostics.preflight_report import PreflightReport
 from kregkit.diagnostics.small_batch import overfit_small_batch
 from kregkit.diagnostics.untrained_loss import initial_loss
 from kregkit.diagnostics.updates import update_ratio
