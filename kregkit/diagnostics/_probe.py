@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kregkit._core.backends import require_tensorflow
 from kregkit._core.checks import check_integer
 from kregkit._core.graph import all_layers, last_activation
 from kregkit._core.keras_internals import build_as_fit_does
@@ -30,6 +31,7 @@ def probing(model, data, batch_size=32, max_examples=1024):
     if isinstance(data, Probe):
         yield data
         return
+    require_tensorflow("A check of a model")
     _check_model(model)
     check_integer("batch_size", batch_size, 2)
     batches = sample_batches(data, batch_size, max_examples)
