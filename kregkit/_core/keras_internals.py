@@ -37,6 +37,14 @@ def flatten_layers(model, include_self=True):
     return list({id(layer): layer for layer in layers}.values())
 
 
+def inner_layers(layer):
+    """Returns the layers directly inside a layer, such as the one that a wrapper wraps.
+
+    Public `layers` is there for models only. Without it a weight's place in a model can't be named.
+    """
+    return _required(layer, "_flatten_layers", "to find layers inside others")(include_self=False, recursive=False)
+
+
 def inbound_nodes(operation):
     """Returns the nodes of a layer or operation: one per call on symbolic tensors.
 
@@ -129,6 +137,22 @@ def takes_training(layer):
     return bool(_required(layer, "_call_has_training_arg", "to run a layer in training mode"))
 
 
+def apply_scores(layer):
+    """Returns `(name, method)` of the step in which an `Attention` layer drops its weights, for `replaced`.
+
+    Public `call` computes scores and drops them in one. Without it dropout in `Attention` can't be drawn per example.
+    """
+    return "_apply_scores", _required(layer, "_apply_scores", "to draw the dropout of attention's weights")
+
+
+def standardize_inputs(functional):
+    """Returns the method by which a functional model brings what it is called with into the order of its inputs.
+
+    Public `call` does this and runs the layers in one. Without it a model's graph can't be run in two parts.
+    """
+    return _required(functional, "_standardize_inputs", "to run a model's graph in two parts")
+
+
 @contextlib.contextmanager
 def computing_in(dtype, layers, losses):
     """Lets layers and losses compute in another dtype for a block.
@@ -157,6 +181,15 @@ def compile_arguments(model):
     if not model.compiled:
         return None
     return dict(_required(model, "_compile_config", "to read what a model was compiled with").config)
+
+
+def build_as_fit_does(model, batch):
+    """Builds a model, its compiled parts and its optimizer from the shapes of one batch `(x, y, sample_weight)`.
+
+    Public `build` knows of no labels and asks subclasses for a method of theirs. `fit` does this before its first
+    step; without it a model without an input layer would have to be trained before it can be looked at.
+    """
+    _required(model, "_symbolic_build", "to build a model as `fit` does")(data_batch=batch)
 
 
 def compiled_loss(model):
@@ -203,6 +236,22 @@ def running_callback_list():
             return owner
         frame = frame.f_back
     return None
+
+
+def calling_models():
+    """Returns the models of which a method is running, the innermost first.
+
+    Keras builds an optimizer on a list of variables, whose paths lack the names of nested models once a model was
+    cloned or loaded; nothing tells which model they belong to. Without it such a model's optimizer is refused where
+    its patterns name a nested model.
+    """
+    models, frame = [], sys._getframe(1)
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, keras.Model) and owner not in models:
+            models.append(owner)
+        frame = frame.f_back
+    return models
 
 
 def initial_epoch(model):
@@ -256,6 +305,105 @@ def optimizer_variables(optimizer):
     Public `optimizer.variables` are its own slots.
     """
     return list(_required(optimizer, "_trainable_variables", "to know which weights an optimizer trains"))
+
+
+def learning_rate_schedule(optimizer):
+    """Returns the schedule that an optimizer was made with, or None.
+
+    Public `learning_rate` is its value at the present step, and `get_config` fails for schedules that aren't registered.
+    """
+    schedule = _required(optimizer, "_learning_rate", "to read a learning rate schedule")
+    return schedule if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule) else None
+
+
+def variable_index(optimizer, variable):
+    """Returns the variable's number among those that an optimizer was built on, or None.
+
+    `update_step` gets the backend's own variables, in pieces under `tf.distribute`; only Keras's key tells them apart.
+    Without it a step finds neither a variable's slots nor its factor.
+    """
+    try:
+        return _required(optimizer, "_get_variable_index", "to find a variable's state")(variable)
+    except KeyError:
+        return None
+
+
+def adam_slots(optimizer, variable):
+    """Returns the averages of the gradient and of its square, and the latter's largest or None, that Adam keeps.
+
+    Public `optimizer.variables` holds them in no promised order. Without it Adam can't leave its correction out.
+    """
+    names = ["_momentums", "_velocities", *(["_velocity_hats"] if optimizer.amsgrad else [])]
+    index = variable_index(optimizer, variable)
+    slots = [_required(optimizer, name, "to find Adam's averages")[index] for name in names]
+    return slots if optimizer.amsgrad else [*slots, None]
+
+
+def wrapped_state_names():
+    """Returns the attributes in which Keras reads the state of whatever optimizer a model has.
+
+    A wrapper has to have them too: nothing public says how. Without it a wrapper would count its own steps, and Keras
+    would find neither averages nor variables.
+    """
+    return ("_iterations", "_model_variables_moving_average", "_trainable_variables", "_trainable_variables_indices")
+
+
+def replace_updates(optimizer, update, parallel_update, decay, average):
+    """Has an optimizer call other functions in place of those of its methods that change weights or averages of them.
+
+    `apply` itself (clipping, accumulation, constraints) stays. Public `update_step` is only one of these methods, and
+    isn't called on the torch backend. Without the others a layer's weights would decay at another layer's rate,
+    silently, so a missing one is an error.
+
+    Args:
+        optimizer: A `keras.optimizers.Optimizer`.
+        update: Callable `(gradient, variable, learning_rate)`.
+        parallel_update: Callable `(gradients, variables, learning_rate)`, for the torch backend.
+        decay: Callable `(variables)`, weight decay.
+        average: Callable `(variables)`, Keras's own moving averages.
+    """
+    if hasattr(optimizer, "_parallel_update_step"):
+        optimizer._parallel_update_step = parallel_update
+    else:
+        optimizer.update_step = update
+    for name, function in (("_apply_weight_decay", decay), ("_update_model_variables_moving_average", average)):
+        _required(optimizer, name, "to give layers rates of their own")
+        setattr(optimizer, name, function)
+
+
+def update_in_parallel(optimizer, gradients, variables, learning_rate):
+    """Runs the torch backend's update of several variables, replaced or not."""
+    type(optimizer)._parallel_update_step(optimizer, gradients, variables, learning_rate)
+
+
+def decay_weights(optimizer, variables, learning_rate):
+    """Runs an optimizer's weight decay of some variables, replaced or not, as if it had another learning rate.
+
+    Keras reads the rate in the midst of it: from the property, or from the method on the torch backend.
+    """
+    type(optimizer)._apply_weight_decay(_AtLearningRate(optimizer, learning_rate), variables)
+
+
+class _AtLearningRate:
+    """An optimizer as its own methods see it, with another learning rate."""
+
+    def __init__(self, optimizer, learning_rate):
+        self._optimizer = optimizer
+        self.learning_rate = learning_rate
+
+    def _get_current_learning_rate(self):
+        return self.learning_rate
+
+    def __getattr__(self, name):
+        return getattr(self._optimizer, name)
+
+
+def average_weights(optimizer, variables):
+    """Runs Keras's own moving averages of all variables, replaced or not, and returns the averages."""
+    type(optimizer)._update_model_variables_moving_average(optimizer, variables)
+    return (
+        _required(optimizer, "_model_variables_moving_average", "to find moving averages") if optimizer.use_ema else []
+    )
 
 
 # TensorFlow.

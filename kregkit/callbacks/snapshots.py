@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from kregkit import schedules
+from kregkit._core.architecture import architecture_text
 from kregkit._core.checks import check_integer, check_number
 from kregkit._core.files import file_digest, replacing
 from kregkit._core.optimizers import leaf_optimizers
@@ -19,7 +20,6 @@ from kregkit._core.weights import assign_values, copy_values, swapped, training_
 from kregkit.callbacks._rates import RateCallback, Rates
 from kregkit.callbacks._train_step import local_variable
 from kregkit.callbacks.learning_rate import Warmup
-from kregkit.inference._forward import description
 
 
 class SnapshotEnsemble(RateCallback):
@@ -118,7 +118,7 @@ class SnapshotEnsemble(RateCallback):
             "epochs": self.train_step.epochs,
             "steps_per_epoch": self.train_step.steps_per_epoch,
             "weights": [[list(weight.shape), weight.dtype] for weight in self.model.weights],
-            "architecture": _digest(description(self.model)),
+            "architecture": _digest(architecture_text(self.model)),
             "optimizer": [
                 [type(leaf).__name__, _digest(_options(leaf))] for leaf in leaf_optimizers(self.model.optimizer)
             ],

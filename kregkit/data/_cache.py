@@ -7,6 +7,11 @@ import tensorflow as tf
 from kregkit._core.files import replacing
 
 
+def check_cache(cache):
+    if cache not in (True, False) and not isinstance(cache, (str, pathlib.Path)):
+        raise ValueError(f"`cache` must be True, False or a path. Received: cache={cache!r}")
+
+
 def open_cache(where):
     """Returns what keeps examples: in memory for `True`, in a directory for a path, nothing for `False`.
 

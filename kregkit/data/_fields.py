@@ -15,6 +15,7 @@ class Fields:
 
     def __init__(self, spec, image, label, masks, augment):
         self.augment = augment
+        self.labels = None
         self.image = self._find_image(spec, image)
         self.masks = None if masks is None else self._find(spec, masks, "masks")
         if self.image is None:
@@ -31,7 +32,6 @@ class Fields:
                 "Images must have a known number of channels: set `channels=1` or `channels=3`. "
                 f"Received: shape={get(spec, self.image).shape}"
             )
-        self.labels = None
         if augment.mixes:
             if isinstance(spec, (tuple, list)) and len(spec) > 1 and not isinstance(spec[1], dict):
                 self.labels = (1,)
@@ -67,32 +67,22 @@ class Fields:
 
     def transform(self, element, keys, training):
         """Applies all operations but the mixing ones to a batch."""
+        if self.image is None:
+            return element
         masks = None if self.masks is None else get(element, self.masks)
         images, masks = self.augment.transform(get(element, self.image), keys, masks, training)
         element = put(element, self.image, images)
         return element if masks is None else put(element, self.masks, masks)
 
-    def mix(self, element, other, keys):
-        """Mixes a batch with another one, or with itself in an order drawn by key."""
-        images, labels = get(element, self.image), get(element, self.labels)
-        if other is None:
-            partner = self.augment.partners(keys)
-            others = tf.gather(images, partner), tf.gather(labels, partner)
-        else:
-            others = get(other, self.image), get(other, self.labels)
-        images, labels = self.augment.mix(images, keys, labels, *others)
-        return put(put(element, self.image, images), self.labels, labels)
-
-    def apply(self, element, keys, training):
-        """Applies all operations to a batch."""
-        element = self.transform(element, keys, training)
-        return self.mix(element, None, keys) if self.augment.mixes and training else self.one_hot(element)
-
-    def one_hot(self, element):
-        """Gives the labels of a batch the form that mixing would have given them."""
-        if not self.augment.mixes:
+    def mix(self, element, keys, other=None, training=True):
+        """Mixes a transformed batch with another one, or with itself; at test time labels only take that form."""
+        if self.labels is None:
             return element
-        return put(element, self.labels, self.augment.one_hot(get(element, self.labels)))
+        others = None if other is None else (get(other, self.image), get(other, self.labels))
+        images, labels = self.augment.mix(
+            get(element, self.image), get(element, self.labels), keys, others, training
+        )  # fmt: skip
+        return put(put(element, self.image, images), self.labels, labels)
 
 
 def get(element, path):

@@ -5,9 +5,9 @@ import math
 import tensorflow as tf
 
 from kregkit._core.checks import check_integer
-from kregkit.data._operation import register
+from kregkit.data._arguments import check_size, register
 from kregkit.data._warp import affine
-from kregkit.data.geometry import Geometric, check_size
+from kregkit.data.geometry import Geometric
 
 
 @register

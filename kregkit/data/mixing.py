@@ -6,8 +6,9 @@ import numpy as np
 import tensorflow as tf
 
 from kregkit._core.checks import check_choice, check_integer, check_number
-from kregkit.data._operation import Operation, register
+from kregkit.data._arguments import register
 from kregkit.data._warp import sizes
+from kregkit.data.augment import Operation
 from kregkit.data.erasing import box_mask
 
 
@@ -29,6 +30,8 @@ def beta_draw(u, alpha):
 
 class Mixing(Operation):
     """An operation on examples and their partners. `u` are the draws of the example that is changed."""
+
+    mixes = True
 
     def __init__(self, alpha, num_classes, probability, partners):
         self.alpha = check_number("alpha", alpha, 0, low_open=True)

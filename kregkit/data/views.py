@@ -7,8 +7,7 @@ import numpy as np
 from keras import ops
 
 from kregkit._core.checks import check_integer
-from kregkit.data._operation import register
-from kregkit.data.geometry import check_size
+from kregkit.data._arguments import check_size, register
 
 
 class Views:

@@ -1,4 +1,4 @@
-"""A model's loss in float64, as a function of weights that can be nudged one at a time."""
+"""A model's loss in float64, as a function of weights that can be moved a little."""
 
 import contextlib
 
@@ -15,13 +15,16 @@ class DoubleLoss:
     """The quiet loss of one batch, penalties included, computed in float64. Use inside `double_precision` only.
 
     Attributes:
-        weights: List of float64 `tf.Variable`, stand-ins for the model's trainable variables.
+        variables: The model's trainable variables.
+        weights: List of float64 `tf.Variable`, stand-ins for them.
+        values: Their values, arrays, to which every move is relative.
     """
 
     def __init__(self, probe, batch):
         model = probe.model
         self.variables = list(model.trainable_variables)
-        self.weights = [tf.Variable(value.astype("float64")) for value in copy_values(self.variables)]
+        self.values = [value.astype("float64") for value in copy_values(self.variables)]
+        self.weights = [tf.Variable(value) for value in self.values]
         others = [variable for variable in model.variables if all(variable is not one for one in self.variables)]
         fixed = [
             (variable, tf.constant(value.astype("float64") if np.issubdtype(value.dtype, np.floating) else value))
@@ -59,17 +62,25 @@ class DoubleLoss:
         known = iter(known)
         return [next(known).numpy() if one else None for one in attached]
 
-    def nudged(self, index, position, amount):
-        """Returns the loss with one entry of one weight moved by `amount`."""
-        weight = self.weights[index]
-        before = weight.numpy()
-        after = before.copy()
-        after.flat[position] += amount
-        weight.assign(after)
+    def along(self, direction, amount):
+        """Returns the loss with some weights moved: `direction` maps their index to an array of their shape."""
         try:
+            for index, step in direction.items():
+                self.weights[index].assign(self.values[index] + amount * step)
             return self.value()
         finally:
-            weight.assign(before)
+            for index in direction:
+                self.weights[index].assign(self.values[index])
+
+    def rounding(self, rng):
+        """Returns how far rounding moves the loss: its spread while every weight moves by its own last bits."""
+        middle, spread = self.value(), 0.0
+        for _ in range(4):
+            signs = {
+                index: rng.integers(-2, 3, value.shape) * np.spacing(value) for index, value in enumerate(self.values)
+            }
+            spread = max(spread, abs(self.along(signs, 1.0) - middle))
+        return max(spread, np.spacing(abs(middle)))
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 
 from kregkit._core.checks import check_integer, check_number
-from kregkit.diagnostics._optimizers import fresh_optimizer, learning_rates, set_learning_rate
+from kregkit.diagnostics._optimizers import learning_rates, set_learning_rate
 from kregkit.diagnostics._probe import probing
 
 
@@ -111,8 +111,7 @@ def learning_rate_range(model, data, low=1e-6, high=10.0, steps=100):
 
 
 def _sweep(probe, rates):
-    optimizer = fresh_optimizer(probe.model.optimizer)
-    step = probe.trainer(optimizer)
+    optimizer, step = probe.own_trainer()
     losses, smoothed = [], None
     for rate, batch in zip(rates, itertools.cycle(probe.batches)):
         set_learning_rate(optimizer, rate)

@@ -3,8 +3,7 @@
 import numpy as np
 
 from kregkit._core.checks import check_integer
-from kregkit._core.weights import is_kernel
-from kregkit.diagnostics._optimizers import fresh_optimizer
+from kregkit._core.weights import copy_values, is_kernel
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics.finding import Finding, Problem
 
@@ -41,12 +40,17 @@ def update_ratio(model, data, steps=10):
     check_integer("steps", steps, 1)
     with probing(model, data) as probe:
         variables = model.trainable_variables
-        step = probe.trainer(fresh_optimizer(model.optimizer), ratios=True) if variables else None
-        moved, sizes = [], []
+        _, step = probe.own_trainer() if variables else (None, None)
+        moved, sizes, before = [], [], copy_values(variables)
         for index in range(steps if step else 0):
-            _, update, size = step(*probe.batches[index % len(probe.batches)])
-            moved.append([float(value) for value in update])
-            sizes.append([float(value) for value in size])
+            step(*probe.batches[index % len(probe.batches)])
+            after = copy_values(variables)
+            moved.append([_norm(new.astype("float64") - old) for new, old in zip(after, before)])
+            sizes.append([_norm(old) for old in before])
+            before = after
+            if probe.time_left() <= 0 and index + 1 < steps:
+                probe.cut = f"{index + 1} of {steps} steps"
+                break
     details, problems = {}, []
     lower = "lower the learning rate by the factor that is missing; see learning_rate_range"
     for index, variable in enumerate(variables):
@@ -70,3 +74,7 @@ def update_ratio(model, data, steps=10):
             problems.append(Problem("updates too small", "warn", f"{ratio:.1e}", "1e-6 to 0.2", remedy, variable.path))
     middle = float(np.median(list(details.values()))) if details else float("nan")
     return Finding("update_ratio", f"{middle:.1e}", "about 1e-3, 1e-6 to 0.2", tuple(problems), {"ratios": details})
+
+
+def _norm(array):
+    return float(np.linalg.norm(array.astype("float64")))

@@ -15,7 +15,7 @@ def second_moment(pieces):
     """
     z = np.linspace(-12, 12, 24001)
     density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
-    below = np.array([0.5 * math.erfc(-one / math.sqrt(2)) for one in z])
+    below = np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in z])
     return float(np.sum(z**2 * pieces * density * below ** (pieces - 1)) * (z[1] - z[0]))
 
 

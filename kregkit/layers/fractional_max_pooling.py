@@ -6,7 +6,7 @@ from keras import ops
 
 from kregkit._core.checks import check_choice, check_integer, check_number
 from kregkit.layers._noise import NoisyLayer
-from kregkit.layers.fractional_max_pool import fractional_max_pool, spatial_sizes
+from kregkit.layers.region_pooling import fractional_max_pool, spatial_sizes
 
 
 def pseudorandom_boundaries(size, outputs, draw):
@@ -138,7 +138,11 @@ class _FractionalMaxPooling(NoisyLayer):
         sizes = spatial_sizes(inputs.shape, self.data_format)
         shape = ops.shape(inputs)
         channels = shape[-1] if self.data_format == "channels_last" else shape[1]
-        groups = {"batch": (), "example": (shape[0],), "channel": (shape[0], channels)}[self.share]
+        share = self.share
+        if share == "batch" and self.noise_source is not None:
+            # At test time each example and draw has regions of its own, so that draws can share a batch.
+            share = "example"
+        groups = {"batch": (), "example": (shape[0],), "channel": (shape[0], channels)}[share]
         drawn = [self._draw(size, outputs, groups) for size, outputs in zip(sizes, self._outputs(sizes))]
         return fractional_max_pool(inputs, drawn, self.overlapping, self.data_format)
 

@@ -6,7 +6,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from kregkit._core import keras_internals
 from kregkit._core.checks import check_integer, check_number
+from kregkit._core.weights import variable_path
 
 
 class _Slots:
@@ -111,7 +113,7 @@ class SOAP(keras.optimizers.Optimizer):
         self._slots = [self._new_slots(variable) for variable in var_list]
 
     def _new_slots(self, variable):
-        if self._overwrite_variable_with_gradient(variable):
+        if getattr(variable, "overwrite_with_gradient", False):
             return None
         shape = _matrix_shape(tuple(variable.shape))
         sides = [axis for axis, dim in enumerate(shape) if len(shape) == 2 and 1 < dim <= self.max_precondition_dim]
@@ -121,7 +123,7 @@ class SOAP(keras.optimizers.Optimizer):
         dtype = variable.dtype if variable.dtype in ("float32", "float64") else "float32"
 
         def slot(name, shape, initializer="zeros"):
-            path = variable.path.replace("/", "_")
+            path = variable_path(variable).replace("/", "_")
             return self.add_variable(shape, initializer, dtype, name=f"{path}_{name}")
 
         return _Slots(
@@ -134,7 +136,7 @@ class SOAP(keras.optimizers.Optimizer):
         )
 
     def update_step(self, gradient, variable, learning_rate):
-        slots = self._slots[self._get_variable_index(variable)]
+        slots = self._slots[keras_internals.variable_index(self, variable)]
         dtype = slots.momentum.dtype
         gradient = ops.reshape(ops.cast(ops.convert_to_tensor(gradient), dtype), slots.shape)
         bases = [ops.convert_to_tensor(basis) for basis in slots.bases]

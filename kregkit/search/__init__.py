@@ -1,13 +1,13 @@
 """Hyperparameter search: random rather than grid, log scales, from coarse to fine, shared by workers. On Optuna."""
 
-from kregkit.search.training import build_and_fit
 from kregkit.search.cross_validation import CrossValidation, cross_validate, fold_indices
 from kregkit.search.grid_search import grid
 from kregkit.search.interval import mean_interval
+from kregkit.search.random_search import search
 from kregkit.search.ranges import Choice, Range, choice, integer, log_uniform, uniform
 from kregkit.search.result import SearchResult, Trial
-from kregkit.search.random_search import search
 from kregkit.search.space import Space
+from kregkit.search.training import build_and_fit
 
 __all__ = [
     "Choice",

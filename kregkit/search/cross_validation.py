@@ -8,8 +8,8 @@ import numpy as np
 from kregkit._core.checks import check_choice, check_integer
 from kregkit._core.metrics import direction as direction_of
 from kregkit.search._trial import best_epoch, derived_seed
-from kregkit.search.training import fit_built
 from kregkit.search.interval import mean_interval
+from kregkit.search.training import fit_built
 
 
 @dataclasses.dataclass(frozen=True)

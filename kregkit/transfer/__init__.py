@@ -6,8 +6,8 @@ from kregkit.transfer.fine_tuning import FineTuned, fine_tune
 from kregkit.transfer.freezing import freeze, unfreeze
 from kregkit.transfer.gradual_unfreeze import GradualUnfreeze
 from kregkit.transfer.head import replace_head
-from kregkit.transfer.probing import LinearProbe, linear_probe
 from kregkit.transfer.plan import Plan, recommend
+from kregkit.transfer.probing import LinearProbe, linear_probe
 from kregkit.transfer.similarity import Similarity, measure_similarity
 from kregkit.transfer.surgery import insert, reinitialize, strip
 from kregkit.transfer.vectors import embedding_from_vectors

@@ -20,7 +20,8 @@ from kregkit.data import (
     pipeline,
 )
 from kregkit.data.bundled_digits import prepared_digits
-from kregkit.data.sources import ArraySource, FileSource, SequenceSource, StreamSource, open_source
+from kregkit.data.image_folders import FileSource
+from kregkit.data.sources import ArraySource, SequenceSource, StreamSource, open_source
 
 NUM = 6
 

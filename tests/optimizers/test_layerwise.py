@@ -4,9 +4,9 @@ import contracts
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from kregkit.optimizers import SOAP, LayerwiseLearningRate, Momentum
-from kregkit.optimizers.layerwise import _Scaled
 
 K = keras.optimizers
 FACTORS = {"a/kernel": 0.25, "a/bias": 3.0, "b/kernel": 1.0, "b/bias": 0.0}
@@ -236,13 +236,35 @@ def test_accumulation_and_averages_are_the_inner_optimizers():
     assert 0.4 < np.sum(ours * theirs) / np.sum(theirs**2) < 0.6
 
 
-def test_swap_ema_weights_callback_finds_the_averages():
-    optimizer = LayerwiseLearningRate(K.SGD(0.1, use_ema=True), {"a/.*": 0.5})
-    train(optimizer, callbacks=[keras.callbacks.SwapEMAWeights(swap_on_epoch=True)])
-    train(
-        K.LossScaleOptimizer(LayerwiseLearningRate(K.SGD(0.1, use_ema=True))),
-        callbacks=[keras.callbacks.SwapEMAWeights()],
-    )
+@pytest.mark.parametrize("wrap", [lambda optimizer: optimizer, K.LossScaleOptimizer])
+def test_swap_ema_weights_callback_evaluates_the_averages(wrap):
+    weights = {}
+
+    class Recorder(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            weights["trained"] = self.model.get_weights()
+
+        def on_test_batch_end(self, batch, logs=None):
+            weights["evaluated"] = self.model.get_weights()
+
+    x, y = contracts.regression_data()
+    built = model()
+    built.compile(wrap(LayerwiseLearningRate(K.SGD(0.25, use_ema=True, ema_momentum=0.5), {"a/.*": 0.5})), "mse")
+    callbacks = [keras.callbacks.SwapEMAWeights(), Recorder()]
+    built.fit(x, y, batch_size=6, shuffle=False, verbose=0, callbacks=callbacks, validation_data=(x, y))
+    # Four steps, by Keras's own optimizer with the rates multiplied by hand.
+    plain, average = model(), None
+    for start in range(0, 24, 6):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((plain(x[start : start + 6]) - y[start : start + 6]) ** 2)
+        gradients = tape.gradient(loss, [variable.value for variable in plain.trainable_variables])
+        for variable, gradient, factor in zip(plain.trainable_variables, gradients, (0.5, 0.5, 1, 1)):
+            variable.assign_sub(0.25 * factor * gradient)
+        now = plain.get_weights()
+        average = now if average is None else [0.5 * old + 0.5 * new for old, new in zip(average, now)]
+    for got, expected in zip(weights["evaluated"], average):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+    assert np.abs(weights["trained"][0] - weights["evaluated"][0]).max() > 1e-3
 
 
 def test_exclusion_from_weight_decay_is_kept():
@@ -328,9 +350,3 @@ def test_by_depth_refuses_bad_arguments():
         LayerwiseLearningRate.by_depth(K.SGD(), model(), 0)
     with pytest.raises(ValueError, match="Received: model="):
         LayerwiseLearningRate.by_depth(K.SGD(), keras.Sequential([keras.layers.Dense(2)]), 0.5)
-
-
-def test_the_scaled_view_has_one_rate_however_it_is_read():
-    """Keras's torch backend reads the rate of its weight decay by a method, the others by the property."""
-    view = _Scaled(keras.optimizers.SGD(0.5), 0.25)
-    assert float(view.learning_rate) == float(view._get_current_learning_rate()) == 0.125

@@ -96,6 +96,18 @@ def test_twenty_steps_against_numpy(name):
         np.testing.assert_allclose(end, path[-1], rtol=0, atol=1e-5 * moved, err_msg=str(problem))
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_soap_reorders_velocities_with_the_axes(axis):
+    """Which axis has most of the gradient changes after the first turn: the order of the basis's columns too."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(5, 4))
+    scales = np.moveaxis(np.geomspace(1, 30, x.shape[axis])[:, None], 0, axis)
+    pushes = np.concatenate([rng.normal(size=(6, 5, 4)) * scales, rng.normal(size=(9, 5, 4)) / scales])
+    path, met = ref.run(ref.soap(x, A, b2=0.7, rounding=EPS), x, pushes, 0.0)
+    (end,) = train(RULES["kregkit.SOAP"][0], [x], [met], "float64")
+    np.testing.assert_allclose(end, path[-1], rtol=0, atol=1e-5 * np.abs(path - path[0]).max())
+
+
 @pytest.mark.parametrize("name", [name for name in RULES if not name.startswith(("kregkit.SOAP", "RMSprop-c"))])
 def test_float32_stays_near_float64(name):
     make, reference = RULES[name]

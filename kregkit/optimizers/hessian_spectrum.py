@@ -1,22 +1,31 @@
-"""The ends of the Hessian's spectrum."""
+"""The ends of the Hessian's spectrum at a model's weights: minimum, saddle or plateau."""
 
 import dataclasses
 
 import numpy as np
 
 from kregkit._core.checks import check_integer
-from kregkit.optimizers.minimize import check_standing, objective_of
+from kregkit.optimizers._solver import check_constant, objective_of
 
 
 @dataclasses.dataclass(frozen=True)
 class Curvature:
-    """What the Hessian says about a point. `str(curvature)` says it in words."""
+    """The ends of the Hessian's spectrum at a point, as numbers; `str(curvature)` says in words what they mean.
+
+    Args:
+        loss: Float, the loss at the point.
+        gradient_norm: Float, the gradient's Euclidean norm there.
+        largest: Float, the largest curvature.
+        lowest: Array `(k,)`, the lowest curvatures, ascending.
+        resolution: Float; curvatures smaller than this are zero as far as the model's precision can tell.
+        stationary: Boolean, whether a gradient step of the best length would lower the loss by less than a thousandth.
+    """
 
     loss: float
     gradient_norm: float
     largest: float
-    lowest: np.ndarray  # Ascending.
-    resolution: float  # Curvatures smaller than this are zero as far as the model's precision can tell.
+    lowest: np.ndarray
+    resolution: float
     stationary: bool
 
     @property
@@ -47,15 +56,15 @@ class Curvature:
         return "plateau" if self.flat else "minimum"
 
     def __str__(self):
-        of = f"of the {len(self.lowest)} lowest curvatures"
+        lowest = f"of the {len(self.lowest)} lowest curvatures"
         words = {
             "minimum": f"minimum: all curvatures are positive, condition number {self.condition:.3g}",
-            "saddle": f"saddle: {self.negative} {of} are negative",
+            "saddle": f"saddle: {self.negative} {lowest} are negative",
             "maximum": "maximum: no curvature is positive",
-            "plateau": f"plateau: {self.flat} {of} are zero, none is negative",
+            "plateau": f"plateau: {self.flat} {lowest} are zero, none is negative",
         }[self.kind]
-        place = "" if self.stationary else f", but the gradient ({self.gradient_norm:.3g}) still leads down from here"
-        return f"{words}; curvature from {self.smallest:.3g} to {self.largest:.3g}{place}"
+        slope = "" if self.stationary else f", but the gradient ({self.gradient_norm:.3g}) still leads down from here"
+        return f"{words}; curvature from {self.smallest:.3g} to {self.largest:.3g}{slope}"
 
 
 def curvature(
@@ -81,10 +90,8 @@ def curvature(
         k: Integer >= 1, how many of the lowest curvatures to look at. Defaults to `6`.
 
     Returns:
-        A `Curvature`: `largest`, `smallest`, `lowest` (ascending array), `condition`, `negative` and `flat` (how many
-        of the lowest are below, or are, zero), `kind`, `loss`, `gradient_norm`, `stationary`, and in words as a
-        string. `stationary` is whether a gradient step of the best length would lower the loss by less than a
-        thousandth.
+        A `Curvature`, which holds `largest`, `smallest`, `lowest`, `condition`, `negative` and `flat` (how many of the
+        lowest are below, or are, zero), `kind`, `loss`, `gradient_norm` and `stationary`.
 
     Raises:
         ValueError: As in `minimize`.
@@ -95,8 +102,8 @@ def curvature(
     >>> import keras
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False)])
     >>> model.set_weights([np.zeros((2, 1))])
-    >>> found = curvature(model, np.array([[2.0, 0.0], [0.0, 1.0]]), np.zeros((2, 1)), "mse")
-    >>> print(found)
+    >>> at_zero = curvature(model, np.array([[2.0, 0.0], [0.0, 1.0]]), np.zeros((2, 1)), "mse")
+    >>> print(at_zero)
     minimum: all curvatures are positive, condition number 4; curvature from 1 to 4
 
     Reference: [Dauphin et al., 2014](https://arxiv.org/abs/1406.2572)
@@ -104,7 +111,7 @@ def curvature(
     check_integer("k", k, 1)
     with objective_of(model, x, y, loss, batch_size, stochastic, batch_normalization, seed) as objective:
         point = objective.get()
-        value, gradient = check_standing(objective, point)
+        value, gradient = check_constant(objective, point)
 
         def product(direction):
             return objective.hessian_product(point, np.asarray(direction, "float64").ravel())

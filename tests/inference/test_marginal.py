@@ -7,9 +7,10 @@ import tensorflow as tf
 from inference import models as zoo
 from keras import layers
 
+from kregkit._core.keras_internals import flatten_layers
 from kregkit.data import Augment, Flips, MixUp, MultiScale, RandomCrop, RandomFlip, TenCrop, Views
 from kregkit.inference import Ensemble, marginalize
-from kregkit.inference._noise import flat_layers, select_noise
+from kregkit.inference.noise import select_noise
 from kregkit.layers import DropConnect, FractionalMaxPooling2D, StochasticDepth
 
 X, LABELS = zoo.X, zoo.LABELS
@@ -555,7 +556,7 @@ class TestWhichNoise:
             # Noisy itself, so it stands for itself.
             depth: [depth],
         }
-        every = flat_layers(model)
+        every = flatten_layers(model)
         for layer, noisy in inside.items():
             assert [every[place] for place in select_noise([model], [layer])[0]] == noisy
             if layer is not nested:

@@ -66,7 +66,7 @@ def test_against_the_full_hessian_in_chunks():
     start = np.concatenate([w.ravel() for w in model.get_weights()])
 
     def gradient(vector):
-        from kregkit.optimizers.minimize import objective_of
+        from kregkit.optimizers._solver import objective_of
 
         with objective_of(model, x, y, "mse", None, "refuse", "inference", 0) as f:
             return np.stack([f.value_and_gradient(row)[1] for row in vector])

@@ -1,4 +1,4 @@
-"""Max pooling over given regions, by gathers alone."""
+"""Max pooling over given regions, computed by gathers alone."""
 
 import math
 
@@ -6,8 +6,8 @@ import keras
 from keras import ops
 
 from kregkit._core.checks import check_choice
-from kregkit.layers._noise import compile_apart, on_tensorflow, runs_eagerly
-from kregkit.layers._rows import gather
+from kregkit.layers._backend import compile_apart, on_tensorflow, runs_eagerly
+from kregkit.layers._rows import gather, with_gradient
 
 
 def fractional_max_pool(inputs, boundaries, overlapping=False, data_format=None, compiled=None):
@@ -60,13 +60,13 @@ def fractional_max_pool(inputs, boundaries, overlapping=False, data_format=None,
             f"Received: len(boundaries)={len(boundaries)}"
         )
     sizes = spatial_sizes(inputs.shape, data_format)
-    widths = [_largest_increment(one, size) for one, size in zip(boundaries, sizes)]
-    boundaries = [ops.cast(one, "int32") for one in boundaries]
-    ranks = {len(one.shape) for one in boundaries}
+    widths = [_largest_increment(sequence, size) for sequence, size in zip(boundaries, sizes)]
+    boundaries = [ops.cast(sequence, "int32") for sequence in boundaries]
+    ranks = {len(sequence.shape) for sequence in boundaries}
     if len(ranks) > 1 or not ranks <= {1, 2, 3}:
         raise ValueError(
             "All sequences of `boundaries` must have the same rank, 1, 2 or 3. "
-            f"Received: shapes={[tuple(one.shape) for one in boundaries]}"
+            f"Received: shapes={[tuple(sequence.shape) for sequence in boundaries]}"
         )
     (rank,) = ranks
 
@@ -81,9 +81,9 @@ def fractional_max_pool(inputs, boundaries, overlapping=False, data_format=None,
         # Each channel of each example is an example of its own, with one channel.
         channels = shape[1]
         inputs = ops.reshape(inputs, (-1, *sizes, 1))
-        boundaries = [ops.reshape(one, (-1, one.shape[-1])) for one in boundaries]
+        boundaries = [ops.reshape(sequence, (-1, sequence.shape[-1])) for sequence in boundaries]
     pooled = _pool(inputs, boundaries, widths, overlapping, compiled)
-    outputs = [one.shape[-1] - 1 for one in boundaries]
+    outputs = [sequence.shape[-1] - 1 for sequence in boundaries]
     if rank == 3:
         pooled = ops.reshape(pooled, (-1, channels, *outputs))
         return pooled if first else ops.moveaxis(pooled, 1, -1)
@@ -122,13 +122,13 @@ def _pool(inputs, boundaries, widths, overlapping, compiled):
     if compiled and (tensorflow := on_tensorflow()) is not None and not tensorflow.compiled_by_xla():
         compile = tensorflow.compiled
     # An axis at a time also when compiled: XLA would fuse both into one loop that computes everything many times.
-    for axis, (one, width) in enumerate(zip(boundaries, widths), start=1):
-        inputs = _pool_one(inputs, axis, one, width, overlapping, compile)
+    for axis, (sequence, width) in enumerate(zip(boundaries, widths), start=1):
+        inputs = _pool_and_unpool(inputs, axis, sequence, width, overlapping, compile)
     return inputs
 
 
-def _pool_one(inputs, axis, boundaries, width, overlapping, compile):
-    """Pools one axis, through `compile` where that isn't None."""
+def _pool_and_unpool(inputs, axis, boundaries, width, overlapping, compile):
+    """Pools one axis and defines the gradient, both through `compile` where that isn't None."""
     size = inputs.shape[axis]
 
     def forward(x, boundaries):
@@ -142,13 +142,7 @@ def _pool_one(inputs, axis, boundaries, width, overlapping, compile):
     if compile is not None:
         forward, backward = compile(forward), compile(backward)
 
-    @ops.custom_gradient
-    def pool(x):
-        def gradient(*args, upstream=None):
-            return backward(x, args[0] if upstream is None else upstream, boundaries)
-
-        return forward(x, boundaries), gradient
-
+    pool = with_gradient(lambda x: forward(x, boundaries), lambda x, gradient: backward(x, gradient, boundaries))
     return pool(inputs)
 
 
@@ -175,7 +169,7 @@ def _take(rows, index, x, axis, size):
 
 
 def _pool_axis(x, axis, boundaries, width, overlapping, want_winner=False):
-    """Returns the maxima along an axis, and which entry of its window each one is, as int8 or int16."""
+    """Returns the maxima along an axis, and for each its index in its window, as int8 or int32."""
     size = x.shape[axis]
     first, behind = boundaries[..., :-1], boundaries[..., 1:]
     rows = _rows(x, axis)
@@ -202,14 +196,14 @@ def _unpool_axis(gradient, axis, size, boundaries, width, winner, overlapping):
     """Returns the gradient with respect to what `_pool_axis` pooled."""
     first, behind = boundaries[..., :-1], boundaries[..., 1:]
     outputs = first.shape[-1]
-    # The window in which an input is not the next one's first entry, and its place there.
+    # The window in which an input is not the next one's first entry, and its index there.
     inputs = ops.arange(size, dtype="int32")
     window = ops.sum(ops.cast(inputs[:, None] >= behind[..., None, :], "int32"), axis=-1)
     offset = inputs - ops.take_along_axis(ops.broadcast_to(first, (*ops.shape(window)[:-1], outputs)), window, axis=-1)
 
     rows = _rows(gradient, axis)
 
-    def taken(values, index):
+    def of_window(values, index):
         return _take(values, index, gradient, axis, outputs)
 
     def per_row(index):
@@ -218,10 +212,11 @@ def _unpool_axis(gradient, axis, size, boundaries, width, winner, overlapping):
         return ops.reshape(spread, (-1, 1))
 
     zero = ops.zeros((), gradient.dtype)
-    result = ops.where(taken(winner, window) == ops.cast(per_row(offset), winner.dtype), taken(rows, window), zero)
+    won = of_window(winner, window) == ops.cast(per_row(offset), winner.dtype)
+    result = ops.where(won, of_window(rows, window), zero)
     if overlapping:
         before = ops.maximum(window - 1, 0)
         shared = ops.logical_and(offset == 0, window > 0)
-        won = ops.logical_and(taken(winner, before) == ops.cast(width, winner.dtype), per_row(shared))
-        result = result + ops.where(won, taken(rows, before), zero)
+        won = ops.logical_and(of_window(winner, before) == ops.cast(width, winner.dtype), per_row(shared))
+        result = result + ops.where(won, of_window(rows, before), zero)
     return ops.reshape(result, (-1, *gradient.shape[1:axis], size, *gradient.shape[axis + 1 :]))

@@ -5,7 +5,7 @@ from inference import models as zoo
 from keras import layers
 
 from kregkit.inference import marginalize
-from kregkit.inference._cut import can_be_cut
+from kregkit.inference._graph_split import can_be_split
 from kregkit.layers import DropConnect
 
 IMAGES = np.random.default_rng(0).normal(size=(5, 8, 8, 2)).astype("float32")
@@ -17,7 +17,7 @@ def whole(monkeypatch):
 
     def predict(model, x, **arguments):
         with monkeypatch.context() as patch:
-            patch.setattr("kregkit.inference._noisy_forward.can_be_cut", lambda model: False)
+            patch.setattr("kregkit.inference._graph_split.can_be_split", lambda model: False)
             return marginalize(model, outputs="values", **arguments)(x)
 
     return predict
@@ -201,7 +201,7 @@ class TestWork:
 
 class TestCanBeCut:
     def test_graphs_that_say_it_all(self):
-        assert can_be_cut(branches()) and can_be_cut(zoo.classifier(0))
+        assert can_be_split(branches()) and can_be_split(zoo.classifier(0))
 
     def test_models_with_a_call_of_their_own(self):
         class Doubled(keras.Model):
@@ -210,14 +210,14 @@ class TestCanBeCut:
 
         inputs = keras.Input((8, 8, 2))
         model = Doubled(inputs, layers.Dropout(0.5)(inputs))
-        assert not can_be_cut(model) and not can_be_cut(zoo.subclassed(0))
+        assert not can_be_split(model) and not can_be_split(zoo.subclassed(0))
         plain = keras.Model(inputs, model.layers[-1](inputs))
         np.testing.assert_allclose(
             marginalize(model, draws=3, outputs="values")(IMAGES),
             2 * marginalize(plain, draws=3, outputs="values")(IMAGES),
         )
         plain.call = lambda inputs, training=None: inputs
-        assert not can_be_cut(plain)
+        assert not can_be_split(plain)
 
     def test_tensors_without_examples_are_not_handed_on(self):
         inputs = keras.Input((3,))

@@ -7,8 +7,9 @@ from scipy import optimize
 
 from kregkit.callbacks import CosineDecay, PolyakAveraging
 from kregkit.optimizers import curvature, minimize, minimize_function
+from kregkit.optimizers._model_objective import frozen_seed
 from kregkit.optimizers._objective import Objective
-from kregkit.optimizers.minimize import METHODS, objective_of
+from kregkit.optimizers._solver import METHODS, objective_of
 
 PENALTY = 2.0**-10  # Keras rounds the factor of an L2 penalty to float32.
 WIDE = {"initial_trust_radius": 500.0, "max_trust_radius": 1000.0}  # So that first steps are rejected.
@@ -424,7 +425,7 @@ def test_recurrent_layers_draw_only_with_dropout(layer):
     assert points[0] != pytest.approx(clean, rel=1e-3)
     for layer in model._flatten_layers():
         for generator in layer._seed_generators:
-            generator.state.assign([0, 0])
+            generator.state.assign([frozen_seed(0, 0), 0])
     expected = np.mean((keras.ops.convert_to_numpy(model(x, training=True)) - y) ** 2)
     assert points[0] == pytest.approx(expected, rel=1e-5)
 
@@ -513,7 +514,7 @@ def test_a_moving_objective_is_an_error():
     x, y = small_data()
     model = small_model(Restless(), keras.layers.BatchNormalization())
     before = model.get_weights()
-    with pytest.raises(ValueError, match=r"The objective moves: .*Received: loss="):
+    with pytest.raises(ValueError, match=r"two at the same weights differ: .*Received: loss="):
         minimize(model, x, y, "mse", batch_normalization="training", verbose=0)
     for one, other in zip(model.get_weights(), before):
         np.testing.assert_array_equal(one, other)
@@ -540,10 +541,15 @@ def test_bad_arguments_are_refused(arguments, text):
         minimize(model, **{"x": x, "y": y, "loss": "mse", "verbose": 0, **arguments})
 
 
-def test_unbuilt_and_infinite_are_refused():
+def test_frozen_draws_of_two_seeds_have_no_generator_in_common():
+    seeds = [{frozen_seed(seed, index) for index in range(20)} for seed in range(20)]
+    assert len(set.union(*seeds)) == 400
+
+
+def test_models_without_weights_and_infinite_losses_are_refused():
     x, y = small_data()
     with pytest.raises(ValueError, match="Received: model="):
-        minimize(keras.Sequential([keras.layers.Dense(1)]), x, y, "mse")
+        minimize(keras.Sequential([keras.layers.Flatten()]), x, y, "mse")
     with pytest.raises(ValueError, match=r"must be finite at the start\. Received: loss=nan"):
         minimize(small_model(), x * np.nan, y, "mse", verbose=0)
 
@@ -574,5 +580,5 @@ def test_minimize_function_refuses():
         minimize_function(keras.ops.sum, np.zeros(3, int))
     with pytest.raises(ValueError, match="Received: method='BFGS'"):
         minimize_function(keras.ops.sum, np.zeros(3), "BFGS", bounds=(0, 1))
-    with pytest.raises(ValueError, match="The objective moves"):
+    with pytest.raises(ValueError, match="two at the same weights differ"):
         minimize_function(lambda x: keras.ops.sum(x * keras.random.normal((3,))), np.ones(3, "float32"))

@@ -3,10 +3,9 @@
 import keras
 import numpy as np
 
+from kregkit._core import keras_internals
 from kregkit._core.checks import check_choice, check_integer
-
-METHODS = ("L-BFGS-B", "BFGS", "CG", "Newton-CG", "trust-ncg", "trust-krylov")
-_NEWTON_METHODS = ("Newton-CG", "trust-ncg", "trust-krylov")
+from kregkit.optimizers._solver import METHODS, check_constant, objective_of, require_tensorflow, solve
 
 
 def minimize(
@@ -49,7 +48,7 @@ def minimize(
     and a trust region's size, start anew.
 
     Args:
-        model: A built Keras model.
+        model: A Keras model. One that isn't built yet is built on the data, as `fit` does.
         x: Array, or structure of arrays, of all inputs.
         y: Array, or structure of arrays, of all targets, or `None` where the loss needs none. Defaults to `None`.
         loss: Loss name, function `(y, prediction)` or `keras.losses.Loss`. Defaults to the compiled model's.
@@ -76,7 +75,7 @@ def minimize(
 
     Raises:
         ValueError: An argument is wrong; the model draws random numbers and `stochastic` is `"refuse"`; the loss is not
-            finite, or two evaluations at the same weights differ: the objective moves. The weights are unchanged then.
+            finite, or two evaluations at the same weights differ. The weights are unchanged then.
         RuntimeError: Keras doesn't run on TensorFlow.
 
     Example:
@@ -97,51 +96,39 @@ def minimize(
         raise ValueError(f"`callbacks` must not work in the train step: there is none. Received: callbacks={hooked}")
     with objective_of(model, x, y, loss, batch_size, stochastic, batch_normalization, seed, jit_compile) as objective:
         start = objective.get()
-        known = check_standing(objective, start)
+        known = check_constant(objective, start)
         callbacks = keras.callbacks.CallbackList(
             callbacks, add_history=True, model=model, epochs=max_iterations, steps=1, verbose=verbose
         )
         model.stop_training = False
-        # Where `BackupAndRestore` says at which epoch to go on; it never clears what it says.
-        model._initial_epoch = None
+        # An earlier fit may have left it there.
+        keras_internals.clear_initial_epoch(model)
         callbacks.on_train_begin()
-        initial_iteration = model._initial_epoch or initial_iteration
-        model._initial_epoch = None
+        initial_iteration = keras_internals.initial_epoch(model) or initial_iteration
+        keras_internals.clear_initial_epoch(model)
         restored = objective.get()
         if not np.array_equal(restored, start):
-            start, known = restored, check_standing(objective, restored)
+            start, known = restored, check_constant(objective, restored)
         objective.keeps_statistics = True
         latest, result = start, None
 
         def report(iteration, vector, logs):
             nonlocal latest
             latest = vector.copy()
-            objective.show(vector)
+            objective.set_with_statistics(vector)
             callbacks.on_epoch_end(iteration, dict(logs))
-            if model.stop_training:
-                return True
-            if iteration + 1 < max_iterations:
+            if not model.stop_training and iteration + 1 < max_iterations:
                 callbacks.on_epoch_begin(iteration + 1)
-            return False
+            return model.stop_training
 
         if initial_iteration < max_iterations:
             callbacks.on_epoch_begin(initial_iteration)
+            iterations = range(initial_iteration, max_iterations)
             try:
-                result = _solve(
-                    objective,
-                    start,
-                    known,
-                    method,
-                    initial_iteration,
-                    max_iterations,
-                    tolerance,
-                    options,
-                    report,
-                    verbose,
-                )
+                result = solve(objective, start, known, method, iterations, report, tolerance, options, verbose)
                 latest = result.x
             finally:
-                objective.settle(latest)
+                objective.set_with_statistics(latest)
         callbacks.on_train_end()
     model.history.result = result
     return model.history
@@ -194,9 +181,12 @@ def minimize_function(
         raise ValueError(f"`x0` must be an array of floats. Received: dtype={x0.dtype}")
     if bounds is not None and method != "L-BFGS-B":
         raise ValueError(f"`bounds` needs method 'L-BFGS-B'. Received: method={method!r}")
-    objective = _backend().function_objective(f, x0, jit_compile)
+    require_tensorflow()
+    from kregkit.optimizers._objective import function_objective
+
+    objective = function_objective(f, x0, jit_compile)
     start = objective.get()
-    known = check_standing(objective, start)
+    known = check_constant(objective, start)
 
     def shaped(vector):
         return vector.reshape(x0.shape).astype(x0.dtype)
@@ -206,114 +196,7 @@ def minimize_function(
 
     if bounds is not None:
         bounds = [tuple(bounds)] * objective.size
-    result = _solve(objective, start, known, method, 0, max_iterations, tolerance, options, report, verbose, bounds)
+    iterations = range(max_iterations)
+    result = solve(objective, start, known, method, iterations, report, tolerance, options, verbose, bounds)
     result.x = shaped(result.x)
-    return result
-
-
-def objective_of(model, x, y, loss, batch_size, stochastic, batch_normalization, seed, jit_compile=False):
-    """Returns a context manager of a model's objective, after checking the arguments that shape it."""
-    check_choice("stochastic", stochastic, ("refuse", "freeze", "inference"))
-    check_choice("batch_normalization", batch_normalization, ("inference", "training"))
-    check_integer("seed", seed, 0)
-    if batch_size is not None:
-        check_integer("batch_size", batch_size, 1)
-    if not model.built:
-        raise ValueError(f"`model` must be built: call it on one batch first. Received: model={model!r}")
-    return _backend().model_objective(model, x, y, loss, batch_size, stochastic, batch_normalization, seed, jit_compile)
-
-
-def check_standing(objective, vector):
-    """Raises `ValueError` unless the objective is finite and the same twice; returns value and gradient."""
-    value, gradient = objective.value_and_gradient(vector)
-    if not (np.isfinite(value) and np.isfinite(gradient).all()):
-        raise ValueError(f"The loss and its gradient must be finite at the start. Received: loss={value}")
-    again, gradient_again = objective.value_and_gradient(vector)
-    # Sums in another order differ by roundings; random numbers by far more.
-    tolerance = np.sqrt(objective.precision)
-    moved = abs(again - value) > tolerance * abs(value) or np.linalg.norm(gradient_again - gradient) > (
-        tolerance * np.linalg.norm(gradient) + objective.precision * abs(value)
-    )
-    if moved:
-        raise ValueError(
-            "The objective moves: two evaluations at the same point differ. Something in it draws random numbers or "
-            f"keeps a state. Received: loss={value}, then {again}"
-        )
-    return value, gradient
-
-
-def _backend():
-    if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(
-            f"Full-batch solvers need Keras on TensorFlow. Received: backend={keras.backend.backend()!r}"
-        )
-    from kregkit.optimizers import _objective
-
-    return _objective
-
-
-def _solve(
-    objective, start, known, method, initial_iteration, max_iterations, tolerance, options, report, verbose, bounds=None
-):
-    """Runs SciPy's solver; `report(iteration, vector, logs)` sees each iterate and returns True to stop.
-
-    `known` are the value and the gradient at the start.
-    """
-    import threadpoolctl
-    from scipy import optimize
-
-    evaluations = 0
-    norms = {}
-    iteration = initial_iteration
-    bar = keras.utils.Progbar(
-        max_iterations,
-        verbose=verbose,
-        unit_name="iteration",
-        stateful_metrics=["loss", "gradient_norm", "evaluations"],
-    )
-
-    def value_and_gradient(vector):
-        nonlocal evaluations
-        evaluations += 1
-        if evaluations == 1 and np.array_equal(vector, start):
-            value, gradient = known
-        else:
-            value, gradient = objective.value_and_gradient(vector)
-        # The iterate that SciPy reports is one of the points that it tried, known by its value.
-        norms[value] = float(np.linalg.norm(gradient))
-        return value, gradient
-
-    def hessian_product(vector, direction):
-        nonlocal evaluations
-        evaluations += 1
-        return objective.hessian_product(vector, direction)
-
-    def step(intermediate_result):
-        nonlocal iteration
-        value = float(intermediate_result.fun)
-        norm = norms.get(value, np.nan)
-        norms.clear()
-        norms[value] = norm
-        logs = {"loss": value, "gradient_norm": norm, "evaluations": evaluations}
-        stop = report(iteration, intermediate_result.x, logs)
-        iteration += 1
-        bar.update(iteration, list(logs.items()), finalize=stop or iteration == max_iterations)
-        if stop:
-            raise StopIteration
-
-    # SciPy's own work is a few vectors long; its BLAS threads, waiting for more, take the cores from TensorFlow's.
-    with threadpoolctl.threadpool_limits(1, "blas"):
-        result = optimize.minimize(
-            value_and_gradient,
-            start,
-            method=method,
-            jac=True,
-            hessp=hessian_product if method in _NEWTON_METHODS else None,
-            bounds=bounds,
-            tol=tolerance,
-            callback=step,
-            options={"maxiter": max_iterations - initial_iteration, **(options or {})},
-        )
-    if verbose and iteration < max_iterations:
-        keras.utils.io_utils.print_msg(f"\n{result.message}")
     return result
