@@ -13,7 +13,8 @@ from kregkit.diagnostics.learning_rate_sweep import LearningRateRange, learning_
 from kregkit.diagnostics.lecture import activation_curves, compare_centering, compare_learning_rates
 from kregkit.diagnostics.loss_direction import loss_sign
 from kregkit.diagnostics.order import label_distribution
-from kregkit.diagnostics.preflight_checks import PreflightReport, preflight
+from kregkit.diagnostics.preflight_checks import preflight
+from kregkit.diagnostics.preflight_report import PreflightReport
 from kregkit.diagnostics.small_batch import overfit_small_batch
 from kregkit.diagnostics.training_options import optimizer_settings
 from kregkit.diagnostics.untrained_loss import initial_loss

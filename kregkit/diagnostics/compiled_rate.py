@@ -69,12 +69,15 @@ def learning_rate(model, data, steps=100):
 
 
 def _trial(probe, rounds=4, most=10):
-    """Returns the losses of real steps at the compiled rate, over a few batches again and again."""
+    """Returns the losses of real steps at the compiled rate, over a few batches again and again; None without time."""
     step, losses = probe.trainer(fresh_optimizer(probe.model.optimizer)), []
     for batch in probe.batches[:most] * rounds:
         losses.append(float(step(*batch)))
         if not np.isfinite(losses[-1]):
             break
+        if probe.time_left() <= 0:
+            probe.cut = f"{len(losses)} steps at the rate"
+            return None
     return np.array(losses)
 
 

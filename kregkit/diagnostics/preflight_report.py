@@ -1,0 +1,67 @@
+"""What all checks found together."""
+
+import dataclasses
+
+from kregkit.diagnostics.finding import STATUSES
+
+
+@dataclasses.dataclass(frozen=True)
+class PreflightReport:
+    """What `preflight` found: prints as a table, and is a dictionary by `to_dict()`.
+
+    Args:
+        findings: Tuple of `Finding`, in the order of the checks.
+    """
+
+    findings: tuple
+
+    @property
+    def status(self):
+        """`"pass"`, `"warn"` or `"fail"`: the worst of all checks."""
+        return max((finding.status for finding in self.findings), key=STATUSES.index, default="pass")
+
+    @property
+    def faults(self):
+        """Names of everything that was found, in order and without repeats."""
+        return list(dict.fromkeys(name for finding in self.findings for name in finding.faults))
+
+    def __getitem__(self, check):
+        for finding in self.findings:
+            if finding.check == check:
+                return finding
+        raise KeyError(check)
+
+    def to_dict(self):
+        """Returns `{"status": ..., "faults": [...], "checks": {name: finding}}` of plain values."""
+        checks = {finding.check: finding.to_dict() for finding in self.findings}
+        return {"status": self.status, "faults": self.faults, "checks": checks}
+
+    def plot(self):
+        """Draws the report with `kregkit.plots.findings`; returns the Figure."""
+        from kregkit import plots
+
+        return plots.findings(self.to_dict())
+
+    def __str__(self):
+        rows = [("", "check", "measured", "expected")]
+        rows += [(one.status, one.check, one.figure, one.expected) for one in self.findings]
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        lines = ["  ".join([*(c.ljust(w) for c, w in zip(row, widths)), row[3]]).rstrip() for row in rows]
+        lines.insert(1, "-" * max(map(len, lines)))
+        for finding in self.findings:
+            for (name, status, remedy), group in _alike(finding.problems).items():
+                places = ", ".join(f"{one.where}: {one.figure}" if one.where else one.figure for one in group[:3])
+                rest = f", and {len(group) - 3} more" if len(group) > 3 else ""
+                lines += [
+                    "",
+                    f"{status.upper()} {name}: {places}{rest} (expected {group[0].expected})",
+                    f"     {remedy}",
+                ]
+        return "\n".join(lines)
+
+
+def _alike(problems):
+    groups = {}
+    for problem in problems:
+        groups.setdefault((problem.name, problem.status, problem.remedy), []).append(problem)
+    return groups
