@@ -177,6 +177,9 @@ class _Run:
         first = tf.constant(0, "int64")
         outputs, masks = self._predict(k, first, common)
         model = self.noisy_model.architecture.model
+        if not (self.noisy_model.draws or model.run_eagerly or (self.views is not None and self.views.endless)):
+            # Layers that might have drawn didn't: all other draws would be the same.
+            self.samples = self.num_views
         tasks = output_tasks(model, outputs, self.settings.outputs)
         layouts = None if self.group is None else self.views.layouts(model, outputs)
         quantities = [Quantities(self.settings, task, self.auto) for task in tasks]
@@ -184,8 +187,7 @@ class _Run:
         masks = [None if mask is None else self._unfold(k, mask)[0] for mask in keras.tree.flatten(masks)]
         make_result = functools.partial(RunResult, keras.tree.map_structure(lambda _: 0, outputs), tasks, masks)
         passes = math.ceil(self.samples / k)
-        if passes == 1 or not (self.noisy_model.draws or self.views is not None):
-            # One pass, or all others would be the same.
+        if passes == 1:
             return make_result(count, states)
 
         def more(index, active, count, states):

@@ -366,3 +366,12 @@ def test_trial_id():
 def test_a_missing_name_is_an_error_that_says_what_needs_it():
     with pytest.raises(RuntimeError, match=r"`object._flatten_layers` to find layers inside others.*Received: keras"):
         internals.flatten_layers(object())
+
+
+def test_global_seed_generator():
+    for forget in (lambda: None, keras.utils.clear_session):
+        forget()
+        generator = internals.global_seed_generator()
+        before = np.asarray(generator.state)
+        keras.random.uniform((1,))
+        assert (np.asarray(generator.state) != before).any(), gone(internals.global_seed_generator)

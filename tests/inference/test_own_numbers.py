@@ -121,6 +121,21 @@ class TestRandomNumbersOfOnesOwn:
         for noise in ([layer], [Sampling], [model]):
             assert marginalize(model, draws=2, noise=noise, outputs="values")(ZEROS).shape == (12, 1)
 
+    def test_layers_that_draw_nothing_cost_no_draws(self):
+        """Views of a model with code of its own are each predicted once, whatever `draws` says."""
+        rows = []
+
+        class Plain(layers.Layer):
+            def call(self, inputs):
+                rows.append(inputs.shape[0])
+                return inputs
+
+        model = sequential(Plain())
+        rows.clear()
+        mean = marginalize(model, views=lambda x: [x, -x], draws=16, outputs="values", batch_size=12)(ZEROS + 1)
+        np.testing.assert_array_equal(mean, ZEROS)
+        assert set(rows) == {12}
+
     def test_without_noise_each_batch_is_drawn_once(self):
         model = sequential(Sampling())
         one = marginalize(model, noise=None).predict(ZEROS, batch_size=4, verbose=0)
