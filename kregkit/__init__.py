@@ -22,7 +22,7 @@ from kregkit._version import __version__
 
 _LAZY_ROOMS = ("callbacks", "data", "diagnostics", "inference", "plots", "search", "transfer")
 # The layers and models of lazy rooms that files name.
-register_late({"kregkit.data.augment_layer": "AugmentLayer", "kregkit.inference._sampling_model": "MarginalModel"})
+register_late({"kregkit.data.augment_layer": "AugmentLayer", "kregkit.inference._saved": "MarginalModel"})
 
 __all__ = [
     "__version__",

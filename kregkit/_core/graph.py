@@ -3,6 +3,7 @@
 import keras
 
 from kregkit._core import keras_internals
+from kregkit._core.replacing import replaced_all
 
 
 def flat_layers(model):
@@ -30,6 +31,43 @@ def _called_layers(model):
     for node in keras_internals.nodes_in_order(functional):
         position.setdefault(id(node.operation), len(position))
     return sorted(model.layers, key=lambda layer: position.get(id(layer), len(position)))
+
+
+def layers_as_called(model):
+    """Returns `flat_layers(model)` in call order, also where a subclass knows only the order of its attributes.
+
+    A subclass is called once on symbolic inputs of the shapes that it was built on; nothing is computed.
+
+    Raises:
+        ValueError: The subclass can't be called so.
+    """
+    if keras_internals.functional_of(model) is None:
+        return _layers_as_traced(model)
+    layers = []
+    for layer in _called_layers(model):
+        layers += layers_as_called(layer) if isinstance(layer, keras.Model) else [layer]
+    layers = [layer for layer in layers if not isinstance(layer, keras.layers.InputLayer)]
+    return list({id(layer): layer for layer in layers}.values())
+
+
+def _layers_as_traced(model):
+    layers, position = flat_layers(model), {}
+
+    def recording(layer):
+        call = layer.call
+        return lambda *args, **kwargs: (position.setdefault(id(layer), len(position)), call(*args, **kwargs))[1]
+
+    try:
+        shapes = (model.get_build_config() or {})["input_shape"]
+        inputs = keras.tree.map_shape_structure(lambda shape: keras.Input(batch_shape=shape), shapes)
+        with replaced_all([(layer, "call", recording(layer)) for layer in layers]):
+            model(inputs)
+    except Exception as error:
+        raise ValueError(
+            "The order in which this model calls its layers isn't known: it is a subclass, and calling it on symbolic "
+            f"inputs of the shapes that it was built on failed ({error}). Received: model={model!r}"
+        ) from error
+    return sorted(layers, key=lambda layer: position.get(id(layer), len(position)))
 
 
 def all_layers(model):

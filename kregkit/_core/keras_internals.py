@@ -4,9 +4,12 @@ Each function says what it gives, why nothing public does, and what breaks witho
 would go unnoticed, the function looks for it and raises. `tests/core/test_keras_internals.py` pins each one.
 """
 
+import contextlib
 import sys
 
 import keras
+
+from kregkit._core.replacing import replaced_all
 
 
 def _required(thing, name, what):
@@ -32,6 +35,14 @@ def flatten_layers(model, include_self=True):
     layers = _required(model, "_flatten_layers", "to find layers inside others")(include_self=include_self)
     # A subclassed model that shares a layer with a nested one is listed twice by Keras.
     return list({id(layer): layer for layer in layers}.values())
+
+
+def inner_layers(layer):
+    """Returns the layers directly inside a layer, such as the one that a wrapper wraps.
+
+    Public `layers` is there for models only. Without it a weight's place in a model can't be named.
+    """
+    return _required(layer, "_flatten_layers", "to find layers inside others")(include_self=False, recursive=False)
 
 
 def inbound_nodes(operation):
@@ -126,9 +137,37 @@ def takes_training(layer):
     return bool(_required(layer, "_call_has_training_arg", "to run a layer in training mode"))
 
 
-def dtype_policy(layer):
-    """Returns the layer's dtype policy, for `replaced`: the public property can't be set while it is in use."""
-    return _required(layer, "_dtype_policy", "to compute in float64")
+def apply_scores(layer):
+    """Returns `(name, method)` of the step in which an `Attention` layer drops its weights, for `replaced`.
+
+    Public `call` computes scores and drops them in one. Without it dropout in `Attention` can't be drawn per example.
+    """
+    return "_apply_scores", _required(layer, "_apply_scores", "to draw the dropout of attention's weights")
+
+
+def standardize_inputs(functional):
+    """Returns the method by which a functional model brings what it is called with into the order of its inputs.
+
+    Public `call` does this and runs the layers in one. Without it a model's graph can't be run in two parts.
+    """
+    return _required(functional, "_standardize_inputs", "to run a model's graph in two parts")
+
+
+@contextlib.contextmanager
+def computing_in(dtype, layers, losses):
+    """Lets layers and losses compute in another dtype for a block.
+
+    The public property of a layer may be a map by names, and a loss has none that can be set. Without it gradients
+    can't be checked against float64.
+    """
+    for layer in layers:
+        _required(layer, "_dtype_policy", "to compute in another dtype")
+    for loss in losses:
+        _required(loss, "_dtype", "to compute in another dtype")
+    policy = keras.DTypePolicy(dtype)
+    changes = [(layer, "_dtype_policy", policy) for layer in layers] + [(loss, "_dtype", dtype) for loss in losses]
+    with replaced_all(changes):
+        yield
 
 
 # Models: compiled parts and the training loop.
@@ -142,6 +181,15 @@ def compile_arguments(model):
     if not model.compiled:
         return None
     return dict(_required(model, "_compile_config", "to read what a model was compiled with").config)
+
+
+def build_as_fit_does(model, batch):
+    """Builds a model, its compiled parts and its optimizer from the shapes of one batch `(x, y, sample_weight)`.
+
+    Public `build` knows of no labels and asks subclasses for a method of theirs. `fit` does this before its first
+    step; without it a model without an input layer would have to be trained before it can be looked at.
+    """
+    _required(model, "_symbolic_build", "to build a model as `fit` does")(data_batch=batch)
 
 
 def compiled_loss(model):
@@ -174,20 +222,65 @@ def wrapped_function(metric):
     return _required(metric, "_fn", "to tell which values of a metric are better")
 
 
-def running_callback_list():
+def running_callback_list(model=None):
     """Returns the `CallbackList` whose `on_train_begin` is running, or None outside of `fit`.
 
     Keras gives callbacks no way to the list that they are in. Without it no conflict between callbacks is noticed and
-    nothing tells that `fit` has failed, so a list that can't be found from within one is an error: see
-    `callbacks/_installed.py`, which asks only from `on_train_begin`.
+    nothing tells that `fit` has failed, so it is an error if `model.fit` is running and its list can't be found.
     """
     frame = sys._getframe(1)
     while frame is not None:
         owner = frame.f_locals.get("self")
         if frame.f_code.co_name == "on_train_begin" and isinstance(owner, keras.callbacks.CallbackList):
             return owner
+        if frame.f_code.co_name == "fit" and owner is model and model is not None:
+            raise RuntimeError(
+                "kregkit needs the list of callbacks to find those that don't go together, and can't find it in this "
+                "version's `fit`: install a version of Keras that kregkit supports. "
+                f"Received: keras.__version__={keras.__version__!r}"
+            )
         frame = frame.f_back
     return None
+
+
+def running_fit(model):
+    """Returns the local names of the `fit` of `model` that is running, as a dictionary; empty outside of `fit`.
+
+    Among them are `fit`'s public arguments, which Keras doesn't tell its callbacks. Without it validation data that
+    can't be read twice, and models that are built by their first batch, would be noticed too late.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "fit" and frame.f_locals.get("self") is model and "epochs" in frame.f_locals:
+            return dict(frame.f_locals)
+        frame = frame.f_back
+    return {}
+
+
+def running_fit_spec(model):
+    """Returns the `tf.TypeSpec`s of one batch of the data that the running `fit` of `model` trains on, or None.
+
+    Keras peeks into generators itself, so reading its iterator loses no batch. Without it models that are built by
+    their first batch have no weights when callbacks begin, and some callbacks refuse them by name.
+    """
+    iterator = running_fit(model).get("epoch_iterator")
+    return getattr(getattr(iterator, "_distributed_dataset", None), "element_spec", None)
+
+
+def calling_models():
+    """Returns the models of which a method is running, the innermost first.
+
+    Keras builds an optimizer on a list of variables, whose paths lack the names of nested models once a model was
+    cloned or loaded; nothing tells which model they belong to. Without it such a model's optimizer is refused where
+    its patterns name a nested model.
+    """
+    models, frame = [], sys._getframe(1)
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, keras.Model) and owner not in models:
+            models.append(owner)
+        frame = frame.f_back
+    return models
 
 
 def initial_epoch(model):
@@ -196,6 +289,16 @@ def initial_epoch(model):
     Nothing public says that a backup was restored. Without it a restored run would count its epochs from 0.
     """
     return getattr(model, "_initial_epoch", None)
+
+
+def set_initial_epoch(model, epoch):
+    """Has the `fit` whose callbacks are beginning start at `epoch`, as `BackupAndRestore` does.
+
+    Nothing public moves a fit that has begun. Without it a run that was killed couldn't be taken up by a callback.
+    """
+    if not hasattr(model, "_initial_epoch"):
+        _required(model, "_initial_epoch", "to go on in the middle of a run")
+    model._initial_epoch = epoch
 
 
 def clear_initial_epoch(model):
@@ -221,6 +324,24 @@ def global_state():
     return vars(_required(_required(module, "global_state", "to keep names and seeds"), "GLOBAL_STATE_TRACKER", ""))
 
 
+def global_seed_generator():
+    """Returns the seed generator of random numbers that are drawn without a seed.
+
+    Public `set_random_seed` only resets it. Without it such numbers would be the same in every batch of an ensemble.
+    """
+    if global_state().get("global_seed_generator") is None:
+        # Keras makes it at its first use.
+        keras.random.uniform((1,))
+    return _required(_Attributes(global_state()), "global_seed_generator", "to draw numbers that have no seed")
+
+
+class _Attributes:
+    """The entries of a dictionary as attributes."""
+
+    def __init__(self, entries):
+        vars(self).update(entries)
+
+
 def download_module():
     """Returns the module in which all of `keras.applications` find `get_file`.
 
@@ -241,6 +362,105 @@ def optimizer_variables(optimizer):
     Public `optimizer.variables` are its own slots.
     """
     return list(_required(optimizer, "_trainable_variables", "to know which weights an optimizer trains"))
+
+
+def variable_index(optimizer, variable):
+    """Returns the variable's number among those that an optimizer was built on, or None.
+
+    `update_step` gets the backend's own variables, in pieces under `tf.distribute`; only Keras's key tells them apart.
+    Without it a step finds neither a variable's slots nor its factor.
+    """
+    try:
+        return _required(optimizer, "_get_variable_index", "to find a variable's state")(variable)
+    except KeyError:
+        return None
+
+
+def adam_slots(optimizer, variable):
+    """Returns the averages of the gradient and of its square, and the latter's largest or None, that Adam keeps.
+
+    Public `optimizer.variables` holds them in no promised order. Without it Adam can't leave its correction out.
+    """
+    names = ["_momentums", "_velocities", *(["_velocity_hats"] if optimizer.amsgrad else [])]
+    index = variable_index(optimizer, variable)
+    slots = [_required(optimizer, name, "to find Adam's averages")[index] for name in names]
+    return slots if optimizer.amsgrad else [*slots, None]
+
+
+def wrapped_state_names():
+    """Returns the attributes in which Keras reads the state of whatever optimizer a model has.
+
+    A wrapper has to have them too: nothing public says how. Without it a wrapper would count its own steps, and Keras
+    would find neither averages nor variables.
+    """
+    return ("_iterations", "_model_variables_moving_average", "_trainable_variables", "_trainable_variables_indices")
+
+
+def replace_updates(optimizer, update, parallel_update, decay, average):
+    """Has an optimizer call other functions in place of those of its methods that change weights or averages of them.
+
+    `apply` itself (clipping, accumulation, constraints) stays. Public `update_step` is only one of these methods, and
+    isn't called on the torch backend. Without the others a layer's weights would decay at another layer's rate,
+    silently, so a missing one is an error.
+
+    Args:
+        optimizer: A `keras.optimizers.Optimizer`.
+        update: Callable `(gradient, variable, learning_rate)`.
+        parallel_update: Callable `(gradients, variables, learning_rate)`, for the torch backend.
+        decay: Callable `(variables)`, weight decay.
+        average: Callable `(variables)`, Keras's own moving averages.
+    """
+    if hasattr(optimizer, "_parallel_update_step"):
+        optimizer._parallel_update_step = parallel_update
+    else:
+        optimizer.update_step = update
+    for name, function in (("_apply_weight_decay", decay), ("_update_model_variables_moving_average", average)):
+        _required(optimizer, name, "to give layers rates of their own")
+        setattr(optimizer, name, function)
+
+
+def update_in_parallel(optimizer, gradients, variables, learning_rate):
+    """Runs the torch backend's update of several variables, replaced or not."""
+    type(optimizer)._parallel_update_step(optimizer, gradients, variables, learning_rate)
+
+
+def decay_weights(optimizer, variables, learning_rate):
+    """Runs an optimizer's weight decay of some variables, replaced or not, as if it had another learning rate.
+
+    Keras reads the rate in the midst of it: from the property, or from the method on the torch backend.
+    """
+    type(optimizer)._apply_weight_decay(_AtLearningRate(optimizer, learning_rate), variables)
+
+
+class _AtLearningRate:
+    """An optimizer as its own methods see it, with another learning rate."""
+
+    def __init__(self, optimizer, learning_rate):
+        self._optimizer = optimizer
+        self.learning_rate = learning_rate
+
+    def _get_current_learning_rate(self):
+        return self.learning_rate
+
+    def __getattr__(self, name):
+        return getattr(self._optimizer, name)
+
+
+def average_weights(optimizer, variables):
+    """Runs Keras's own moving averages of all variables, replaced or not, and returns the averages."""
+    type(optimizer)._update_model_variables_moving_average(optimizer, variables)
+    return (
+        _required(optimizer, "_model_variables_moving_average", "to find moving averages") if optimizer.use_ema else []
+    )
+
+
+def learning_rate_schedule(optimizer):
+    """Returns the schedule that an optimizer was made with, or None.
+
+    Public `learning_rate` is its value at the present step; `get_config` fails for schedules that aren't registered.
+    """
+    schedule = _required(optimizer, "_learning_rate", "to read a learning rate schedule")
+    return schedule if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule) else None
 
 
 # TensorFlow.

@@ -24,6 +24,11 @@ def copy_values(variables):
     return [np.array(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(variable))) for variable in variables]
 
 
+def variable_path(variable):
+    """Returns the path of a Keras variable, or the name of a TensorFlow variable, which has no path."""
+    return getattr(variable, "path", None) or variable.name.partition(":")[0]
+
+
 def is_kernel(variable):
     """Returns whether a weight is a matrix, or more, and no bias: those of attention and `GRU` are matrices too."""
     return len(variable.shape) > 1 and "bias" not in variable.name

@@ -1,10 +1,11 @@
 """From a TFDS name, arrays or files to what `model.fit` reads, with augmentation that is fast and replayable."""
 
 from kregkit.data._random import make_keys
+from kregkit.data._restoring import restore
 from kregkit.data.augment import Augment
 from kregkit.data.augment_layer import AugmentLayer
 from kregkit.data.bundled_digits import digits
-from kregkit.data.color import ColorJitter, PCAColorNoise, Standardize
+from kregkit.data.color import ColorJitter, PCAColorNoise
 from kregkit.data.crops import RandomCrop, RandomResizedCrop
 from kregkit.data.erasing import Cutout
 from kregkit.data.geometry import (
@@ -15,10 +16,11 @@ from kregkit.data.geometry import (
     RandomStretch,
     RandomTranslation,
 )
+from kregkit.data.image_folders import image_folder
 from kregkit.data.loading import load
 from kregkit.data.mixing import CutMix, MixUp
 from kregkit.data.pipelines import pipeline
-from kregkit.data.sources import image_folder
+from kregkit.data.standardization import Standardize
 from kregkit.data.views import FiveCrop, Flips, MultiScale, RandomViews, TenCrop, Views
 
 __all__ = [
@@ -49,4 +51,5 @@ __all__ = [
     "load",
     "make_keys",
     "pipeline",
+    "restore",
 ]

@@ -67,3 +67,13 @@ def normal(u):
     """Turns pairs of uniform numbers `(batch, 2 n)` into `n` normal ones, by Box and Muller."""
     first, second = tf.split(u, 2, axis=-1)
     return tf.sqrt(-2.0 * tf.math.log1p(-first)) * tf.cos(2.0 * np.pi * second)
+
+
+def batch_keys(key, num):
+    """Returns `num` keys from a single one, int64."""
+    return tf.bitcast(fold(tf.bitcast(key, tf.uint64), tf.range(tf.cast(num, tf.int64))), tf.int64)
+
+
+def keys_from_pair(pair, batch):
+    """Returns keys for a batch from the two numbers of a Keras seed generator."""
+    return batch_keys(tf.bitcast(fold(fold(_constant(0), pair[0]), pair[1]), tf.int64), batch)

@@ -3,10 +3,11 @@
 import contextlib
 import io
 import pathlib
-import threading
 import urllib.error
 import urllib.request
 
+from kregkit._core import keras_internals
+from kregkit._core.background import answers_in_time
 from kregkit._core.optional import import_optional
 
 _PROBE = "https://storage.googleapis.com/tfds-data"
@@ -51,8 +52,7 @@ def quietly():
     """Silences what TFDS prints while it prepares, which says "Downloading" even where nothing is downloaded."""
     tfds = import_optional("tensorflow_datasets", "kregkit.data")
     bars = tfds.core.utils.tqdm_utils
-    # TFDS has functions that switch its progress bars, but none that tells whether they are on.
-    before = getattr(bars, "_active", True)
+    before = keras_internals.progress_bars_active(tfds)
     bars.display_progress_bar(False)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -64,20 +64,13 @@ def quietly():
 def network_answers(url=_PROBE, seconds=_PROBE_SECONDS):
     """Whether a request gets any answer within `seconds`, through the system's proxies.
 
-    It runs in a thread: looking up a host name has no time limit of its own.
+    A refusal by the server is an answer too.
     """
-    answered = []
 
-    def probe():
-        try:
-            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds).close()
-            answered.append(True)
-        except urllib.error.HTTPError:
-            answered.append(True)
-        except (OSError, ValueError):
+    def ask():
+        with contextlib.suppress(urllib.error.HTTPError), urllib.request.urlopen(request, timeout=seconds):
             pass
+        return True
 
-    thread = threading.Thread(target=probe, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return bool(answered)
+    request = urllib.request.Request(url, method="HEAD")
+    return answers_in_time(ask, seconds)

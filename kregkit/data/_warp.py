@@ -163,3 +163,58 @@ def compose_moves(first, second, middle, size):
     (flip_one, shift_one), (flip_two, shift_two) = first, second
     shift = shift_one + tf.where(flip_one, middle - shift_two - size, shift_two)
     return tf.math.logical_xor(flip_one, flip_two), shift
+
+
+def move(group, images, masks, value_range, black):
+    """Applies geometric operations as one: by copying where all of them are exact, else by one resampling.
+
+    Args:
+        group: List of `(operation, u)`, with `u` the operation's draws, or `None` for its central version at test time.
+        images, masks: As for `warp`.
+        value_range: The `ValueRange` to which uint8 images come if they are resampled.
+        black: Number, what shows outside the images; 0 for uint8 images.
+
+    Returns:
+        Images, of their own type where they were only copied, and the masks.
+    """
+    height, width = sizes(images)
+    operations = [operation for operation, _ in group]
+    batch = tf.shape(images)[0]
+    if all(operation.exact for operation in operations):
+        moves = None
+        for operation, u in group:
+            out = operation.output_size(height, width)
+            next_moves = operation.central(batch, height, width) if u is None else operation.move(u, height, width)
+            if moves is not None:
+                next_moves = tuple(compose_moves(*each) for each in zip(moves, next_moves, (height, width), out))
+            moves, (height, width) = next_moves, out
+        # Composed crops can look past the padding of the first one: the second's own padding lies there.
+        margin = sum(operation.margin for operation in operations)
+        copied = copy(images, moves, height, width, margin, black)
+        return copied, None if masks is None else copy(masks, moves, height, width, margin)
+    steps = []
+    for operation, u in group:
+        if u is not None:
+            steps += operation.steps(u, height, width)
+        elif operation.exact:
+            steps += _central_steps(operation, batch, height, width)
+        else:
+            steps += operation.central_steps(batch, height, width)
+        height, width = operation.output_size(height, width)
+    is_bytes = images.dtype == tf.uint8
+    fill = next((operation.fill for operation in operations if operation.fill is not None), "constant")
+    if not is_bytes:
+        images = tf.cast(images, tf.float32)
+    # `warp` shows zeros outside.
+    images, masks = warp(images - black if black else images, steps, height, width, fill, masks)
+    if is_bytes:
+        images = value_range.scaled(images)
+    return images + black if black else images, masks
+
+
+def _central_steps(operation, batch, height, width):
+    moves = operation.central(batch, height, width)
+    steps = []
+    for (_, shift), size, out in zip(moves, (height, width), operation.output_size(height, width)):
+        steps.append(tf.cast(shift, tf.float32) + tf.cast(out - size, tf.float32) / 2)
+    return [("affine", affine(1.0, 0.0, steps[1], 0.0, 1.0, steps[0]))]

@@ -1,19 +1,102 @@
-"""Several operations as one function of images and keys: fused, cast once, replayable."""
+"""What an augmentation operation is, and several of them as one function of images and keys: fused and replayable."""
 
 import functools
+import inspect
 import itertools
+import typing
 
-import numpy as np
+import keras
 import tensorflow as tf
 
 from kregkit._core.checks import check_choice
-from kregkit.data import _random, _warp
-from kregkit.data._operation import Operation
-from kregkit.data.color import Color, Standardize
-from kregkit.data.geometry import Geometric
-from kregkit.data.mixing import Mixing
+from kregkit.data import _random
+from kregkit.data._arguments import register
+from kregkit.data._graph_checks import require, text, text_of
+from kregkit.data.views import RandomViews
 
 
+class ValueRange(typing.NamedTuple):
+    """The range `[low, high]` of float images."""
+
+    low: float
+    high: float
+
+    def scaled(self, images):
+        """Brings float images in 0..255 to this range."""
+        images = images * ((self.high - self.low) / 255)
+        return images + self.low if self.low else images
+
+    def floats(self, images):
+        """Returns float32 images in this range from uint8 ones, or from float ones that are in it already."""
+        floats = tf.cast(images, tf.float32)
+        return self.scaled(floats) if images.dtype == tf.uint8 else floats
+
+
+class Operation:
+    """Base class of the operations. A subclass stores each argument under its own name and says its number of draws.
+
+    `operation(images, key)` applies it alone; `Augment` applies several and fuses them. A subclass defines `apply`, or
+    `run` where neighbours of its kind are applied as one.
+    """
+
+    num_draws = 0
+    # Preprocessing isn't random: it runs at test time too.
+    random = True
+    changes_size = False
+    # Pair (height, width): smaller images are an error. `None` if any size will do.
+    minimum_size = None
+    # True if what is drawn at one place of an image comes out at another.
+    moves_pixels = False
+    # True if it mixes each example with another one, labels too: it defines `mix` and `one_hot`.
+    mixes = False
+    # False if the images that come out no longer lie in the range that colours are clipped to.
+    keeps_range = True
+    # True if the images that come in must lie in it.
+    needs_range = False
+
+    def __call__(self, images, key=0, **arguments):
+        """Applies this operation alone: `Augment([self])(images, key, **arguments)`."""
+        return Augment([self])(images, key, **arguments)
+
+    def apply(self, images, u, value_range):
+        """Returns float images, from float images in `value_range` and this operation's draws `(batch, num_draws)`."""
+        raise NotImplementedError
+
+    def fuses_after(self, group):
+        """Returns whether `run` of the operations in `group` can include this one."""
+        return False
+
+    def run(self, group, images, masks, value_range, black):
+        """Applies operations that fuse, a list of pairs `(operation, u)`, and returns images and masks.
+
+        Args:
+            group: The pairs; `u` are an operation's draws, or `None` at test time, when it isn't random.
+            images: uint8 or float.
+            masks: Tensor or `None`.
+            value_range: `ValueRange` of float images.
+            black: Number, what shows outside images of this type.
+        """
+        ((operation, u),) = group
+        return operation.apply(value_range.floats(images), u, value_range), masks
+
+    def get_config(self):
+        names = list(inspect.signature(type(self).__init__).parameters)[1:]
+        return {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+    def __repr__(self):
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
+        return f"{type(self).__name__}({arguments})"
+
+
+def _name_in_batch(row):
+    return text("Image ", row, " of the batch")
+
+
+@register
 class Augment:
     """Applies operations to images, each image by its own key: `augment(images, key)`.
 
@@ -32,8 +115,9 @@ class Augment:
         operations: List of operations, such as `[RandomFlip(), RandomCrop(4), ColorJitter()]`. `Standardize` may be
             followed by no operation on colours, and `MixUp` and `CutMix` come last.
         value_range: Pair `(low, high)`, the range of the images that come out. Defaults to `(0.0, 1.0)`. uint8 images
-            are brought from 0..255 to it; float images must be in it already. What comes from outside an image is
-            `low`, black, or 0, the mean, after `Standardize`.
+            are brought from 0..255 to it; float images must be in it already, to within a tenth of its width, which is
+            checked where operations on colours clip to it (not under XLA, which can't stop). What comes from outside an
+            image is `low`, black, or 0, the mean, after `Standardize`.
         fuse: Boolean, whether to fuse. `False` runs each operation by itself, for comparison.
 
     Raises:
@@ -61,7 +145,7 @@ class Augment:
                 f"`value_range` must be a pair (low, high), low < high. Received: value_range={value_range!r}"
             )
         self.operations = list(operations)
-        self.value_range = tuple(map(float, value_range))
+        self.value_range = ValueRange(*map(float, value_range))
         self.fuse = check_choice("fuse", fuse, (True, False))
         self._check_order()
         seen = {}
@@ -70,19 +154,19 @@ class Augment:
             kind = type(operation).__name__
             seen[kind] = seen.get(kind, -1) + 1
             self._names.append(f"{kind}/{seen[kind]}")
-        self.mixes = any(isinstance(one, Mixing) for one in self.operations)
-        # Not the method: TensorFlow warns of retracing by its code, which every Augment shares.
+        self.mixes = any(one.mixes for one in self.operations)
+        # A new object for each Augment: TensorFlow warns of retracing by a method's code, which all of them share.
         self._python = functools.partial(self._run)
         self._functions = {}
 
     def _check_order(self):
         for one, other in itertools.combinations(self.operations, 2):
-            if isinstance(one, Standardize) and isinstance(other, (Color, Standardize)):
+            if not one.keeps_range and (not other.keeps_range or other.needs_range):
                 raise ValueError(
                     "`Standardize` leaves the range that colours are clipped to, so it must follow the operations on "
                     f"colours. Received: operations={self.operations}"
                 )
-            if isinstance(one, Mixing) and not isinstance(other, Mixing):
+            if one.mixes and not other.mixes:
                 raise ValueError(f"`MixUp` and `CutMix` must come last. Received: operations={self.operations}")
 
     def __call__(self, images, key, labels=None, masks=None, training=True):
@@ -101,53 +185,71 @@ class Augment:
         Returns:
             float32 images, or a tuple of images and those of labels and masks that were given.
         """
-        images, key, keys, single = self._ready(images, key)
+        images, keys, single = _ready(images, key)
         if single:
             if self.mixes and training:
                 raise ValueError("`MixUp` and `CutMix` need a batch. Received: images of rank 3")
             labels, masks = (None if value is None else tf.convert_to_tensor(value)[None] for value in (labels, masks))
         labels, masks = (None if value is None else tf.convert_to_tensor(value) for value in (labels, masks))
-        run = self._compiled(images, labels, masks) if tf.executing_eagerly() else self._run
-        images, labels, masks = run(images, keys, labels, masks, bool(training))
+        if tf.executing_eagerly():
+            try:
+                results = self._compiled(images, labels, masks)(images, keys, labels, masks, bool(training))
+            except tf.errors.InvalidArgumentError as error:
+                if text_of(error) is None:
+                    raise
+                raise ValueError(text_of(error)) from None
+            images, labels, masks = results
+        else:
+            images, labels, masks = self._run(images, keys, labels, masks, bool(training))
         if single:
             images, labels, masks = (None if value is None else value[0] for value in (images, labels, masks))
         results = tuple(value for value in (images, labels, masks) if value is not None)
         return results if len(results) > 1 else images
 
     def __repr__(self):
-        return f"Augment({self.operations}, value_range={self.value_range}, fuse={self.fuse})"
+        return f"Augment({self.operations}, value_range={tuple(self.value_range)}, fuse={self.fuse})"
+
+    def get_config(self):
+        return {"operations": self.operations, "value_range": tuple(self.value_range), "fuse": self.fuse}
+
+    @classmethod
+    def from_config(cls, config):
+        # Keras serializes what is inside a config, and leaves it to the class to bring it back.
+        return cls(**{
+            name: keras.saving.deserialize_keras_object(value) if isinstance(value, (dict, list)) else value
+            for name, value in config.items()
+        })  # fmt: skip
+
+    @property
+    def moves(self):
+        """True if some operation moves pixels."""
+        return any(operation.moves_pixels for operation in self.operations)
+
+    @property
+    def exact(self):
+        """True if pixels are only mirrored and shifted by whole pixels, which copies."""
+        return all(operation.exact for operation in self.operations if operation.moves_pixels)
+
+    def matrices(self, keys, height, width):
+        """Returns where the pixels of augmented images lie in the images: `(batch, 3, 3)`, as `Views.matrices` does.
+
+        `None` where there is no such map: a crop that is smaller than the image, or a lens's distortion.
+
+        Args:
+            keys: The keys, `(batch,)`, that the images were augmented by.
+            height, width: The images' size.
+        """
+        moving = [(index, one) for index, one in enumerate(self.operations) if one.moves_pixels]
+        if not all(operation.invertible for _, operation in moving):
+            return None
+        matrices = tf.eye(3, batch_shape=[tf.size(keys)])
+        for index, operation in moving:
+            matrices = matrices @ operation.matrix(self.draws(keys, index), height, width)
+        return matrices
 
     def views(self, num_views, seed=0):
         """Returns these augmentations as test-time views: see `kregkit.data.RandomViews`."""
-        from kregkit.data.views import RandomViews
-
         return RandomViews(self, num_views, seed)
-
-    def _ready(self, images, key):
-        images = tf.convert_to_tensor(images)
-        single = images.shape.rank == 3
-        if images.shape.rank not in (3, 4):
-            raise ValueError(
-                "`images` must be `(batch, h, w, channels)` or `(h, w, channels)`. "
-                f"Received: shape={tuple(images.shape)}"
-            )
-        if images.dtype != tf.uint8 and not images.dtype.is_floating:
-            raise ValueError(f"`images` must be uint8 or floating. Received: dtype={images.dtype.name}")
-        if images.shape[-1] is None:
-            raise ValueError(f"`images` must have a known number of channels. Received: shape={tuple(images.shape)}")
-        key = tf.cast(tf.convert_to_tensor(key), tf.int64)
-        if key.shape.rank not in (0, 1) or (single and key.shape.rank == 1 and key.shape[0] != 1):
-            raise ValueError(f"`key` must be an integer, or one per image. Received: shape={tuple(key.shape)}")
-        images = images[None] if single else images
-        if key.shape.rank == 1:
-            if None not in (key.shape[0], images.shape[0]) and key.shape[0] != images.shape[0]:
-                raise ValueError(f"`key` must hold one key per image, {images.shape[0]}. Received: shape={key.shape}")
-            keys = key
-        else:
-            keys = key[None] if single else tf.bitcast(
-                _random.fold(tf.bitcast(key, tf.uint64), tf.range(tf.shape(images, tf.int64)[0])), tf.int64
-            )  # fmt: skip
-        return images, key, keys, single
 
     def _compiled(self, *values):
         """Returns the graph that eager calls share: one for each size of image, and for any number of images."""
@@ -157,60 +259,133 @@ class Augment:
         return self._functions[shapes]
 
     def _run(self, images, keys, labels, masks, training):
+        self.check_images(images, training)
         images, masks = self.transform(images, keys, masks, training)
-        if self.mixes and training:
-            partner = self.partners(keys)
-            if labels is None:
-                raise ValueError("`MixUp` and `CutMix` need labels. Received: labels=None")
-            images, labels = self.mix(
-                images, keys, labels, tf.gather(images, partner), tf.gather(labels, partner)
-            )  # fmt: skip
-        elif labels is not None:
-            labels = self.one_hot(labels)
+        if self.mixes and training and labels is None:
+            raise ValueError("`MixUp` and `CutMix` need labels. Received: labels=None")
+        if labels is not None:
+            self.check_labels(labels)
+            images, labels = self.mix(images, labels, keys, training=training)
         return images, labels, masks
 
-    def one_hot(self, labels):
-        """Returns labels in the form that the mixing operations give them, or as they are where there are none."""
+    def check_images(self, images, training=True, name=_name_in_batch, range_matters=False):
+        """Raises an error, eagerly or in the graph, if the images break a promise.
+
+        Args:
+            images: A batch.
+            training: Boolean.
+            name: Callable from a row to a string, what an error calls this image.
+            range_matters: Boolean, whether float images must lie in the range although no operation needs it.
+        """
+        active = self._active(training)
+        if images.dtype.is_floating and (range_matters or any(operation.needs_range for _, operation in active)):
+            self._check_range(images, name)
+        resizing = next((operation for _, operation in active if operation.changes_size), None)
+        if resizing is not None and resizing.minimum_size is not None and None in images.shape[1:3]:
+            height, width = tf.unstack(tf.shape(images)[1:3])
+            most = resizing.minimum_size
+            require(
+                (height >= most[0]) & (width >= most[1]) | (tf.shape(images)[0] == 0),
+                lambda: text(
+                    name(0), f" must be at least {most[0]}x{most[1]} for the window of {resizing}: make the window "
+                    "smaller, add `padding`, or use RandomResizedCrop. Received: an image of ", height, "x", width,
+                ),
+            )  # fmt: skip
+
+    def _check_range(self, images, name):
+        low, high = self.value_range
+        # Resizing by cubic interpolation goes a little beyond.
+        slack = 0.1 * (high - low)
+        good = tf.reduce_all((images >= low - slack) & (images <= high + slack), (1, 2, 3))
+
+        def describe():
+            row = tf.argmin(tf.cast(good, tf.int32))
+            image = tf.cast(images[row], tf.float32)
+            values = text("values from ", tf.reduce_min(image), " to ", tf.reduce_max(image))
+            finite = tf.reduce_all(tf.math.is_finite(image))
+            return text(
+                name(row), f" must lie in value_range=({low:g}, {high:g}), as all float images: scale it "
+                "before, or say what its range is, such as value_range=(0.0, 255.0) for what "
+                "keras.utils.image_dataset_from_directory gives. Received: ",
+                tf.where(finite, values, "NaN or infinite values"),
+            )  # fmt: skip
+
+        require(tf.reduce_all(good), describe)
+
+    def check_labels(self, labels, name=_name_in_batch):
+        """Raises an error, eagerly or in the graph, if the labels can't be mixed. Arguments as for `check_images`."""
+        labels = tf.convert_to_tensor(labels)
         for operation in self.operations:
-            if isinstance(operation, Mixing):
-                labels = operation.one_hot(labels)
-        return labels
+            if operation.mixes:
+                operation.check_labels(labels, name)
+
+    def draws(self, keys, index):
+        """Returns the uniform numbers of the operation at an index, `(batch, num_draws)`."""
+        return _random.uniform(keys, self._names[index], self.operations[index].num_draws)
+
+    def transform(self, images, keys, masks=None, training=True):
+        """Applies all operations but the mixing ones to a batch. Returns float32 images in the range, and masks."""
+        if masks is not None:
+            self._check_masks(images, masks)
+        keeps_range = True
+        for group in self._groups(training):
+            # Zeros outside mean black, which is the range's lower end; the mean, after `Standardize`.
+            black = 0.0 if images.dtype == tf.uint8 or not keeps_range else self.value_range.low
+            pairs = [(self.operations[index], self.draws(keys, index) if training else None) for index in group]
+            first = pairs[0][0]
+            images, masks = first.run(pairs, images, masks, self.value_range, black)
+            keeps_range = keeps_range and first.keeps_range
+        return self.value_range.floats(images), masks
+
+    def mix(self, images, labels, keys, others=None, training=True):
+        """Applies the mixing operations, which come last; at test time labels only take the form that they give.
+
+        Args:
+            images: Transformed images.
+            labels: Their labels, as they came.
+            keys: The keys of the examples.
+            others: Pair of transformed images and labels of the examples' partners, or `None` for partners from the
+                batch itself.
+            training: Boolean.
+        """
+        mixing = [(index, operation) for index, operation in enumerate(self.operations) if operation.mixes]
+        if not mixing:
+            return images, labels
+        if others is None and training:
+            partners = self.partners(keys)
+            others = tf.gather(images, partners), tf.gather(labels, partners)
+        for _, operation in mixing:
+            labels = operation.one_hot(labels)
+        if training:
+            other_images, other_labels = others
+            for _, operation in mixing:
+                other_labels = operation.one_hot(other_labels)
+            for index, operation in mixing:
+                images, labels = operation.mix(images, labels, other_images, other_labels, self.draws(keys, index))
+        return images, labels
 
     def partners(self, keys):
         """Returns each example's partner: the next one in an order drawn by key, never itself in a batch of two."""
         order = tf.argsort(_random.uniform(keys, "partner", 1)[:, 0], stable=True)
         return tf.gather(order, (tf.argsort(order) + 1) % tf.size(order))
 
-    def draws(self, keys, index):
-        """Returns the uniform numbers of the operation at a place, `(batch, num_draws)`."""
-        return _random.uniform(keys, self._names[index], self.operations[index].num_draws)
+    def _active(self, training):
+        """Returns pairs of index and operation of those that act: what is random only in training; none that mixes."""
+        return [
+            (index, operation)
+            for index, operation in enumerate(self.operations)
+            if not operation.mixes and (training or operation.changes_size or not operation.random)
+        ]
 
-    def mix(self, images, keys, labels, other_images, other_labels):
-        """Applies the mixing operations to transformed examples and partners."""
-        labels, other_labels = self.one_hot(labels), self.one_hot(other_labels)
-        for index, operation in enumerate(self.operations):
-            if isinstance(operation, Mixing):
-                images, labels = operation.mix(images, labels, other_images, other_labels, self.draws(keys, index))
-        return images, labels
-
-    def transform(self, images, keys, masks=None, training=True):
-        """Applies all operations but the mixing ones to a batch. Returns float32 images in the range, and masks."""
-        if masks is not None:
-            self._check_masks(images, masks)
-        low, high = self.value_range
-        for run in self._runs(training):
-            first = self.operations[run[0]]
-            if isinstance(first, Geometric):
-                images, masks = self._move(images, keys, masks, run, training)
-            elif isinstance(first, Color):
-                images = self._recolor(images, keys, run)
+    def _groups(self, training):
+        """Returns lists of indices of operations that run as one."""
+        groups = []
+        for index, operation in self._active(training):
+            if self.fuse and groups and operation.fuses_after([self.operations[i] for i in groups[-1]]):
+                groups[-1].append(index)
             else:
-                images = self._in_range(images)
-                if isinstance(first, Standardize):
-                    images = first.apply(images, low, high)
-                else:
-                    images = first.apply(images, self.draws(keys, run[0]))
-        return self._in_range(images), masks
+                groups.append([index])
+        return groups
 
     def _check_masks(self, images, masks):
         if self.mixes:
@@ -223,149 +398,25 @@ class Augment:
                 f"{tuple(images.shape[1:3])}. Received: shape={tuple(masks.shape)}"
             )
 
-    def _runs(self, training):
-        """Returns lists of places of operations that fuse with each other."""
-        runs = []
-        for index, operation in enumerate(self.operations):
-            resizes = isinstance(operation, Geometric) and getattr(operation, "changes_size", False)
-            if isinstance(operation, Mixing) or not (training or resizes or not operation.random):
-                continue
-            last = self.operations[runs[-1][-1]] if runs else None
-            both_geometric = isinstance(operation, Geometric) and isinstance(last, Geometric)
-            if both_geometric:
-                fills = {self.operations[i].fill for i in (*runs[-1], index)} - {None}
-                # A crop that pads shows zeros outside, which fuses with a constant fill only.
-                pads = any(self.operations[i].margin for i in (*runs[-1], index))
-                fits = len(fills | ({"constant"} if pads else set())) <= 1
-            else:
-                fits = isinstance(operation, Color) and isinstance(last, Color)
-            if self.fuse and fits:
-                runs[-1].append(index)
-            else:
-                runs.append([index])
-        return runs
 
-    def _move(self, images, keys, masks, run, training):
-        operations = [self.operations[index] for index in run]
-        height, width = _warp.sizes(images)
-        batch = tf.shape(images)[0]
-        exact = all(operation.exact for operation in operations)
-        whole_numbers = images.dtype == tf.uint8
-        # Zeros outside mean black, which is the range's lower end; the mean, after `Standardize`.
-        standardized = any(isinstance(one, Standardize) for one in self.operations[: run[0]])
-        black = 0.0 if whole_numbers or standardized else self.value_range[0]
-        moves, steps = None, []
-        for operation, index in zip(operations, run):
-            out_height, out_width = operation.output_size(height, width)
-            if exact:
-                move = (
-                    operation.move(self.draws(keys, index), height, width)
-                    if training
-                    else operation.central(batch, height, width)
-                )
-                if moves is not None:
-                    middles, ends = (height, width), (out_height, out_width)
-                    move = tuple(_warp.compose_moves(*args) for args in zip(moves, move, middles, ends))
-                moves = move
-            elif training:
-                steps += operation.steps(self.draws(keys, index), height, width)
-            elif operation.exact:
-                steps += _central_steps(operation, batch, height, width)
-            else:
-                steps += operation.central_steps(batch, height, width)
-            height, width = out_height, out_width
-        if exact:
-            margin = sum(operation.margin for operation in operations)
-            # Composed crops can look past the padding of the first one: the second's own padding lies there.
-            images = _warp.copy(images, moves, height, width, margin, black)
-            return images, None if masks is None else _warp.copy(masks, moves, height, width, margin)
-        if not whole_numbers:
-            images = tf.cast(images, tf.float32)
-        fill = next((operation.fill for operation in operations if operation.fill is not None), "constant")
-        images = images - black if black else images
-        images, masks = _warp.warp(images, steps, height, width, fill, masks)
-        images = images + black if black else images
-        if whole_numbers:
-            images = self._scaled(images)
-        return images, masks
-
-    def _scaled(self, images):
-        low, high = self.value_range
-        images = images * ((high - low) / 255)
-        return images + low if low else images
-
-    def _in_range(self, images):
-        if images.dtype == tf.uint8:
-            return self._scaled(tf.cast(images, tf.float32))
-        return tf.cast(images, tf.float32)
-
-    def _recolor(self, images, keys, run):
-        low, high = self.value_range
-        channels = images.shape[-1]
-        # To [0, 1] units and back, by the same matrix and offset.
-        scale, shift = (1 / 255, 0.0) if images.dtype == tf.uint8 else (1 / (high - low), -low / (high - low))
-        means = []
-
-        def source_mean():
-            if not means:
-                means.append(_mean(images) * scale + shift)
-            return means[0]
-
-        batch = tf.shape(images)[0]
-        matrix = tf.tile(tf.eye(channels)[None], (batch, 1, 1))
-        offset = tf.zeros((batch, channels))
-        for index in run:
-
-            def mean(matrix=matrix, offset=offset):
-                return tf.linalg.matvec(matrix, source_mean(), transpose_a=True) + offset
-
-            factor, added = self.operations[index].transform(self.draws(keys, index), channels, mean)
-            if factor is not None:
-                matrix, offset = matrix @ factor, tf.linalg.matvec(factor, offset, transpose_a=True)
-            offset = offset + added
-        offset = (offset + shift * tf.reduce_sum(matrix, 1)) * (high - low) + low
-        matrix = matrix * (scale * (high - low))
-
-        def paint(images, matrix, offset):
-            images = tf.cast(images, tf.float32)
-            result = offset[:, None, None]
-            for channel in range(channels):
-                result = result + images[..., channel : channel + 1] * matrix[:, None, None, channel]
-            return tf.clip_by_value(result, low, high)
-
-        return _warp.compiled(paint, images)(images, matrix, offset)
-
-
-def _central_steps(operation, batch, height, width):
-    moves = operation.central(batch, height, width)
-    steps = []
-    for (_, shift), size, out in zip(moves, (height, width), operation.output_size(height, width)):
-        steps.append(tf.cast(shift, tf.float32) + tf.cast(out - size, tf.float32) / 2)
-    return [("affine", _warp.affine(1.0, 0.0, steps[1], 0.0, 1.0, steps[0]))]
-
-
-def _mean(images):
-    """Returns each image's mean colour, `(batch, channels)`, in its own units."""
-    height, width = _warp.sizes(images)
-    channels = images.shape[-1]
-    if images.dtype == tf.uint8:
-        # Exact sums of integers. Whole rows are added to each other first, which XLA vectorises.
-        def sums(images):
-            rows = tf.reshape(images, (-1, height, width * channels))
-            groups = [tf.cast(rows[:, start::8], tf.int32) for start in range(8)]
-            few = tf.add_n([group[:, : height // 8] for group in groups])
-            rest = tf.cast(rows[:, height // 8 * 8 :], tf.int32)
-            rows = tf.reduce_sum(few, 1) + tf.reduce_sum(rest, 1)
-            return tf.cast(tf.reduce_sum(tf.reshape(rows, (-1, width, channels)), 1), tf.float32)
-
-        total = _warp.compiled(sums, images)(images)
-    else:
-        rows = tf.ones((1, height)) @ tf.reshape(tf.cast(images, tf.float32), (-1, height, width * channels))
-        total = tf.reduce_sum(tf.reshape(rows, (-1, width, channels)), 1)
-    return total / tf.cast(height * width, tf.float32)
-
-
-def keys_from_pair(pair, batch):
-    """Returns keys for a batch from the two numbers of a Keras seed generator."""
-    key = _random.fold(_random.fold(tf.constant(np.uint64(0)), pair[0]), pair[1])
-    return tf.bitcast(_random.fold(key, tf.range(tf.cast(batch, tf.int64))), tf.int64)
+def _ready(images, key):
+    """Returns a batch of images, one key for each, and whether `images` was a single one."""
+    images = tf.convert_to_tensor(images)
+    single = images.shape.rank == 3
+    if images.shape.rank not in (3, 4):
+        raise ValueError(
+            f"`images` must be `(batch, h, w, channels)` or `(h, w, channels)`. Received: shape={tuple(images.shape)}"
+        )
+    if images.dtype != tf.uint8 and not images.dtype.is_floating:
+        raise ValueError(f"`images` must be uint8 or floating. Received: dtype={images.dtype.name}")
+    if images.shape[-1] is None:
+        raise ValueError(f"`images` must have a known number of channels. Received: shape={tuple(images.shape)}")
+    key = tf.cast(tf.convert_to_tensor(key), tf.int64)
+    if key.shape.rank not in (0, 1) or (single and key.shape.rank == 1 and key.shape[0] != 1):
+        raise ValueError(f"`key` must be an integer, or one per image. Received: shape={tuple(key.shape)}")
+    images = images[None] if single else images
+    if key.shape.rank == 0:
+        key = key[None] if single else _random.batch_keys(key, tf.shape(images)[0])
+    elif None not in (key.shape[0], images.shape[0]) and key.shape[0] != images.shape[0]:
+        raise ValueError(f"`key` must hold one key per image, {images.shape[0]}. Received: shape={key.shape}")
+    return images, key, single

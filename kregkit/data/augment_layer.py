@@ -3,7 +3,9 @@
 import keras
 import tensorflow as tf
 
-from kregkit.data.augment import Augment, keys_from_pair
+from kregkit._core.backends import require_tensorflow
+from kregkit.data._random import keys_from_pair
+from kregkit.data.augment import Augment
 
 
 @keras.saving.register_keras_serializable(package="kregkit")
@@ -32,6 +34,7 @@ class AugmentLayer(keras.layers.Layer):
     """
 
     def __init__(self, operations, value_range=(0.0, 1.0), fuse=True, seed=None, **kwargs):
+        require_tensorflow("AugmentLayer")
         # Autocasting would round float images to half precision before they are moved.
         super().__init__(autocast=False, **kwargs)
         if isinstance(operations, (list, tuple)):
@@ -69,7 +72,7 @@ class AugmentLayer(keras.layers.Layer):
         return {
             **super().get_config(),
             "operations": [keras.saving.serialize_keras_object(one) for one in self.operations],
-            "value_range": self.value_range,
+            "value_range": tuple(self.value_range),
             "fuse": self.fuse,
             "seed": self.seed,
         }

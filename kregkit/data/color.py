@@ -1,12 +1,17 @@
 """Operations that change colours. Neighbours fuse into one matrix per image and one clip."""
 
+import functools
 import math
 
 import numpy as np
 import tensorflow as tf
 
-from kregkit._core.checks import check_choice, check_number
-from kregkit.data._operation import Operation, register
+from kregkit._core.checks import check_number
+from kregkit.data import _warp
+from kregkit.data._arguments import register
+from kregkit.data._random import normal
+from kregkit.data.augment import Operation
+from kregkit.data.standardization import image_batches
 
 # Brightness as the eye weighs it (ITU-R BT.601), the weights of tf.image and PIL.
 LUMA = np.array([0.299, 0.587, 0.114], "float32")
@@ -14,6 +19,8 @@ LUMA = np.array([0.299, 0.587, 0.114], "float32")
 
 class Color(Operation):
     """An operation that is `y = x N + n` in each image, on colours as row vectors in [0, 1] units."""
+
+    needs_range = True
 
     def transform(self, u, channels, mean):
         """Returns `(N, n)`, `(batch, channels, channels)` and `(batch, channels)`; or `None` for what it leaves out.
@@ -25,6 +32,39 @@ class Color(Operation):
         """
         raise NotImplementedError
 
+    def fuses_after(self, group):
+        return isinstance(group[-1], Color)
+
+    def run(self, group, images, masks, value_range, black):
+        low, high = value_range
+        channels = images.shape[-1]
+        # To [0, 1] units and back, by the same matrix and offset.
+        scale, shift = (1 / 255, 0.0) if images.dtype == tf.uint8 else (1 / (high - low), -low / (high - low))
+        source_mean = functools.cache(lambda: _mean(images) * scale + shift)
+        batch = tf.shape(images)[0]
+        matrix = tf.tile(tf.eye(channels)[None], (batch, 1, 1))
+        offset = tf.zeros((batch, channels))
+        for operation, u in group:
+
+            def mean(matrix=matrix, offset=offset):
+                return tf.linalg.matvec(matrix, source_mean(), transpose_a=True) + offset
+
+            factor, added = operation.transform(u, channels, mean)
+            if factor is not None:
+                matrix, offset = matrix @ factor, tf.linalg.matvec(factor, offset, transpose_a=True)
+            offset = offset + added
+        offset = (offset + shift * tf.reduce_sum(matrix, 1)) * (high - low) + low
+        matrix = matrix * (scale * (high - low))
+
+        def paint(images, matrix, offset):
+            images = tf.cast(images, tf.float32)
+            result = offset[:, None, None]
+            for channel in range(channels):
+                result = result + images[..., channel : channel + 1] * matrix[:, None, None, channel]
+            return tf.clip_by_value(result, low, high)
+
+        return _warp.compiled(paint, images)(images, matrix, offset), masks
+
 
 def _luma(channels):
     return LUMA if channels == 3 else np.full((channels,), 1 / channels, "float32")
@@ -32,6 +72,27 @@ def _luma(channels):
 
 def _eye(channels):
     return tf.eye(channels)[None]
+
+
+def _mean(images):
+    """Returns each image's mean colour, `(batch, channels)`, in its own units."""
+    height, width = _warp.sizes(images)
+    channels = images.shape[-1]
+    if images.dtype == tf.uint8:
+        # Exact sums of integers. Whole rows are added to each other first, which XLA vectorises.
+        def sums(images):
+            rows = tf.reshape(images, (-1, height, width * channels))
+            groups = [tf.cast(rows[:, start::8], tf.int32) for start in range(8)]
+            few = tf.add_n([group[:, : height // 8] for group in groups])
+            rest = tf.cast(rows[:, height // 8 * 8 :], tf.int32)
+            rows = tf.reduce_sum(few, 1) + tf.reduce_sum(rest, 1)
+            return tf.cast(tf.reduce_sum(tf.reshape(rows, (-1, width, channels)), 1), tf.float32)
+
+        total = _warp.compiled(sums, images)(images)
+    else:
+        rows = tf.ones((1, height)) @ tf.reshape(tf.cast(images, tf.float32), (-1, height, width * channels))
+        total = tf.reduce_sum(tf.reshape(rows, (-1, width, channels)), 1)
+    return total / tf.cast(height * width, tf.float32)
 
 
 @register
@@ -166,105 +227,5 @@ class PCAColorNoise(Color):
             raise ValueError("`PCAColorNoise` must be fitted first: `.fit(dataset)`. Received: eigenvalues=None")
         if channels != 3:
             raise ValueError(f"`PCAColorNoise` needs images of three channels. Received: channels={channels}")
-        from kregkit.data._random import normal
-
         noise = self.std * normal(u) * np.asarray(self.eigenvalues, "float32")
         return None, noise @ np.asarray(self.eigenvectors, "float32").T
-
-
-@register
-class Standardize(Operation):
-    """Centres images by the training set's mean, and scales them if asked: `y = (x - mean) / std`.
-
-    It is preprocessing: the same at training and at test time. The result is not clipped, so no operation on colours
-    may follow it.
-
-    Args:
-        mean: `"channel"` (the default), one number per channel, or `"image"`, one per pixel and channel.
-        scale: Boolean, whether to divide by the standard deviation, one number per channel. Defaults to `True`.
-            Images are often only centred, since their features share one scale already.
-        mean_value: Nested list, what `fit` measures, in [0, 1] units; `None` (the default) until then.
-        std_value: List of one number per channel, likewise.
-
-    Raises:
-        ValueError: if it is applied before `fit`, or to images of another shape than it was fitted to.
-
-    Example:
-
-    >>> import numpy as np
-    >>> from kregkit.data import Standardize
-    >>> images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3), dtype="uint8")
-    >>> y = Standardize().fit(images)(images)
-    >>> bool(abs(float(y.numpy().mean())) < 1e-6), round(float(y.numpy().std()), 3)
-    (True, 1.0)
-    """
-
-    random = False
-
-    def __init__(self, mean="channel", scale=True, mean_value=None, std_value=None):
-        self.mean = check_choice("mean", mean, ("channel", "image"))
-        self.scale = check_choice("scale", scale, (True, False))
-        self.mean_value = mean_value
-        self.std_value = std_value
-
-    def fit(self, dataset):
-        """Measures a training set in float64, one batch in memory at a time, and returns `self`.
-
-        Args:
-            dataset: As for `PCAColorNoise.fit`, with any number of channels. With `mean="image"` all images must
-                have the same size.
-        """
-        total = square = 0.0
-        count = 0
-        for images in image_batches(dataset):
-            pixels = images.astype("float64")
-            if self.mean == "channel":
-                pixels = pixels.reshape(-1, pixels.shape[-1])
-            elif count and pixels.shape[1:] != np.shape(total):
-                raise ValueError(
-                    "`mean='image'` needs images of one size. "
-                    f"Received: shape={pixels.shape[1:]} after {np.shape(total)}"
-                )
-            # Around the first batch's mean, so that squares don't cancel.
-            origin = pixels.mean(0) if not count else origin  # noqa: F821
-            pixels = pixels - origin
-            total, square, count = total + pixels.sum(0), square + (pixels**2).sum(0), count + len(pixels)
-        shift = total / count
-        variance = square / count - shift**2
-        self.mean_value = (origin + shift).tolist()
-        self.std_value = np.sqrt(np.atleast_2d(variance).reshape(-1, variance.shape[-1]).mean(0)).tolist()
-        return self
-
-    def apply(self, images, low, high):
-        """Standardizes float images whose range is `[low, high]`."""
-        if self.mean_value is None:
-            raise ValueError("`Standardize` must be fitted first: `.fit(dataset)`. Received: mean_value=None")
-        mean = np.asarray(self.mean_value, "float32")
-        if tuple(images.shape[-mean.ndim :]) != mean.shape and None not in images.shape[-mean.ndim :]:
-            raise ValueError(
-                f"`Standardize` was fitted to images of shape {mean.shape}. Received: shape={tuple(images.shape)}"
-            )
-        # A constant channel is only centred.
-        std = np.asarray(self.std_value, "float32") if self.scale else np.float32(1)
-        std = np.where(std > 0, std, np.float32(1))
-        return ((images - low) / (high - low) - mean) / std if (low, high) != (0.0, 1.0) else (images - mean) / std
-
-
-def image_batches(dataset):
-    """Yields NumPy batches of images in [0, 1] units from arrays or any iterable of images, batches or examples."""
-    if hasattr(dataset, "shape"):
-        dataset = np.array_split(np.asarray(dataset), max(1, len(dataset) // 256))
-    empty = True
-    for element in dataset:
-        if isinstance(element, dict):
-            element = element["image"]
-        elif isinstance(element, (tuple, list)):
-            element = element[0]
-        images = np.asarray(element)
-        images = images if images.ndim == 4 else images[None]
-        if images.ndim != 4:
-            raise ValueError(f"`dataset` must hold images (h, w, c) or batches. Received: shape={images.shape[1:]}")
-        empty = False
-        yield images * (1 / 255) if images.dtype == np.uint8 else images
-    if empty:
-        raise ValueError("`dataset` must hold at least one image. Received: dataset=0 images")

@@ -5,9 +5,9 @@ import math
 import tensorflow as tf
 
 from kregkit._core.checks import check_integer
-from kregkit.data._operation import register
+from kregkit.data._arguments import check_size, register
 from kregkit.data._warp import affine
-from kregkit.data.geometry import Geometric, check_size
+from kregkit.data.geometry import Geometric
 
 
 @register
@@ -48,6 +48,15 @@ class RandomCrop(Geometric):
     @property
     def changes_size(self):
         return self.size is not None
+
+    @property
+    def invertible(self):
+        # A window that is smaller than the image doesn't show all of it; one of the same size is a shift.
+        return self.size is None
+
+    @property
+    def minimum_size(self):
+        return None if self.size is None else tuple(side - 2 * self.padding for side in self.size)
 
     def output_size(self, height, width):
         if self.size is None:
@@ -103,6 +112,7 @@ class RandomResizedCrop(Geometric):
 
     num_draws = 4
     changes_size = True
+    invertible = False
 
     def __init__(self, size, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
         self.size = check_size(size)

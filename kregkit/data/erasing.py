@@ -3,8 +3,9 @@
 import tensorflow as tf
 
 from kregkit._core.checks import check_integer
-from kregkit.data._operation import Operation, register
+from kregkit.data._arguments import register
 from kregkit.data._warp import sizes
+from kregkit.data.augment import Operation
 
 
 @register
@@ -33,7 +34,7 @@ class Cutout(Operation):
     def __init__(self, size=16):
         self.size = check_integer("size", size, 1)
 
-    def apply(self, images, u):
+    def apply(self, images, u, value_range):
         keep = box_mask(u, self.size, self.size, sizes(images))
         return tf.where(keep[..., None], tf.zeros((), images.dtype), images)
 

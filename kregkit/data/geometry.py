@@ -4,9 +4,11 @@ import math
 
 import tensorflow as tf
 
-from kregkit._core.checks import check_choice, check_integer, check_number
-from kregkit.data._operation import Operation, check_range, register
+from kregkit._core.checks import check_choice, check_number
+from kregkit.data import _warp
+from kregkit.data._arguments import check_range, register
 from kregkit.data._warp import affine
+from kregkit.data.augment import Operation
 
 FILLS = ("constant", "nearest", "reflect")
 
@@ -19,9 +21,26 @@ class Geometric(Operation):
     the images' range, or the mean after `Standardize`.
     """
 
+    moves_pixels = True
     exact = False
+    # True if every output pixel's place in the input is an affine map, and the size stays: test-time views of one
+    # output per pixel are mapped back by its inverse.
+    invertible = True
     margin = 0
     fill = None  # An operation that never looks outside fuses with any fill.
+
+    def fuses_after(self, group):
+        if not isinstance(group[-1], Geometric):
+            return False
+        operations = (*group, self)
+        fills = {operation.fill for operation in operations} - {None}
+        # A crop that pads shows zeros outside, which fuses with a constant fill only.
+        if any(operation.margin for operation in operations):
+            fills.add("constant")
+        return len(fills) <= 1
+
+    def run(self, group, images, masks, value_range, black):
+        return _warp.move(group, images, masks, value_range, black)
 
     def output_size(self, height, width):
         return height, width
@@ -40,6 +59,17 @@ class Geometric(Operation):
             steps.append((sign, tf.cast(shift, tf.float32) + tf.cast(out - size, tf.float32) / 2))
         (sign_y, shift_y), (sign_x, shift_x) = steps
         return [("affine", affine(sign_x, 0.0, shift_x, 0.0, sign_y, shift_y))]
+
+    def matrix(self, u, height, width):
+        """Returns `(batch, 3, 3)`: the place in the input, from its centre, of each place in the output.
+
+        Raises:
+            ValueError: if this operation is not `invertible`.
+        """
+        if not self.invertible:
+            raise ValueError(f"This operation has no inverse that is known afterwards. Received: operation={self!r}")
+        ((_, matrix),) = self.steps(u, height, width)
+        return matrix
 
 
 def _between(u, low, high):
@@ -227,6 +257,7 @@ class LensDistortion(Geometric):
     """
 
     num_draws = 1
+    invertible = False
 
     def __init__(self, coefficient=0.15, fill="constant"):
         check_range("coefficient", coefficient, -0.3, 0.3)
@@ -237,11 +268,3 @@ class LensDistortion(Geometric):
         k = _between(u[:, 0], *check_range("coefficient", self.coefficient, -0.3, 0.3))
         height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
         return [("radial", k, 4.0 / (height * height + width * width))]
-
-
-def check_size(size):
-    """Returns a size as `(height, width)`."""
-    pair = size if isinstance(size, (tuple, list)) else (size, size)
-    if len(pair) != 2:
-        raise ValueError(f"`size` must be an integer or a pair (height, width). Received: size={size!r}")
-    return check_integer("size", pair[0], 1), check_integer("size", pair[1], 1)

@@ -5,13 +5,11 @@ import numpy as np
 import tensorflow as tf
 
 from kregkit._core.checks import check_choice, check_integer
-from kregkit.data._fields import Fields
-from kregkit.data._random import make_keys, uniform
+from kregkit.data._epochs import counted, integer_variable, plain, with_epoch
+from kregkit.data._examples import Looks, Order
+from kregkit.data._fields import Fields, check_single
 from kregkit.data.augment import Augment
 from kregkit.data.sources import open_source
-
-# Autograph would turn this module's Python conditions into code of its own.
-_plain = tf.autograph.experimental.do_not_convert
 
 
 def pipeline(
@@ -32,6 +30,7 @@ def pipeline(
     image="image",
     label="label",
     masks=None,
+    unmoved=(),
     value_range=(0.0, 1.0),
     fuse=True,
     with_keys=False,
@@ -74,12 +73,15 @@ def pipeline(
         shard: `None`, a pair `(index, count)`, or the `tf.distribute.InputContext` that
             `strategy.distribute_datasets_from_function` hands out. The shards' union is the epoch, each example once;
             their sizes differ by at most one.
-        cache: `True` keeps examples in memory (before augmentation), a path on the disk: a stream in files whose names
-            begin with it, sources with random access in a directory. Delete them when the source changes. For what
+        cache: `True` keeps examples in memory (before augmentation), a path in a directory, one file each. A directory
+            of another source is refused, as are damaged files. Delete it when the source changes. For what
             `image_folder` returns, say it there.
         split, data_dir: For TFDS names and builders, as in `kregkit.data.load`; `split` also for folders.
-        image, label: The keys under which dictionaries hold images and labels.
+        image, label: The keys under which dictionaries hold images and labels. `image=None` says that nothing is an
+            image: then all passes as it is.
         masks: The key of segmentation masks, which move along with the images; for pairs `(image, mask)`, `1`.
+        unmoved: Key, or list of keys (integers for entries of a tuple), that may stay as they are while images move,
+            though they look like boxes, points or masks: those are an error else.
         value_range, fuse: As for `Augment`.
         with_keys: Boolean, whether to give pairs `(element, keys)`: `Augment(operations)(images, keys)` replays them,
             but for what is mixed with partners of the epoch.
@@ -114,229 +116,100 @@ def pipeline(
         ("with_keys", with_keys),
     ):
         check_choice(name, value, (True, False))
-    shard, num_shards = _check_shard(shard)
     counter = _check_epoch(epoch)
     source = open_source(source, split, data_dir, cache, on_error, channels)
     augment = operations if isinstance(operations, Augment) else Augment(list(operations), value_range, fuse)
-    fields = Fields(source.spec, image, label, masks, augment)
-    job = _Job(source, fields, augment, seed, training, batch_size, shard, num_shards)
-    start = None
-    if batch:
-        with tf.device("CPU:0"):
-            start = tf.Variable(batch, dtype=tf.int64, trainable=False, name="start")
-    shuffle = shuffle and training
-    parallel = {"num_parallel_calls": num_parallel_calls, "deterministic": True}
-
-    if hasattr(source, "fetch"):
-        examples = (source.size - shard + num_shards - 1) // num_shards
-        num_batches = examples // batch_size if drop_remainder else -(-examples // batch_size)
-        if batch >= max(num_batches, 1):
+    order = Order(seed, source.size, shuffle and training, *_check_shard(shard))
+    if not getattr(source, "batched", False):
+        check_single(source.spec, image)
+    looks = Looks(
+        source, Fields(source.spec, image, label, masks, augment, training, unmoved, source.first_spec()), seed
+    )
+    looks.check_first()
+    num_batches = order.num_examples()
+    if num_batches is not None:
+        num_batches = num_batches // batch_size if drop_remainder else -(-num_batches // batch_size)
+        if batch and batch >= max(num_batches, 1):
             raise ValueError(f"`batch` must be less than the epoch's {num_batches}. Received: batch={batch}")
-        if source.batched:
-            # Whole batches from here on: an element is its place in the epoch.
-            places = tf.data.Dataset.range(num_batches)
-            places = _with_epoch(places, counter, start, 1)
-            dataset = places.map(_plain(lambda e, b: job.make_batch(e, b, examples, shuffle)), **parallel)
-            if drop_remainder:
-                dataset = dataset.map(_plain(lambda *element: _static(element, batch_size)))
-        else:
-            # Which places are skipped shows in reading only, so that then those before the start are read as well.
-            places = tf.data.Dataset.range(examples)
-            places = _with_epoch(places, counter, None if source.skip else start, batch_size)
-            dataset = places.map(_plain(lambda e, p: job.read(e, job.index(e, p, shuffle))), **parallel)
-            if source.skip:
-                dataset = dataset.filter(_plain(lambda epoch, index, example: example[1]))
-                dataset = dataset.map(_plain(lambda epoch, index, example: (epoch, index, example[0])))
-                if start is not None:
-                    dataset = dataset.enumerate().filter(lambda place, _: place >= start.read_value() * batch_size)
-                    dataset = dataset.map(_plain(lambda _, example: example))
-                num_batches = None
-            dataset = dataset.map(_plain(job.make_example), **parallel)
-            dataset = dataset.batch(batch_size, drop_remainder)
-            dataset = dataset.map(_plain(job.finish), **parallel)
+    start = integer_variable(batch, "start") if batch else None
+    parallel = {"num_parallel_calls": num_parallel_calls, "deterministic": True}
+    if getattr(source, "batched", False):
+        dataset = _batches(source, order, looks, counter, start, num_batches, batch_size, parallel)
+        if drop_remainder:
+            dataset = dataset.map(plain(lambda *element: _static(element, batch_size)))
     else:
-        dataset, num_batches = _stream(job, counter, start, shuffle, buffer_size, drop_remainder, parallel)
-    dataset = dataset.prefetch(prefetch)
-    return _counted(dataset, counter, start, num_batches, with_keys, source)
-
-
-class _Job:
-    """What turns places of an epoch into augmented elements."""
-
-    def __init__(self, source, fields, augment, seed, training, batch_size, shard, num_shards):
-        self.source, self.fields, self.augment = source, fields, augment
-        self.seed, self.training, self.batch_size = seed, training, batch_size
-        self.shard, self.num_shards = shard, num_shards
-        # Partners from the whole epoch need random access.
-        self.epoch_partners = (
-            training
-            and augment.mixes
-            and hasattr(source, "fetch")
-            and all(getattr(one, "partners", "epoch") == "epoch" for one in augment.operations)
-        )
-
-    def index(self, epoch, place, shuffle):
-        """Returns which example stands at a place of this shard's epoch."""
-        place = place * self.num_shards + self.shard
-        if not shuffle:
-            return place
-        key = tf.bitcast(make_keys(self.seed, epoch, -2), tf.int32)
-        size = tf.cast(self.source.size - 1, tf.int64)
-        return tf.random.experimental.index_shuffle(place, key, size)
-
-    def make_batch(self, epoch, batch, examples, shuffle):
-        first = batch * self.batch_size
-        places = first + tf.range(tf.minimum(tf.cast(self.batch_size, tf.int64), examples - first))
-        index = self.index(epoch, places, shuffle)
-        keys = make_keys(self.seed, epoch, index)
-        element = self.source.fetch(index)
-        if self.fields.image is None:
-            return element, epoch, batch, keys
-        if not self.epoch_partners:
-            return self.fields.apply(element, keys, self.training), epoch, batch, keys
-        partner = self.partner(keys)
-        other, other_keys = self.source.fetch(partner), make_keys(self.seed, epoch, partner)
-        element = self.fields.transform(element, keys, self.training)
-        other = self.fields.transform(other, other_keys, self.training)
-        return self.fields.mix(element, other, keys), epoch, batch, keys
-
-    def partner(self, keys):
-        """Returns which example of the source each is mixed with."""
-        # 24 bits from each of two draws reach every example of a source of up to 2^48.
-        u = tf.cast(uniform(keys, "partner", 2), tf.float64)
-        place = (u[:, 0] + u[:, 1] * 2.0**-24) * float(self.source.size)
-        return tf.minimum(tf.cast(place, tf.int64), self.source.size - 1)
-
-    def read(self, epoch, index):
-        return epoch, index, self.source.fetch(index)
-
-    def make_example(self, epoch, index, element):
-        key = make_keys(self.seed, epoch, index)
-        if self.fields.image is not None:
-            # Before batching, since sizes may differ until an operation makes them equal.
-            one = self._transformed(element, key)
-            if self.epoch_partners:
-                one = self.fields.mix(one, self._partner_of(one, epoch, key), key[None])
-            element = keras.tree.map_structure(lambda value: value[0], one)
-        return element, epoch, key
-
-    def _transformed(self, element, key):
-        one = keras.tree.map_structure(lambda value: value[None], element)
-        return self.fields.transform(one, key[None], self.training)
-
-    def _partner_of(self, one, epoch, key):
-        index = self.partner(key[None])[0]
-        other, key = self.source.fetch(index), make_keys(self.seed, epoch, index)
-        if not self.source.skip:
-            return self._transformed(other, key)
-        # An example whose partner can't be read stays as it is.
-        other, good = other
-        return tf.cond(good, lambda: self._transformed(other, key), lambda: one)
-
-    def finish(self, element, epoch, keys):
-        if self.fields.image is not None and not self.training:
-            element = self.fields.one_hot(element)
-        elif self.fields.image is not None and self.augment.mixes and not self.epoch_partners:
-            element = self.fields.mix(element, None, keys)
-        return element, epoch[0], tf.constant(-1, tf.int64), keys
-
-
-def _with_epoch(places, counter, start, per_batch):
-    """Turns a dataset of places into pairs `(epoch, place)`; the epoch is read once, when the pass begins."""
-
-    def read(state, place):
-        epoch = tf.cond(state < 0, counter.read_value, lambda: state)
-        return epoch, (epoch, place)
-
-    dataset = places.scan(tf.constant(-1, tf.int64), _plain(read))
-    if start is not None:
-        dataset = dataset.filter(lambda epoch, place: place >= start.read_value() * per_batch)
+        if hasattr(source, "fetch"):
+            dataset = _fetched(source, order, counter, start, batch_size, parallel)
+        else:
+            dataset = _streamed(source, order, counter, start, batch_size, buffer_size)
+        dataset = _batched(dataset, looks, batch_size, drop_remainder, parallel)
+        if source.skip:
+            num_batches = None
+        elif num_batches is not None and start is None:
+            dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_batches))
+    dataset = counted(dataset.prefetch(prefetch), counter, start, num_batches, with_keys)
+    dataset.source = source
     return dataset
 
 
-def _stream(job, counter, start, shuffle, buffer_size, drop_remainder, parallel):
-    source = job.source
-    size = source.size
-    if size is not None:
-        size = (size - job.shard + job.num_shards - 1) // job.num_shards
-    num_batches = None
-    if size is not None:
-        num_batches = size // job.batch_size if drop_remainder else -(-size // job.batch_size)
-    if start is not None and num_batches is not None and int(start) >= max(num_batches, 1):
-        raise ValueError(f"`batch` must be less than the epoch's {num_batches}. Received: batch={int(start)}")
+def _batches(source, order, looks, counter, start, num_batches, batch_size, parallel):
+    """Makes batches of a source that reads whole batches: an element is a batch's number from the beginning on."""
+    num_examples = order.num_examples()
+
+    def make(epoch, number):
+        first = number * batch_size
+        positions = first + tf.range(tf.minimum(tf.cast(batch_size, tf.int64), num_examples - first))
+        index = order.index(epoch, positions)
+        pair, keys = looks.prepare(epoch, index, source.fetch(index))
+        return looks.finish(pair, keys), epoch, keys
+
+    return with_epoch(tf.data.Dataset.range(num_batches), counter, start, 1).map(plain(make), **parallel)
+
+
+def _fetched(source, order, counter, start, batch_size, parallel):
+    """Reads single examples by their number: elements `(epoch, index, example)`."""
+
+    def read(epoch, position):
+        index = order.index(epoch, position)
+        return epoch, index, source.fetch(index)
+
+    # Which files are skipped shows in reading only, so that then those before the start are read as well.
+    positions = tf.data.Dataset.range(order.num_examples())
+    positions = with_epoch(positions, counter, None if source.skip else start, batch_size)
+    dataset = positions.map(plain(read), **parallel)
+    if source.skip:
+        dataset = dataset.filter(plain(lambda epoch, index, example: example[1]))
+        dataset = dataset.map(plain(lambda epoch, index, example: (epoch, index, example[0])))
+        if start is not None:
+            dataset = dataset.enumerate().filter(lambda number, _: number >= start.read_value() * batch_size)
+            dataset = dataset.map(plain(lambda _, element: element))
+    return dataset
+
+
+def _streamed(source, order, counter, start, batch_size, buffer_size):
+    """Reads a stream: elements `(epoch, index, example)`."""
 
     def one_epoch(epoch):
-        dataset = source.dataset.enumerate()
-        if shuffle:
-            graph = tf.compat.v1.get_default_graph()
-            # `shuffle` would mix in the global seed, so that `set_random_seed` changed the order.
-            global_seed, graph.seed = graph.seed, None
-            key = make_keys(job.seed, epoch, -1)
-            dataset = dataset.shuffle(buffer_size, seed=key, reshuffle_each_iteration=False)
-            graph.seed = global_seed
-        # After the shuffle: shards that shuffle alone would each mix a part only.
-        dataset = dataset.shard(job.num_shards, job.shard)
+        dataset = order.stream(source.dataset, epoch, buffer_size)
         if start is not None:
-            dataset = dataset.skip(start.read_value() * job.batch_size)
-        return dataset.map(_plain(lambda index, *element: (epoch, index, element[0] if len(element) == 1 else element)))
+            dataset = dataset.skip(start.read_value() * batch_size)
+        return dataset.map(plain(lambda index, *parts: (epoch, index, parts[0] if len(parts) == 1 else parts)))
 
-    dataset = tf.data.Dataset.from_tensors(0).map(lambda _: counter.read_value()).flat_map(_plain(one_epoch))
-    dataset = dataset.map(_plain(job.make_example), **parallel)
-    dataset = dataset.batch(job.batch_size, drop_remainder).map(_plain(job.finish), **parallel)
-    if num_batches is not None and start is None:
-        dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_batches))
-    return dataset, num_batches
+    return tf.data.Dataset.from_tensors(0).map(lambda _: counter.read_value()).flat_map(plain(one_epoch))
 
 
-def _counted(dataset, counter, start, num_batches, with_keys, source):
-    """Sets the counter to the next epoch when a pass hands out its last batch."""
+def _batched(dataset, looks, batch_size, drop_remainder, parallel):
+    """Makes batches of single examples."""
 
-    def advance(epoch):
-        counter.assign(epoch + 1)
-        if start is not None:
-            start.assign(0)
+    def prepare(epoch, index, element):
+        pair, key = looks.prepare_one(epoch, index, element)
+        return pair, index, epoch, key
 
-    def hand_out(number, batch):
-        element, epoch, _, keys = batch
-        if num_batches:
-            # After the prefetch, so that it happens when the batch is taken and not when it is made ready. Not in a
-            # stage of its own at the end: `fit` stops asking once it has had as many batches as there are.
-            first = tf.constant(0, tf.int64) if start is None else start.read_value()
-            with tf.control_dependencies(
-                [tf.cond(first + number + 1 >= num_batches, lambda: _do(advance, epoch), _no)]
-            ):
-                element = keras.tree.map_structure(tf.identity, element)
-        return (element, keys) if with_keys else element
-
-    if not num_batches:
-        # No last batch is known, or there is none: a last, empty stage counts.
-        spec = dataset.element_spec
-        end = tf.data.Dataset.from_tensors(0).map(_plain(lambda _: _do(advance, counter.read_value())))
-        end = end.filter(_plain(lambda _: tf.constant(False)))
-        end = end.map(_plain(lambda _: keras.tree.map_structure(_nothing, spec)))
-        dataset = dataset.concatenate(end)
-    result = dataset.enumerate().map(_plain(hand_out))
-    if num_batches == 0:
-        result = result.apply(tf.data.experimental.assert_cardinality(0))
-    if start is not None and num_batches is not None:
-        # Whole passes are what `fit` should count on; only the first one is shorter.
-        result.cardinality = lambda: tf.constant(num_batches, tf.int64)
-    result.epoch = counter
-    result.source = source
-    return result
-
-
-def _nothing(spec):
-    return tf.zeros([size or 0 for size in spec.shape], spec.dtype)
-
-
-def _do(function, epoch):
-    function(epoch)
-    return tf.constant(0)
-
-
-def _no():
-    return tf.constant(0)
+    dataset = dataset.map(plain(prepare), **parallel)
+    if batch_size > 1 and looks.has_sizes(dataset.element_spec[0][0]):
+        dataset = looks.same_size(dataset, batch_size)
+    dataset = dataset.batch(batch_size, drop_remainder)
+    return dataset.map(plain(lambda pair, _, epoch, keys: (looks.finish(pair, keys), epoch[0], keys)), **parallel)
 
 
 def _static(element, batch_size):
@@ -345,8 +218,8 @@ def _static(element, batch_size):
             value.set_shape((batch_size, *value.shape[1:]))
         return value
 
-    content, epoch, batch, keys = element
-    return keras.tree.map_structure(known, content), epoch, batch, known(keys)
+    content, epoch, keys = element
+    return keras.tree.map_structure(known, content), epoch, known(keys)
 
 
 def _check_shard(shard):
@@ -370,5 +243,4 @@ def _check_epoch(epoch):
             raise ValueError(f"`epoch` must be an integer or an int64 scalar variable. Received: epoch={epoch!r}")
         return epoch
     check_integer("epoch", epoch, 0)
-    with tf.device("CPU:0"):
-        return tf.Variable(epoch, dtype=tf.int64, trainable=False, name="epoch")
+    return integer_variable(epoch, "epoch")

@@ -1,21 +1,27 @@
 """Test-time views: several versions of each image, whose predictions are averaged."""
 
+import inspect
+
+import keras
+import numpy as np
 from keras import ops
 
 from kregkit._core.checks import check_integer
-from kregkit.data.geometry import check_size
+from kregkit.data._arguments import check_size, register
 
 
 class Views:
-    """What every kind of views keeps to.
+    """Base class of all kinds of views.
 
     - `views.num_views`: integer.
     - `views.each(images)`: a list of `num_views` batches made from images `(batch, h, w, channels)`; they may differ
       in size.
     - `views(images)`: the same as one tensor `(num_views, batch, h', w', channels)`, where they have one size.
+    - `views.matrices(height, width)`: where the views' pixels lie in the image, which maps predictions per pixel back.
 
     All but `RandomViews` are written in `keras.ops`, so that they work on arrays, in `ds.map` and in a model's graph
-    (also on symbolic tensors), and keep the images' type.
+    (also on symbolic tensors), and keep the images' type. A subclass stores each argument of `__init__` under its own
+    name, and is registered with Keras (`keras.saving.register_keras_serializable`) to be part of a saved model.
     """
 
     num_views = None
@@ -23,16 +29,52 @@ class Views:
     def each(self, images):
         raise NotImplementedError
 
+    def matrices(self, height, width):
+        """Returns where each view's pixels lie in an image of this size, or `None` where views don't show all of it.
+
+        Args:
+            height, width: Integers, the image's size.
+
+        Returns:
+            float32 array `(num_views, 3, 3)`: row by row, `x' = a x + b y + t_x` and `y' = c x + d y + t_y`, in pixels
+            from the centre, x to the right and y down, from a view's places to the image's. `None`, the default, says
+            that there is no such map: then `marginalize` refuses models of one output per pixel.
+        """
+        return None
+
     def __call__(self, images):
         return ops.stack(self.each(images), axis=0)
 
+    def get_config(self):
+        parameters = list(inspect.signature(type(self).__init__).parameters.values())[1:]
+        # A class without `__init__` has that of `object`, with `*args` and `**kwargs`.
+        names = [one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+        return {name: getattr(self, name) for name in names}
 
-def _corner(images, size, top, left):
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+    def __repr__(self):
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
+        return f"{type(self).__name__}({arguments})"
+
+
+def check_images(images):
+    """Raises `ValueError` for what isn't a batch of images, whose rows and columns views would mistake."""
+    if len(images.shape) != 4:
+        raise ValueError(
+            f"Views need images of shape (batch, height, width, channels). Received: shape={tuple(images.shape)}"
+        )
+
+
+def _window(images, size, top, left):
     height, width = size
     return images[:, top : top + height, left : left + width]
 
 
 def _known_size(images):
+    check_images(images)
     height, width = images.shape[1:3]
     if height is None or width is None:
         raise ValueError(f"Views need images of a known size. Received: shape={tuple(images.shape)}")
@@ -46,6 +88,7 @@ def _check_fits(images, size):
     return height, width
 
 
+@register
 class FiveCrop(Views):
     """The four corners and the centre, cut to `size`: upper left, upper right, lower left, lower right, centre.
 
@@ -71,10 +114,11 @@ class FiveCrop(Views):
     def each(self, images):
         height, width = _check_fits(images, self.size)
         down, right = height - self.size[0], width - self.size[1]
-        places = [(0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2)]
-        return [_corner(images, self.size, *place) for place in places]
+        corners = [(0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2)]
+        return [_window(images, self.size, *corner) for corner in corners]
 
 
+@register
 class TenCrop(FiveCrop):
     """`FiveCrop`, and then the same five mirrored left to right: AlexNet's ten views.
 
@@ -98,6 +142,7 @@ class TenCrop(FiveCrop):
         return five + [ops.flip(view, axis=2) for view in five]
 
 
+@register
 class Flips(Views):
     """The images as they are, and mirrored.
 
@@ -119,10 +164,16 @@ class Flips(Views):
         self.num_views = 4 if vertical else 2
 
     def each(self, images):
+        check_images(images)
         two = [images, ops.flip(images, axis=2)]
         return two + [ops.flip(view, axis=1) for view in two] if self.vertical else two
 
+    def matrices(self, height, width):
+        signs = [(1, 1), (-1, 1), (1, -1), (-1, -1)][: self.num_views]
+        return np.array([np.diag([x, y, 1]) for x, y in signs], "float32")
 
+
+@register
 class MultiScale(Views):
     """The images at several sizes, for a fully convolutional model, or cut into crops for any other.
 
@@ -155,12 +206,23 @@ class MultiScale(Views):
         self.crops = crops
         self.num_views = len(sizes) * (crops.num_views if crops else 1)
 
+    @classmethod
+    def from_config(cls, config):
+        crops = config["crops"]
+        return cls(config["sizes"], keras.saving.deserialize_keras_object(crops) if isinstance(crops, dict) else crops)
+
+    def _shapes(self, height, width):
+        scales = [size / min(height, width) for size in self.sizes]
+        return [(round(height * scale), round(width * scale)) for scale in scales]
+
+    def matrices(self, height, width):
+        if self.crops is not None:
+            return None
+        return np.array([np.diag([width / w, height / h, 1]) for h, w in self._shapes(height, width)], "float32")
+
     def each(self, images):
-        height, width = _known_size(images)
         views = []
-        for size in self.sizes:
-            scale = size / min(height, width)
-            shape = (round(height * scale), round(width * scale))
+        for shape in self._shapes(*_known_size(images)):
             floats = ops.cast(images, "float32") if "float" not in str(images.dtype) else images
             resized = ops.image.resize(
                 floats, shape, interpolation="bilinear", antialias=True, data_format="channels_last"
@@ -177,8 +239,9 @@ class MultiScale(Views):
         return super().__call__(images)
 
 
+@register
 class RandomViews(Views):
-    """Random augmentations as views: view `v` of the image at place `i` is drawn by the key `(seed, v, i)`.
+    """Random augmentations as views: view `v` of image number `i` of the batch is drawn by the key `(seed, v, i)`.
 
     Args:
         augment: `kregkit.data.Augment`, without operations that mix labels.
@@ -195,6 +258,8 @@ class RandomViews(Views):
     """
 
     def __init__(self, augment, num_views, seed=0):
+        if isinstance(augment, dict):
+            augment = keras.saving.deserialize_keras_object(augment)
         if not hasattr(augment, "transform") or augment.mixes:
             raise ValueError(f"`augment` must be an Augment that doesn't mix labels. Received: augment={augment!r}")
         self.augment = augment

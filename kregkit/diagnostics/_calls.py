@@ -1,21 +1,25 @@
-"""Listening to the calls of a model's layers, and changing how they are called, for a block."""
+"""Recording what a model's layers return, and running it without noise."""
 
-import contextlib
 import functools
 
 import keras
 import tensorflow as tf
 
+from kregkit._core.graph import all_layers
+from kregkit._core.keras_internals import flatten_layers
+from kregkit._core.normalization import batch_normalizations, batch_statistics_in_inference
+from kregkit._core.replacing import replaced_all
 
-@contextlib.contextmanager
+
 def recorded(model, calls):
-    """Appends `(layer, outputs)` to `calls` when a layer returns: inner layers come before those that hold them.
+    """Returns a context in which each layer that returns appends `(layer, outputs)` to `calls`, inner layers first.
 
     Models are left out; so are the cells of recurrent layers, which are called once a time step. Outputs are those
     that are floating-point tensors with values.
     """
 
     def recording(layer, call):
+        @functools.wraps(call)
         def run(*args, **kwargs):
             outputs = call(*args, **kwargs)
             known = [t for t in keras.tree.flatten(outputs) if tf.is_tensor(t) and not tf.is_symbolic_tensor(t)]
@@ -24,37 +28,16 @@ def recorded(model, calls):
 
         return run
 
-    layers = model._flatten_layers(include_self=False)
+    layers = all_layers(model)
     cells = [layer.cell for layer in layers if isinstance(layer, keras.layers.RNN)]
-    inside = {id(part) for cell in cells for part in cell._flatten_layers()}
-    heard = [layer for layer in layers if not isinstance(layer, keras.Model) and id(layer) not in inside]
-    with _replaced_calls(heard, recording):
-        yield
+    in_cells = {id(part) for cell in cells for part in flatten_layers(cell)}
+    layers = [layer for layer in layers if not isinstance(layer, keras.Model) and id(layer) not in in_cells]
+    return replaced_all([(layer, "call", recording(layer, layer.call)) for layer in layers])
 
 
-@contextlib.contextmanager
 def quiet(model):
-    """Makes batch normalisation use the batch's statistics although the model is called with `training=False`."""
+    """Returns a context in which a call with `training=False` is training without noise.
 
-    def trained(layer, call):
-        return lambda *args, **kwargs: call(*args, **{**kwargs, "training": True})
-
-    layers = model._flatten_layers(include_self=False)
-    batch = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable]
-    with _replaced_calls(batch, trained):
-        yield
-
-
-@contextlib.contextmanager
-def _replaced_calls(layers, wrap):
-    # Attributes of the instances hide their methods; through `vars`, Keras doesn't track them.
-    before = {layer: vars(layer).get("call") for layer in layers}
-    try:
-        for layer in before:
-            vars(layer)["call"] = functools.wraps(layer.call)(wrap(layer, layer.call))
-        yield
-    finally:
-        for layer, call in before.items():
-            vars(layer).pop("call", None)
-            if call is not None:
-                vars(layer)["call"] = call
+    Dropout and other noise is off, and batch normalisation uses the batch's statistics.
+    """
+    return batch_statistics_in_inference(batch_normalizations(model))

@@ -6,6 +6,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kregkit._core.batches import num_examples, read_batches, take_examples, unpack
+from kregkit._core.keras_internals import serialized_graph
+
 # Operations whose resource remembers something between iterations, and the operation that gives them a new one.
 _FRESH = {
     "ShuffleDatasetV3": "DummySeedGenerator",
@@ -25,26 +28,23 @@ def sample_batches(data, batch_size, max_examples, max_bytes=256 * 2**20):
         max_examples, max_bytes: Integers, where to stop.
 
     Raises:
-        ValueError: The data is an iterator, whose batches would be gone, holds no labels, or is empty.
+        ValueError: The data is an iterator, whose batches would be gone, or is empty.
     """
     if isinstance(data, tf.data.Dataset):
-        source = iter(_fresh_copy(data))
+        source = read_batches(_fresh_copy(data))
     elif isinstance(data, keras.utils.PyDataset):
-        source = (data[index] for index in range(data.num_batches))
+        source = read_batches(data)
     elif isinstance(data, (tuple, list)) and len(data) in (2, 3):
-        source = _slices(data, batch_size, max_examples)
+        source = _shuffled(data, batch_size, max_examples)
     else:
         raise ValueError(
             "`data` must be arrays `(x, y)` or `(x, y, sample_weight)`, a tf.data.Dataset or a keras.utils.PyDataset; "
             f"what an iterator yields can't be put back. Received: data={type(data).__name__}"
         )
     batches, examples, size = [], 0, 0
-    with contextlib.closing(source) if hasattr(source, "close") else contextlib.nullcontext():
-        for batch in source:
-            x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
-            if y is None:
-                raise ValueError(f"Every batch must hold inputs and labels. Received: y={y}")
-            batch = tuple(keras.tree.map_structure(_array, part) for part in (x, y, weight))
+    with contextlib.closing(source):
+        for x, y, weight in source:
+            batch = tuple(None if part is None else keras.tree.map_structure(_array, part) for part in (x, y, weight))
             num = len(keras.tree.flatten(batch[0])[0])
             if batches and num != len(keras.tree.flatten(batches[0][0])[0]):
                 continue
@@ -73,27 +73,23 @@ def _array(value):
     return None if value is None else np.asarray(keras.ops.convert_to_numpy(value))
 
 
-def _slices(data, batch_size, max_examples):
-    x, y, weight = keras.utils.unpack_x_y_sample_weight(tuple(data))
-    for part in keras.tree.flatten((x, y, weight)):
+def _shuffled(data, batch_size, max_examples):
+    parts = unpack(tuple(data))
+    for part in keras.tree.flatten(parts):
         if part is not None and not getattr(part, "shape", ()):
             raise ValueError(
                 "`data` must hold arrays or structures of them, as `fit` takes them: use `numpy.asarray` on lists. "
                 f"Received: {type(part).__name__} {part!r:.60}"
             )
-    num = len(keras.tree.flatten(x)[0])
-    lengths = {len(array) for array in keras.tree.flatten((x, y, weight)) if array is not None}
-    if len(lengths) != 1 or num == 0:
-        raise ValueError(f"All arrays must have one length, not 0. Received: lengths={sorted(lengths)}")
+    num = num_examples(parts)
+    if num == 0:
+        raise ValueError("`data` must hold examples. Received: 0 examples")
     batch_size = min(batch_size, num)
-    # `fit` shuffles; arrays are often sorted by class.
-    order = np.random.default_rng(0).permutation(num)[: max(max_examples, batch_size)]
-    for start in range(0, len(order) - batch_size + 1, batch_size):
-        chosen = order[start : start + batch_size]
-        yield tuple(
-            None if part is None else keras.tree.map_structure(lambda array: np.asarray(array)[chosen], part)  # noqa: B023
-            for part in (x, y, weight)
-        )
+    # `fit` shuffles; arrays are often sorted by class. Batches are of one size.
+    count = min(max(max_examples, batch_size), num)
+    order = np.random.default_rng(0).permutation(num)[: count - count % batch_size]
+    arrays = tuple(None if part is None else keras.tree.map_structure(np.asarray, part) for part in parts)
+    return read_batches(take_examples(arrays, order), batch_size)
 
 
 def _fresh_copy(dataset):
@@ -103,7 +99,7 @@ def _fresh_copy(dataset):
     that its serialised graph still points to. The copy's graph makes new ones.
     """
     try:
-        graph = tf.compat.v1.GraphDef.FromString(dataset._as_serialized_graph().numpy())
+        graph = tf.compat.v1.GraphDef.FromString(serialized_graph(dataset).numpy())
         nodes = {node.name: node for node in graph.node}
         for node in list(graph.node):
             for name in node.input if node.op in _FRESH else ():
@@ -113,7 +109,7 @@ def _fresh_copy(dataset):
                     source.attr.clear()
         variant = tf.raw_ops.DatasetFromGraph(graph_def=graph.SerializeToString())
         return tf.data.experimental.from_variant(variant, dataset.element_spec)
-    except (tf.errors.OpError, KeyError, AttributeError) as error:
+    except (tf.errors.OpError, KeyError) as error:
         raise ValueError(
             f"This dataset can't be copied ({error}), and reading it would move its seeds: pass some of its examples "
             f"as arrays. Received: data={dataset}"

@@ -1,4 +1,4 @@
-"""A model's loss in float64, as a function of weights that can be nudged one at a time."""
+"""A model's loss in float64, as a function of weights that can be moved a little."""
 
 import contextlib
 
@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kregkit._core import keras_internals
 from kregkit._core.weights import copy_values
 from kregkit.diagnostics._calls import quiet
 
@@ -14,13 +15,16 @@ class DoubleLoss:
     """The quiet loss of one batch, penalties included, computed in float64. Use inside `double_precision` only.
 
     Attributes:
-        weights: List of float64 `tf.Variable`, stand-ins for the model's trainable variables.
+        variables: The model's trainable variables.
+        weights: List of float64 `tf.Variable`, stand-ins for them.
+        values: Their values, arrays, to which every move is relative.
     """
 
     def __init__(self, probe, batch):
         model = probe.model
         self.variables = list(model.trainable_variables)
-        self.weights = [tf.Variable(value.astype("float64")) for value in copy_values(self.variables)]
+        self.values = [value.astype("float64") for value in copy_values(self.variables)]
+        self.weights = [tf.Variable(value) for value in self.values]
         others = [variable for variable in model.variables if all(variable is not one for one in self.variables)]
         fixed = [
             (variable, tf.constant(value.astype("float64") if np.issubdtype(value.dtype, np.floating) else value))
@@ -46,53 +50,49 @@ class DoubleLoss:
             known = [tf.convert_to_tensor(slope) for slope in slopes if slope is not None]
             return value, known, [slope is not None for slope in slopes]
 
-        self._loss = probe.compiled(loss)
-        self._gradient = probe.compiled(gradient)
+        self.compiled_loss = probe.compiled(loss)
+        self.compiled_gradient = probe.compiled(gradient)
 
     def value(self):
-        return float(self._loss())
+        return float(self.compiled_loss())
 
     def gradients(self):
         """Returns one array per weight; None where the loss doesn't depend on it."""
-        _, known, attached = self._gradient()
+        _, known, attached = self.compiled_gradient()
         known = iter(known)
         return [next(known).numpy() if one else None for one in attached]
 
-    def nudged(self, index, position, amount):
-        """Returns the loss with one entry of one weight moved by `amount`."""
-        weight = self.weights[index]
-        before = weight.numpy()
-        after = before.copy()
-        after.flat[position] += amount
-        weight.assign(after)
+    def along(self, direction, amount):
+        """Returns the loss with some weights moved: `direction` maps their index to an array of their shape."""
         try:
+            for index, step in direction.items():
+                self.weights[index].assign(self.values[index] + amount * step)
             return self.value()
         finally:
-            weight.assign(before)
+            for index in direction:
+                self.weights[index].assign(self.values[index])
+
+    def rounding(self, rng):
+        """Returns how far rounding moves the loss: its spread while every weight moves by its own last bits."""
+        middle, spread = self.value(), 0.0
+        for _ in range(4):
+            signs = {
+                index: rng.integers(-2, 3, value.shape) * np.spacing(value) for index, value in enumerate(self.values)
+            }
+            spread = max(spread, abs(self.along(signs, 1.0) - middle))
+        return max(spread, np.spacing(abs(middle)))
 
 
 @contextlib.contextmanager
 def double_precision(model):
     """Lets a model's layers and losses compute in float64 for a block."""
-    policy = keras.DTypePolicy("float64")
-    layers = model._flatten_layers(include_self=True)
-    layers = list({id(layer): layer for layer in layers}.values())
-    policies = [layer._dtype_policy for layer in layers]
-    compiled = model._compile_loss
-    losses = [] if compiled is None else [compiled, *(one.loss for one in compiled._flat_losses or ())]
-    losses = [loss for loss in losses if hasattr(loss, "_dtype")]
-    types = [loss._dtype for loss in losses]
+    losses = [loss for loss in keras_internals.flat_losses(model) if isinstance(loss, keras.losses.Loss)]
+    compiled = keras_internals.compiled_loss(model)
+    losses = list({id(loss): loss for loss in [*([] if compiled is None else [compiled]), *losses]}.values())
     floatx = keras.config.floatx()
     try:
         keras.config.set_floatx("float64")
-        for layer in layers:
-            layer._dtype_policy = policy
-        for loss in losses:
-            loss._dtype = "float64"
-        yield
+        with keras_internals.computing_in("float64", keras_internals.flatten_layers(model), losses):
+            yield
     finally:
         keras.config.set_floatx(floatx)
-        for layer, old in zip(layers, policies):
-            layer._dtype_policy = old
-        for loss, old in zip(losses, types):
-            loss._dtype = old

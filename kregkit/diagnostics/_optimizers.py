@@ -5,6 +5,7 @@ import copy
 import keras
 import numpy as np
 
+from kregkit._core.keras_internals import learning_rate_schedule
 from kregkit._core.optimizers import leaf_optimizers
 
 
@@ -34,8 +35,8 @@ def set_learning_rate(optimizer, learning_rate):
 
 
 def _rate(leaf):
-    schedule = getattr(leaf, "_learning_rate", None)
-    if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+    schedule = learning_rate_schedule(leaf)
+    if schedule is not None:
         now = int(keras.ops.convert_to_numpy(leaf.iterations))
         steps = now + np.unique(np.geomspace(1, 1e5, 60).astype(int)) - 1
         return max(float(schedule(int(step))) for step in steps)

@@ -3,11 +3,10 @@
 import contextlib
 import logging
 import random
-import sys
 
-import keras
 import numpy as np
 
+from kregkit._core import keras_internals
 from kregkit._core.weights import assign_values, copy_values
 
 
@@ -29,7 +28,7 @@ def _seeds():
     """Keeps the states of Python's, NumPy's and Keras's own generators, and the names that Keras gives next."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     # Keras makes its generator when a random layer without a seed first asks for it, out of Python's.
-    memory = vars(sys.modules[keras.random.SeedGenerator.__module__].global_state.GLOBAL_STATE_TRACKER)
+    memory = keras_internals.global_state()
     before = {key: value.copy() if key == "object_name_uids" else value for key, value in memory.items()}
     generator = before.get("global_seed_generator")
     seeds = [] if generator is None else [generator.state]
@@ -48,8 +47,8 @@ def _seeds():
 def _parts(model):
     """Keeps what isn't a variable: the compiled loss before its first use, the traced functions, the penalties."""
     # The first use of a compiled loss builds it and makes metrics in it, which the user's own first step shall do.
-    loss = model._compile_loss
-    attributes, metrics = ({}, []) if loss is None else (dict(vars(loss)), list(loss._metrics))
+    loss = keras_internals.compiled_loss(model)
+    attributes, metrics = ({}, []) if loss is None else (dict(vars(loss)), list(loss.metrics))
     functions = {name: vars(model).get(name) for name in ("train_function", "test_function", "predict_function")}
     try:
         yield
@@ -57,11 +56,11 @@ def _parts(model):
         if loss is not None:
             vars(loss).clear()
             vars(loss).update(attributes)
-            loss._metrics[:] = metrics
+            loss.metrics[:] = metrics
         vars(model).update(functions)
-        for layer in model._flatten_layers():
+        for layer in keras_internals.flatten_layers(model):
             # Tensors of graphs that were traced in the block.
-            layer._clear_losses()
+            keras_internals.clear_losses(layer)
 
 
 @contextlib.contextmanager

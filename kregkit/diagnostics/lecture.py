@@ -6,7 +6,7 @@ from kregkit._core.checks import check_number
 from kregkit._core.weights import assign_values, copy_values
 from kregkit.diagnostics._optimizers import fresh_optimizer
 from kregkit.diagnostics._probe import probing
-from kregkit.diagnostics.learning_rate_range import learning_rate_range
+from kregkit.diagnostics.learning_rate_sweep import learning_rate_range
 
 
 def activation_curves(limit=5.0, num=401):

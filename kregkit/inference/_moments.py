@@ -1,9 +1,9 @@
-"""Running means of predictions, and what they say together."""
+"""Running means over draws, in memory that doesn't grow with their number."""
 
-import keras
 import tensorflow as tf
 
-from kregkit.inference._reduction import Reduction, common_task, probabilities
+# The weight of a prediction for a place that its view doesn't show: less than the rounding of a sum in float32.
+UNSEEN = 1e-8
 
 
 class Moments:
@@ -16,15 +16,14 @@ class Moments:
         self.squares = squares
 
     def of_pass(self, y, weight):
-        """Returns the state after one pass: `y` is `(k, batch, ...)`, `weight` `(k, batch)` of zeros and ones."""
+        """Returns the state after one pass: `y` is `(k, batch, ...)`, `weight` `(k, batch)` or more of its axes."""
         weight = like(weight, y)
-        count = tf.maximum(tf.reduce_sum(weight, 0), 1.0)
-        mean = tf.reduce_sum(weight * y, 0) / count
+        mean = tf.math.divide_no_nan(tf.reduce_sum(weight * y, 0), tf.reduce_sum(weight, 0))
         return (mean, tf.reduce_sum(weight * (y - mean) ** 2, 0)) if self.squares else (mean,)
 
     def merge(self, state, count, other, other_count):
-        """Returns the state after both; counts are `(batch,)`."""
-        share = like(other_count / tf.maximum(count + other_count, 1.0), state[0])
+        """Returns the state after both; counts are sums of weights."""
+        share = like(tf.math.divide_no_nan(other_count, count + other_count), state[0])
         difference = other[0] - state[0]
         mean = state[0] + share * difference
         if not self.squares:
@@ -34,51 +33,10 @@ class Moments:
 
 def like(weight, y):
     """Returns `weight` cast and with trailing axes of size 1, so that it multiplies `y`."""
-    for _ in range(y.shape.rank - weight.shape.rank):
+    weight = tf.convert_to_tensor(weight)
+    for _ in range(len(y.shape) - len(weight.shape)):
         weight = weight[..., tf.newaxis]
-    return tf.cast(weight, y.dtype)
-
-
-class Quantities:
-    """What is averaged over an output's draws: by name, a function of one prediction and its `Moments`.
-
-    Args:
-        plan: A `Plan`.
-        task: The output's `Task`.
-        auto: Boolean, whether the number of draws depends on the spread.
-    """
-
-    def __init__(self, plan, task, auto):
-        self.task = task
-        reduction = Reduction(plan.reduce, task)
-        self._parts = {"result": (lambda y: reduction.transform(y, task), Moments(squares=False))}
-        if plan.spread or auto:
-            self._parts["prediction"] = self._prediction, Moments(squares=True)
-        if plan.spread and task.kind != "values":
-            self._parts["entropy"] = lambda y: entropy(self._prediction(y), task), Moments(squares=False)
-
-    def _prediction(self, y):
-        return tf.cast(probabilities(y, self.task), "float32")
-
-    def of_pass(self, y, weight):
-        """Returns the states after one pass, by name; see `Moments`."""
-        return {name: moments.of_pass(function(y), weight) for name, (function, moments) in self._parts.items()}
-
-    def merge(self, states, count, others, other_count):
-        """Returns the states after both."""
-        return {
-            name: moments.merge(states[name], count, others[name], other_count)
-            for name, (_, moments) in self._parts.items()
-        }
-
-
-def entropy(p, task):
-    """Returns the entropy of a prediction in nats, per decision."""
-
-    def part(q):
-        return -q * tf.math.log(tf.maximum(q, 1e-37))
-
-    return tf.reduce_sum(part(p), axis=-1) if task.link == "softmax" else part(p) + part(1.0 - p)
+    return weight if y.dtype == tf.bool else tf.cast(weight, y.dtype)
 
 
 def standard_error(state, count):
@@ -87,69 +45,3 @@ def standard_error(state, count):
     weight = like(count, squares)
     error = tf.sqrt(squares / tf.maximum(weight - 1.0, 1.0) / tf.maximum(weight, 1.0))
     return tf.reduce_max(tf.reshape(error, [tf.shape(error)[0], -1]), axis=-1)
-
-
-def mixture(plan, parts):
-    """Returns the weighted mean of several runs, with its spread where asked for.
-
-    Args:
-        plan: A `Plan`.
-        parts: List of `(weight, run, (count, states))`; the weights sum to 1.
-    """
-    _, first, _ = parts[0]
-    outputs, spreads = [], []
-    for index, mask in enumerate(first.masks):
-        runs = [(weight, run.tasks[index], count, states[index]) for weight, run, (count, states) in parts]
-        result = _result(plan.reduce, runs)
-        if mask is not None:
-            result._keras_mask = mask
-        outputs.append(result)
-        if plan.spread:
-            spreads.append(_spread(plan, runs))
-    mean = keras.tree.pack_sequence_as(first.structure, outputs)
-    if not plan.spread:
-        return mean
-    if not keras.tree.is_nested(first.structure):
-        return mean, spreads[0]
-    return mean, _packed(first.structure, iter(spreads))
-
-
-def _packed(structure, leaves):
-    """Returns dictionaries in the places of the outputs; `pack_sequence_as` would take them for structure."""
-    if isinstance(structure, dict):
-        # Keras flattens dictionaries by sorted keys.
-        filled = {key: _packed(structure[key], leaves) for key in sorted(structure)}
-        return {key: filled[key] for key in structure}
-    if isinstance(structure, (list, tuple)):
-        return [_packed(one, leaves) for one in structure]
-    return next(leaves)
-
-
-def _result(reduce, runs):
-    finished = [Reduction(reduce, task).finish(states["result"][0]) for _, task, _, states in runs]
-    if len(runs) == 1:
-        return finished[0]
-    # Members may give other forms than the first; a mean of means, each in the common one, is the mean of all.
-    common = Reduction(reduce, common_task([task for _, task, _, _ in runs]))
-    terms = [weight * common.transform(y, task) for y, (weight, task, _, _) in zip(finished, runs)]
-    return common.finish(tf.add_n(terms))
-
-
-def _spread(plan, runs):
-    _, task, _, _ = runs[0]
-    mean = tf.add_n([weight * states["prediction"][0] for weight, _, _, states in runs])
-    # Within the runs, and between them.
-    variance = tf.add_n(
-        [
-            weight * (squares / tf.maximum(like(count, squares), 1.0) + (own - mean) ** 2)
-            for weight, _, count, (own, squares) in ((*run[:3], run[3]["prediction"]) for run in runs)
-        ]
-    )
-    spread = {"std": tf.sqrt(variance)}
-    if task.kind != "values":
-        spread["entropy"] = entropy(mean, task)
-        expected = tf.add_n([weight * states["entropy"][0] for weight, _, _, states in runs])
-        spread["mutual_information"] = tf.maximum(spread["entropy"] - expected, 0.0)
-    if plan.draws == "auto":
-        spread["draws"] = tf.add_n([count for _, _, count, _ in runs])
-    return spread

@@ -1,100 +1,191 @@
-"""The Keras model behind an ensemble."""
+"""Predicting together: `predict`, `evaluate` and a call, all of them Keras's own, each one pass over the data."""
+
+import contextlib
+import functools
 
 import keras
-from keras import ops
+import tensorflow as tf
 
-from kregkit._core.tasks import output_tasks
-from kregkit.inference._reduction import Reduction, common_task
-
-
-class _Untracked:
-    """Holds what Keras shouldn't look into: a model tracks every layer and list that is set on it."""
-
-    def __init__(self, **held):
-        vars(self).update(held)
+from kregkit._core.keras_internals import compile_arguments, flatten_layers
+from kregkit._core.tasks import loss_tasks
+from kregkit.inference._architecture import as_tensors
 
 
-class Predictor(keras.Model):
+class Predictor:
+    """Predicts through one private Keras model, made at first use.
+
+    A subclass calls `__init__` with the user's models, whose loss and metrics `evaluate` takes over, and defines
+    `_predict_batch`.
+    """
+
+    def __init__(self, models):
+        self._compile_arguments = _measures(models)
+        self._prediction_model = None
+        self._traced_call = None
+
+    def _predict_batch(self, inputs, first_example):
+        """Returns predictions for one batch of tensors.
+
+        Args:
+            inputs: The batch.
+            first_example: Callable that gives the number of the batch's first example in the data, a scalar tensor.
+        """
+        raise NotImplementedError
+
+    def _make_prediction_model(self):
+        return PredictionModel(self._models, self._predict_batch)
+
+    @property
+    def _keras_model(self):
+        if self._prediction_model is None:
+            self._prediction_model = self._make_prediction_model()
+            self._compile_prediction_model()
+        return self._prediction_model
+
+    def _compile_prediction_model(self):
+        model = self._prediction_model
+        if self._compile_arguments is not None:
+            model.compile(optimizer=None, run_eagerly=model.run_eagerly, **self._fresh_compile_arguments())
+
+    def _fresh_compile_arguments(self):
+        """Returns compile arguments with new metrics, so that counting with them leaves the user's alone."""
+
+        def renew(metric):
+            return type(metric).from_config(metric.get_config()) if isinstance(metric, keras.metrics.Metric) else metric
+
+        return {
+            name: keras.tree.map_structure(renew, value) if "metrics" in name and value is not None else value
+            for name, value in self._compile_arguments.items()
+        }
+
+    def compile(self, loss=None, metrics=None, loss_weights=None, weighted_metrics=None):
+        """Sets what `evaluate` measures, where it shouldn't be what the models were compiled with.
+
+        Args:
+            loss, metrics, loss_weights, weighted_metrics: As in `keras.Model.compile`.
+        """
+        self._compile_arguments = {
+            "loss": loss,
+            "metrics": metrics,
+            "loss_weights": loss_weights,
+            "weighted_metrics": weighted_metrics,
+        }
+        if self._prediction_model is not None:
+            self._compile_prediction_model()
+
+    def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
+        """Returns predictions as NumPy arrays, in structure and meaning like the models' own.
+
+        Args:
+            x, batch_size, verbose, steps, callbacks: As in `keras.Model.predict`: arrays, a `tf.data.Dataset`, a
+                `keras.utils.PyDataset` or a generator.
+        """
+        return self._keras_model.predict(x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks)
+
+    def evaluate(self, x=None, y=None, **arguments):
+        """Returns the loss and metrics that the models were compiled with, or that `compile` set.
+
+        The loss is that of the predictions alone: penalties on the members' weights are not in it.
+
+        Args:
+            x, y, **arguments: As in `keras.Model.evaluate`, such as `batch_size`, `sample_weight`, `return_dict`.
+
+        Raises:
+            ValueError: Neither the models nor this object are compiled.
+        """
+        if self._compile_arguments is None:
+            raise ValueError("`evaluate` needs a loss or metrics: none of the models is compiled. Call `compile` first")
+        return self._keras_model.evaluate(x, y, **arguments)
+
+    def __call__(self, inputs):
+        """Returns predictions for one batch of arrays or tensors, as tensors, by one compiled function."""
+        if self._traced_call is None:
+            self._traced_call = tf.function(self._keras_model, autograph=False, reduce_retracing=True)
+        return (self._keras_model if self._keras_model.run_eagerly else self._traced_call)(as_tensors(inputs))
+
+
+class PassModel(keras.Model):
+    """A Keras model that numbers the examples of a pass over data; every `predict` and `evaluate` is a pass.
+
+    Examples are numbered so that each meets its own noise, the same in every pass. A subclass defines
+    `predict_batch(inputs, first_example)`; see `Predictor._predict_batch`.
+    """
+
+    def __init__(self, **kwargs):
+        # The members cast their inputs themselves, each by its own policy.
+        super().__init__(**{"autocast": False, **kwargs})
+        self.supports_masking = True
+        self._next_example = tf.Variable(0, dtype="int64", trainable=False)
+        self._in_pass = False
+
+    def predict(self, *arguments, **options):
+        with self.one_pass():
+            return super().predict(*arguments, **options)
+
+    def evaluate(self, *arguments, **options):
+        with self.one_pass():
+            return super().evaluate(*arguments, **options)
+
+    @contextlib.contextmanager
+    def one_pass(self):
+        """Counts the batches that are predicted within the block as one pass."""
+        self._next_example.assign(0)
+        self._in_pass = True
+        try:
+            yield
+        finally:
+            self._in_pass = False
+
+    def call(self, inputs):
+        return self.predict_batch(inputs, functools.cache(lambda: self._count(inputs)))
+
+    def _count(self, inputs):
+        """Returns the number of the batch's first example, and counts the batch."""
+        # A call by itself is a pass of one batch.
+        if not self._in_pass:
+            return tf.constant(0, "int64")
+        start = self._next_example.read_value()
+        rows = tf.shape(keras.tree.flatten(inputs)[0], out_type="int64")[0]
+        with tf.control_dependencies([start]):
+            counted = self._next_example.assign_add(rows)
+        with tf.control_dependencies([counted]):
+            return tf.identity(start)
+
+
+class PredictionModel(PassModel):
     """Predicts by a function of the inputs, with weights that Keras doesn't see.
 
     Being a Keras model, it has Keras's `predict` and `evaluate`, for every kind of data, and reads the data once.
 
     Args:
-        models: List of the Keras models that `run` calls.
-        run: Callable from one batch of inputs to outputs.
+        models: List of the Keras models that `predict_batch` calls.
+        predict_batch: As `Predictor._predict_batch`.
+        supports_jit: Boolean, whether XLA may compile it, if all models allow it.
     """
 
-    def __init__(self, models, run):
-        # The members cast their inputs themselves, each by its own policy.
-        super().__init__(autocast=False, name="predictor")
+    def __init__(self, models, predict_batch, supports_jit=True):
+        super().__init__(name="predictor")
         models = list({id(model): model for model in models}.values())
-        self._held = _Untracked(run=run)
-        self.supports_masking = True
-        self.supports_jit = all(layer.supports_jit for model in models for layer in model._flatten_layers())
+        self.predict_batch = predict_batch
+        self.supports_jit = supports_jit and all(
+            layer.supports_jit for model in models for layer in flatten_layers(model)
+        )
         # Metrics of several outputs are named after them.
         self.output_names = next((m.output_names for m in models if getattr(m, "output_names", None)), None)
         self.run_eagerly = any(model.run_eagerly for model in models)
         self.built = True
 
-    def call(self, inputs):
-        return self._held.run(inputs)
+
+def _measures(models):
+    """Returns the loss and metrics, as they were given, that the first compiled model has; `None` if there is none."""
+    compiled = [model for model in models if model.compiled]
+    # Where some members give logits and some probabilities, the result is probabilities.
+    source = min(compiled, key=_num_logits, default=None)
+    if source is None:
+        return None
+    given = compile_arguments(source)
+    return {name: given.get(name) for name in ("loss", "metrics", "loss_weights", "weighted_metrics")}
 
 
-def run_together(states, combine):
-    """Returns a function that runs several `State`s on the inputs and combines the list of their outputs."""
-    return lambda inputs: combine([state(inputs) for state in states])
-
-
-class Combination:
-    """Combines members' outputs into one, in structure and meaning like the members' own.
-
-    Works on real and on symbolic tensors.
-
-    Args:
-        models: One model per member, whose losses and activations tell what the outputs mean.
-        weights: One weight per member; they sum to 1.
-        outputs, reduce: As in `Ensemble`.
-    """
-
-    def __init__(self, models, weights, outputs, reduce):
-        self.models, self.weights, self.outputs, self.reduce = models, weights, outputs, reduce
-
-    def tasks(self, structures):
-        """Returns, per flat output, the list of the members' tasks."""
-        per_member = [output_tasks(model, structure, self.outputs) for model, structure in zip(self.models, structures)]
-        if len({len(tasks) for tasks in per_member}) > 1:
-            raise ValueError(f"Members have different numbers of outputs: {[len(tasks) for tasks in per_member]}")
-        return list(zip(*per_member))
-
-    def reductions(self, structures):
-        """Returns one `Reduction` per flat output."""
-        return [Reduction(self.reduce, common_task(list(tasks))) for tasks in self.tasks(structures)]
-
-    def __call__(self, structures):
-        if len(structures) == 1:
-            # Nothing to average: the member's numbers, bit for bit.
-            return structures[0]
-        combined = []
-        flat = zip(*(keras.tree.flatten(structure) for structure in structures))
-        for ys, tasks, reduction in zip(flat, self.tasks(structures), self.reductions(structures)):
-            shapes = {tuple(y.shape[1:]) for y in ys}
-            if len(shapes) > 1:
-                raise ValueError(f"Members' outputs differ in shape: {sorted(shapes, key=str)}")
-            result = reduction.finish(self._mean([reduction.transform(y, task) for y, task in zip(ys, tasks)]))
-            mask = getattr(ys[0], "_keras_mask", None)
-            if mask is not None:
-                result._keras_mask = mask
-            combined.append(result)
-        return keras.tree.pack_sequence_as(structures[0], combined)
-
-    def _mean(self, terms):
-        if len(set(self.weights)) == 1:
-            return ops.multiply(_sum(terms), 1.0 / len(terms))
-        return _sum([ops.multiply(term, weight) for term, weight in zip(terms, self.weights)])
-
-
-def _sum(terms):
-    total = terms[0]
-    for term in terms[1:]:
-        total = ops.add(total, term)
-    return total
+def _num_logits(model):
+    return sum(task is not None and task.kind == "logits" for task in loss_tasks(model))

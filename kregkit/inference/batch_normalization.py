@@ -1,10 +1,16 @@
 """BatchNormalization statistics for weights that no training step has seen."""
 
+import keras
 import numpy as np
+from keras import ops
 
+from kregkit._core.backends import require_tensorflow
+from kregkit._core.batches import read_batches
+from kregkit._core.normalization import batch_normalizations, batch_statistics_in_inference
+from kregkit._core.replacing import replaced_all
 from kregkit._core.weights import assign_values
-from kregkit.inference._batch_statistics import BatchStatistics, normalizations
-from kregkit.inference._batches import batches
+from kregkit.inference._architecture import Architecture, as_tensors
+from kregkit.inference._moments import Moments
 
 
 def recompute_batch_normalization(model, data, batch_size=None, steps=None):
@@ -45,43 +51,78 @@ def recompute_batch_normalization(model, data, batch_size=None, steps=None):
 
     Reference: [Wu and Johnson, 2021](https://arxiv.org/abs/2105.07576)
     """
+    require_tensorflow("recompute_batch_normalization")
     if not model.built:
         raise ValueError(f"The model must be built. Received: model={model.name!r}, which is not built")
-    layers = normalizations(model)
+    layers = batch_normalizations(model)
     if not layers:
         return model
-    run = BatchStatistics(model, layers)
-    totals = [_Moments() for _ in layers]
+    run = _BatchStatistics(Architecture(model), layers)
+    moments = Moments(squares=True)
+    # Per layer: how many numbers, and the state of `moments`.
+    totals = [(np.float64(0), (np.zeros(layer.moving_mean.shape),) * 2) for layer in layers]
     seen = 0
-    for x, _, _ in batches(data, batch_size):
+    for x, _, _ in read_batches(data, batch_size):
         if steps is not None and seen >= steps:
             break
         seen += 1
-        for total, calls in zip(totals, run(x)):
+        for index, calls in enumerate(run(x)):
             for count, mean, variance in calls:
-                total.add(float(count), np.asarray(mean, "float64"), np.asarray(variance, "float64"))
+                count, mean, variance = (np.asarray(part, "float64") for part in (count, mean, variance))
+                total, state = totals[index]
+                totals[index] = total + count, moments.merge(state, total, (mean, variance * count), count)
     if not seen:
         raise ValueError("`data` is empty: the model is as it was")
-    used = [(layer, total) for layer, total in zip(layers, totals) if total.count > 0]
+    used = [(layer, count, state) for layer, (count, state) in zip(layers, totals) if count > 0]
     assign_values(
-        [variable for layer, _ in used for variable in (layer.moving_mean, layer.moving_variance)],
-        [value for _, total in used for value in (total.mean, total.variance)],
+        [variable for layer, _, _ in used for variable in (layer.moving_mean, layer.moving_variance)],
+        [value for _, count, (mean, squares) in used for value in (mean, squares / count)],
     )
     return model
 
 
-class _Moments:
-    """Count, mean and variance of all that was added (Chan et al. 1979)."""
+class _BatchStatistics:
+    """Runs one batch and returns, per layer and call, `(count, mean, variance)`.
 
-    def __init__(self):
-        self.count, self.mean, self.variance = 0.0, 0.0, 0.0
+    The layers normalise by the batch, as in training; everything else is in inference mode. Nothing is written.
+    """
 
-    def add(self, count, mean, variance):
-        if count == 0:
-            return
-        total = self.count + count
-        difference = mean - self.mean
-        share = count / total
-        self.variance = (1 - share) * self.variance + share * variance + share * (1 - share) * difference**2
-        self.mean = self.mean + share * difference
-        self.count = total
+    def __init__(self, architecture, layers):
+        self.architecture, self.layers = architecture, layers
+        self._traced = architecture.traced(self._run)
+
+    def __call__(self, x):
+        return self._traced(as_tensors(x))
+
+    def _run(self, x):
+        records = [[] for _ in self.layers]
+        zeros = [
+            (variable, ops.zeros(variable.shape, variable.dtype))
+            for layer in self.layers
+            for variable in (layer.moving_mean, layer.moving_variance)
+        ]
+        # With no momentum and nothing remembered, the moving statistics are the batch's.
+        with keras.StatelessScope(state_mapping=zeros) as scope, batch_statistics_in_inference(self.layers, 0.0):
+            calls = [(layer, "call", _recording(layer, record, scope)) for layer, record in zip(self.layers, records)]
+            with replaced_all(calls):
+                self.architecture.model(x, **self.architecture.arguments)
+        return records
+
+
+def _recording(layer, record, scope):
+    """Returns a `call` that appends the batch's moments to `record`."""
+    original = layer.call
+
+    def call(inputs, training=None, mask=None):
+        outputs = original(inputs, training=training, mask=mask)
+        mean = scope.get_current_value(layer.moving_mean)
+        variance = scope.get_current_value(layer.moving_variance)
+        if mask is None:
+            count = ops.size(inputs)
+        else:
+            seen = ops.broadcast_to(ops.expand_dims(mask, -1), ops.shape(inputs)) if mask.ndim < inputs.ndim else mask
+            count = ops.sum(ops.cast(seen, "float32"))
+        record.append((ops.cast(count, "float32") / mean.shape[0], mean, variance))
+        return outputs
+
+    return call

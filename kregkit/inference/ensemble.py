@@ -6,21 +6,49 @@ import warnings
 import keras
 import numpy as np
 
+from kregkit._core.backends import require_tensorflow
+from kregkit._core.batches import concatenate, read_batches
 from kregkit._core.checks import check_choice, check_integer
 from kregkit._core.files import replacing
 from kregkit._core.snapshot_directory import SnapshotDirectory
 from kregkit._core.weights import swapped
-from kregkit.inference._batches import batches, concatenate
-from kregkit.inference._forward import Forward, State, states
-from kregkit.inference._predicting import Predicting
-from kregkit.inference._predictor import Combination, Predictor, run_together
-from kregkit.inference._reduction import REDUCTIONS
-from kregkit.inference._scores import disagreement, greedy_bag, scores
-from kregkit.inference.member import Member
-from kregkit.inference.report import Report
+from kregkit.inference._architecture import Architecture, current_values, shared_architectures
+from kregkit.inference._averaging import REDUCTIONS, Combination
+from kregkit.inference._predictor import PredictionModel, Predictor
+from kregkit.inference._saved import rebuilt, symbolic_inputs
+from kregkit.inference.report import Report, disagreement, scores
 
 
-class Ensemble(Predicting):
+class Member(Predictor):
+    """One member of an ensemble: `predict`, `evaluate` and `to_model`, as its own model has them.
+
+    Args:
+        architecture: An `Architecture`, which other members may share.
+        values: List of tensors, the member's weights and states.
+        name: String.
+        information: Dictionary of what is known of its training, such as a snapshot's `cycle`, `epoch` and `logs`.
+    """
+
+    def __init__(self, architecture, values, name, information=None):
+        self._models = [architecture.model]
+        super().__init__(self._models)
+        self.architecture = architecture
+        self.values = values
+        self.name = name
+        self.information = dict(information or {})
+
+    def __repr__(self):
+        return f"<Member {self.name!r} of {self.architecture.model.name!r}>"
+
+    def _predict_batch(self, inputs, first_example):
+        return self.architecture(self.values, inputs, 0, first_example)
+
+    def to_model(self):
+        """Returns a new Keras model, uncompiled, with this member's weights."""
+        return rebuilt(self.architecture.model, self.values, self.architecture.model.name)
+
+
+class Ensemble(Predictor):
     """Averages the predictions of several models, `p(x) = mean_m p_m(x)`, in one Keras model.
 
     Members may have different architectures, if they take the same inputs and give the same outputs. Those of the same
@@ -60,6 +88,7 @@ class Ensemble(Predicting):
     """
 
     def __init__(self, models, outputs="auto", reduce="probabilities"):
+        require_tensorflow("Ensemble")
         alone = isinstance(models, keras.Model)
         models = models if alone else list(models)
         if alone or not models or not all(isinstance(model, keras.Model) for model in models):
@@ -70,16 +99,21 @@ class Ensemble(Predicting):
                     "Every model must be built: call it on a batch, or give it an Input, first. "
                     f"Received: models with {model.name!r}, which is not built"
                 )
-        members = [Member(state, f"member {index + 1}") for index, state in enumerate(states(models))]
+        architectures = zip(models, shared_architectures(models))
+        members = [
+            Member(architecture, current_values(model), f"member {index + 1}")
+            for index, (model, architecture) in enumerate(architectures)
+        ]
         self._set(members, [1] * len(members), outputs, reduce, models)
 
     def _set(self, members, counts, outputs, reduce, models=None):
-        for one in [outputs] if isinstance(outputs, str) else keras.tree.flatten(outputs):
-            check_choice("outputs", one, ("auto", "probabilities", "logits", "values"))
+        for kind in [outputs] if isinstance(outputs, str) else keras.tree.flatten(outputs):
+            check_choice("outputs", kind, ("auto", "probabilities", "logits", "values"))
         self.outputs = outputs
         self.reduce = check_choice("reduce", reduce, REDUCTIONS)
         self._members = members
         self._counts = counts
+        self._models = [member.architecture.model for member in members]
         self._combination = Combination(self._models, self.weights, outputs, reduce)
         super().__init__(models or self._models)
 
@@ -107,6 +141,7 @@ class Ensemble(Predicting):
             ValueError: It has no members yet, fewer than `last`, or members that are missing or corrupt; the message
                 names each.
         """
+        require_tensorflow("Ensemble")
         run = SnapshotDirectory(directory)
         entries = run.read()["members"]
         if last is not None:
@@ -128,7 +163,7 @@ class Ensemble(Predicting):
             model = run.load_architecture(custom_objects)
         if not model.built:
             raise ValueError(f"The model must be built. Received: model={model.name!r}, which is not built")
-        forward = Forward(model)
+        architecture = Architecture(model)
         optimizer = getattr(model, "optimizer", None)
         kept = [*model.variables, *(optimizer.variables if optimizer is not None else [])]
         members = []
@@ -140,7 +175,7 @@ class Ensemble(Predicting):
                     model.load_weights(path)
                 except Exception as error:
                     raise ValueError(f"Snapshot {path} does not fit the model: {error}") from error
-                members.append(Member(State(forward, forward.values()), f"cycle {entry['cycle']}", entry))
+                members.append(Member(architecture, current_values(model), f"cycle {entry['cycle']}", entry))
         return cls._of(members, [1] * len(members), outputs, reduce)
 
     @property
@@ -150,12 +185,8 @@ class Ensemble(Predicting):
 
     @property
     def weights(self):
-        """List of the members' shares in the average; they sum to 1."""
+        """List of the members' weights in the mean; they sum to 1."""
         return [count / sum(self._counts) for count in self._counts]
-
-    @property
-    def _models(self):
-        return [member.state.forward.model for member in self._members]
 
     def __len__(self):
         return len(self._members)
@@ -163,8 +194,14 @@ class Ensemble(Predicting):
     def __repr__(self):
         return f"<Ensemble of {len(self)}: {', '.join(member.name for member in self._members)}>"
 
-    def _make_predictor(self):
-        return Predictor(self._models, run_together([member.state for member in self._members], self._combination))
+    def _predict_batch(self, inputs, first_example):
+        return self._combination(self._predict_each(inputs, first_example))
+
+    def _predict_each(self, inputs, first_example):
+        return [
+            member.architecture(member.values, inputs, index, first_example)
+            for index, member in enumerate(self._members)
+        ]
 
     def to_model(self):
         """Returns the ensemble as one functional Keras model, made of the members and of Keras's own layers.
@@ -175,9 +212,12 @@ class Ensemble(Predicting):
         Raises:
             ValueError: A member can't be rebuilt from its config, or its inputs are not known.
         """
-        inputs = _symbolic_inputs(self._models)
-        rebuilt = [member.state.rebuild(f"member_{index + 1}") for index, member in enumerate(self._members)]
-        outputs = self._combination([model(inputs) for model in rebuilt])
+        inputs = symbolic_inputs(self._models)
+        copies = [
+            rebuilt(model, member.values, f"member_{index + 1}")
+            for index, (model, member) in enumerate(zip(self._models, self._members))
+        ]
+        outputs = self._combination([model(inputs) for model in copies])
         names = getattr(self._models[0], "output_names", None) or []
         flat = keras.tree.flatten(outputs)
         if len(names) == len(flat):
@@ -244,7 +284,7 @@ class Ensemble(Predicting):
                 if target is not None
             )
 
-        counts = greedy_bag(len(self), rounds, bag_loss)
+        counts = _greedy_selection(len(self), rounds, bag_loss)
         chosen = [index for index, count in enumerate(counts) if count]
         return self._of(
             [self._members[index] for index in chosen], [counts[index] for index in chosen], self.outputs, self.reduce
@@ -264,59 +304,45 @@ class Ensemble(Predicting):
         combined = keras.tree.map_structure(keras.ops.convert_to_numpy, self._combination(predictions))
         tasks = self._combination.tasks(predictions)
         reductions = self._combination.reductions(predictions)
-        result_tasks = [reduction.task for reduction in reductions] if len(self) > 1 else [one[0] for one in tasks]
+        result_tasks = [reduction.task for reduction in reductions] if len(self) > 1 else [each[0] for each in tasks]
         targets = _matching(y, combined)
         names = _output_names(self._models[0], combined)
 
         def measures(structure, tasks):
-            found = {}
+            values_by_name = {}
             for name, target, pred, task in zip(names, targets, keras.tree.flatten(structure), tasks):
                 if target is not None:
                     values = scores(target, pred, task, weight)
-                    found |= {f"{name} {key}".strip(): value for key, value in values.items()}
-            return found
+                    values_by_name |= {f"{name} {key}".strip(): value for key, value in values.items()}
+            return values_by_name
 
         rows = [
-            {"name": member.name, "weight": share, **measures(prediction, [one[index] for one in tasks])}
-            for index, (member, share, prediction) in enumerate(zip(self._members, self.weights, predictions))
+            {"name": member.name, "weight": member_weight, **measures(prediction, [each[index] for each in tasks])}
+            for index, (member, member_weight, prediction) in enumerate(zip(self._members, self.weights, predictions))
         ]
         flat = [keras.tree.flatten(prediction) for prediction in predictions]
         matrices = {}
         for index, name in enumerate(names):
             task = tasks[index]
             matrices[name] = np.array([
-                [disagreement(one[index], other[index], task[0], weight) for other in flat] for one in flat
+                [disagreement(left[index], right[index], task[0], weight) for right in flat] for left in flat
             ])  # fmt: skip
         return Report(rows, measures(combined, result_tasks), matrices if len(names) > 1 else matrices[names[0]])
 
     def _predict_members(self, validation, batch_size):
         """Returns targets, sample weights and a list of the members' predictions, from one pass over the data."""
-        predictor = Predictor(self._models, run_together([member.state for member in self._members], list))
+        each = PredictionModel(self._models, self._predict_each)
         targets, weights, predictions = [], [], []
-        for x, y, weight in batches(validation, batch_size):
-            if y is None:
-                raise ValueError("`validation` must hold targets: (x, y) or batches of them")
-            predictions.append(predictor.predict_on_batch(x))
-            targets.append(y)
-            weights.append(weight)
+        with each.one_pass():
+            for x, y, weight in read_batches(validation, batch_size):
+                if y is None:
+                    raise ValueError("`validation` must hold targets: (x, y) or batches of them")
+                predictions.append(each.predict_on_batch(x))
+                targets.append(y)
+                weights.append(weight)
         if not predictions:
             raise ValueError("`validation` is empty")
         return concatenate(targets), concatenate(weights), concatenate(predictions)
-
-
-def _symbolic_inputs(models):
-    """Returns new Inputs like those of the first model that has any."""
-    for model in models:
-        if getattr(model, "inputs", None):
-            # A Sequential model's `input` is defined only once it was called.
-            inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-            return keras.tree.map_structure(
-                lambda tensor: keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name), inputs
-            )
-    raise ValueError(
-        "A saved ensemble needs a member whose inputs are known: a functional or Sequential model. "
-        f"Received: models={[type(model).__name__ for model in models]}"
-    )
 
 
 def _matching(y, structure):
@@ -337,3 +363,29 @@ def _output_names(model, structure):
     if isinstance(structure, dict):
         return keras.tree.flatten({key: key for key in structure})
     return list(getattr(model, "output_names", None) or [f"output {index}" for index in range(count)])
+
+
+def _greedy_selection(num, rounds, loss):
+    """Returns how often each of `num` members is taken by greedy selection with replacement.
+
+    Each round adds the member whose addition gives the lowest loss of the average; the best of all rounds is kept
+    (Caruana et al. 2004, without their bagging of models).
+
+    Args:
+        num: Integer, number of members.
+        rounds: Integer, number of rounds.
+        loss: Callable from a list of `num` counts to a float, lower is better.
+    """
+    counts = [0] * num
+    best, best_loss = None, np.inf
+    for _ in range(rounds):
+        losses = []
+        for index in range(num):
+            counts[index] += 1
+            losses.append(loss(counts))
+            counts[index] -= 1
+        chosen = int(np.nanargmin(losses))
+        counts[chosen] += 1
+        if losses[chosen] < best_loss:
+            best, best_loss = list(counts), losses[chosen]
+    return best

@@ -1,39 +1,15 @@
-"""What all of kregkit's stochastic layers share: a seed, and noise that can be forced from outside."""
+"""The base class of kregkit's stochastic layers: a seed, and noise that can be drawn outside of training too."""
 
 import keras
 from keras import ops
 
 from kregkit._core.checks import check_integer
-
-
-def on_tensorflow():
-    """Returns the room's TensorFlow module on that backend, else None."""
-    if keras.backend.backend() != "tensorflow":
-        return None
-    from kregkit.layers import _tensorflow
-
-    return _tensorflow
-
-
-def runs_eagerly():
-    """Returns whether operations run as they are called, on tensors that can be looked at; JAX doesn't tell."""
-    tensorflow = on_tensorflow()
-    return tensorflow.runs_eagerly() if tensorflow is not None else keras.backend.backend() == "torch"
-
-
-def compile_apart():
-    """Returns what has XLA compile a function within a plain graph, where that pays: TensorFlow on CPUs; else None.
-
-    Called as it is, without a graph, a function would be compiled anew each time.
-    """
-    tensorflow = on_tensorflow()
-    if tensorflow is None or tensorflow.runs_eagerly() or tensorflow.has_accelerator():
-        return None
-    return None if tensorflow.compiled_by_xla() else tensorflow.compiled
+from kregkit.layers._backend import on_tensorflow
+from kregkit.layers._hash import mixed_key
 
 
 class _FixedKey(keras.random.SeedGenerator):
-    """One key for one draw, where `keras.random` accepts nothing but generators and integers."""
+    """A key for one draw. `keras.random` accepts keys from generators only."""
 
     def __init__(self, value):  # No state of its own, hence no call of the parent.
         self.value = value
@@ -46,13 +22,17 @@ class NoisyLayer(keras.layers.Layer):
     """A layer whose noise is drawn while training, or whenever `draw_call` is called; see `kregkit.layers`.
 
     A subclass defines `call` and `draw_call` with one signature, and names in `wrapped` those of its arguments that
-    are layers, or None.
+    are layers, or None. A subclass whose noise has a known mean also defines `expected_call`, with the same signature.
 
     Args:
         seed: Integer or None, the argument of the layer's `keras.random.SeedGenerator`.
+
+    Attributes:
+        noise_source: None, or where the noise comes from while `kregkit.inference` averages it: see `kregkit.layers`.
     """
 
     wrapped = ()
+    noise_source = None
 
     def __init__(self, seed=None, **kwargs):
         if seed is not None:
@@ -73,7 +53,8 @@ class NoisyLayer(keras.layers.Layer):
         key = self.seed_generator.next()
         tensorflow = on_tensorflow()
         if per_replica and tensorflow is not None and tensorflow.num_replicas() > 1:
-            key = tensorflow.key_of_replica(key)
+            number = tensorflow.replica_number()
+            key = key if number is None else ops.cast(mixed_key(key, number), key.dtype)
         return key
 
     def uniform(self, shape, per_replica=True):

@@ -1,4 +1,4 @@
-"""What the maxout layers share: how wide to start, one product for all pieces, and the maximum over them."""
+"""The base class of the maxout layers, and the initialiser that keeps the scale of activations."""
 
 import math
 
@@ -15,7 +15,7 @@ def second_moment(pieces):
     """
     z = np.linspace(-12, 12, 24001)
     density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
-    below = np.array([0.5 * math.erfc(-one / math.sqrt(2)) for one in z])
+    below = np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in z])
     return float(np.sum(z**2 * pieces * density * below ** (pieces - 1)) * (z[1] - z[0]))
 
 
@@ -27,9 +27,9 @@ def initializer(pieces, given=None):
 
 
 class MaxOfPieces(keras.layers.Layer):
-    """The entry-wise maximum of the `pieces` contiguous parts of what a layer called `product` computes.
+    """Splits the output of a layer called `product` into `pieces` contiguous parts and takes their maximum, entry-wise.
 
-    A subclass makes `product` and `pieces`, and names in `arguments` those of its own that are the product's.
+    A subclass sets `product` and `pieces`. It lists in `arguments` those arguments that it hands on to `product`.
     """
 
     arguments = ()

@@ -1,12 +1,17 @@
-"""Some rows of a batch, taken out and put back, each the other's gradient: no scatter either way."""
+"""Rows of a batch, taken out and put back. Each function is the other's gradient, so that none needs a scatter."""
 
 from keras import ops
 
-from kregkit.layers._noise import on_tensorflow
+from kregkit.layers._backend import on_tensorflow
 
 
 def gather(x, rows):
-    """Returns the rows of `x` whose numbers are given; none is negative."""
+    """Returns rows of `x`.
+
+    Args:
+        x: Tensor.
+        rows: Integer tensor of row numbers, none of them negative.
+    """
     tensorflow = on_tensorflow()
     return tensorflow.gather(x, rows) if tensorflow is not None else ops.take(x, rows, axis=0)
 
@@ -19,19 +24,29 @@ def random_subset(noise, size):
         size: Integer or scalar tensor, the subset's size.
 
     Returns:
-        `kept`: `(size,)`, the rows in the subset. `slots`: `(batch,)`, each row's place in `kept`, or `size`.
+        `kept`: `(size,)`, the rows in the subset. `slots`: `(batch,)`, each row's index in `kept`, or `size`.
     """
     order = ops.argsort(noise)
     return order[:size], ops.minimum(ops.argsort(order), size)
 
 
-def _upstream(args, upstream):
-    # TensorFlow and JAX pass the gradient as the only argument, PyTorch by name.
-    return args[0] if upstream is None else upstream
+def with_gradient(forward, backward):
+    """Returns a function of one tensor with a gradient of its own.
 
+    Args:
+        forward: Callable `x -> y`.
+        backward: Callable `(x, gradient of y) -> gradient of x`.
+    """
 
-def _take(x, kept):
-    return gather(x, kept)
+    @ops.custom_gradient
+    def function(x):
+        def gradient(*args, upstream=None):
+            # TensorFlow and JAX pass the gradient as the only argument, PyTorch by name.
+            return backward(x, args[0] if upstream is None else upstream)
+
+        return forward(x), gradient
+
+    return function
 
 
 def _put(x, slots):
@@ -41,20 +56,10 @@ def _put(x, slots):
 def take_rows(x, kept, slots):
     """Returns the rows `kept` of `x`."""
     if "float" not in str(x.dtype):
-        return _take(x, kept)
-
-    @ops.custom_gradient
-    def take(x):
-        return _take(x, kept), lambda *args, upstream=None: _put(_upstream(args, upstream), slots)
-
-    return take(x)
+        return gather(x, kept)
+    return with_gradient(lambda x: gather(x, kept), lambda x, gradient: _put(gradient, slots))(x)
 
 
 def put_rows(x, kept, slots):
     """Returns a whole batch: the rows of `x` where `take_rows` took them, zeros elsewhere."""
-
-    @ops.custom_gradient
-    def put(x):
-        return _put(x, slots), lambda *args, upstream=None: _take(_upstream(args, upstream), kept)
-
-    return put(x)
+    return with_gradient(lambda x: _put(x, slots), lambda x, gradient: gather(gradient, kept))(x)

@@ -1,6 +1,8 @@
-"""What `keras.ops` can't say: whether XLA compiles this graph, which replica runs, a compiled part of a plain graph."""
+"""What `keras.ops` doesn't have: whether XLA compiles the graph, the replica's number, a compiled part of a graph."""
 
 import tensorflow as tf
+
+from kregkit._core import keras_internals
 
 
 def compiled_by_xla():
@@ -9,8 +11,8 @@ def compiled_by_xla():
         return False
     graph = tf.compat.v1.get_default_graph()
     while graph is not None:
-        # jit_compile enters a control-flow context for as long as it traces; there is no public question to ask.
-        context = graph._get_control_flow_context()
+        # `jit_compile` enters a control-flow context for as long as it traces.
+        context = keras_internals.control_flow_context(graph)
         while context is not None:
             if type(context).__name__ == "XLAControlFlowContext":
                 return True
@@ -34,14 +36,10 @@ def num_replicas():
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
-def key_of_replica(key):
-    """Returns `key` moved away from those of the other replicas."""
+def replica_number():
+    """Returns the number of the replica that runs, a scalar tensor; None where none does."""
     replica = tf.distribute.get_replica_context()
-    if replica is None:
-        return key
-    number = tf.convert_to_tensor(replica.replica_id_in_sync_group)
-    step = tf.cast(number, key.dtype) * tf.cast(0x5851F42D, key.dtype)
-    return key + tf.stack([step, tf.zeros_like(step)])
+    return None if replica is None else tf.convert_to_tensor(replica.replica_id_in_sync_group)
 
 
 def gather(x, rows):

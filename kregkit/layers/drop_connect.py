@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from kregkit._core.checks import check_choice, check_integer, check_number
-from kregkit.layers._hash import hashed_choice, hashed_uniform
+from kregkit.layers._hash import hashed_choice, hashed_uniform, mixed_key
 from kregkit.layers._noise import NoisyLayer
 
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
@@ -22,17 +22,17 @@ class DropConnect(NoisyLayer):
     That is, training computes `activation(((M / p) * W) v + (m / p) * b)`: inverted, as Keras's Dropout is, so that
     inference uses the weights as they are. Gradients are masked as the weights are.
 
-    What a mask is drawn for:
+    `mask` says which examples share a mask:
 
-    - `"example"`: each example, at the cost of two products and without `batch x in x out` memory. One mask `R` of
-      random signs is shared, and turned for each example by random signs `s` on its inputs and `r` on its outputs:
-      `M = (1 + R * r s^T) / 2`. At rate 0.5, every example's mask is exactly Bernoulli, and independent from entry to
-      entry; masks of different examples depend on each other through `R` (any two agree in all entries up to signs).
-      At other rates, `R` is the shared mask's deviation from its mean: the outputs' mean, variance and covariance over
-      an example are exact, higher moments are not. Bias masks are exact at any rate, and independent.
-    - `"batch"`: one mask for the mini-batch, the cheapest: one product.
-    - `"exact"`: independent masks, an example at a time in a loop, so that one mask is in memory at once. Slow; meant
-      for checking the others.
+    - `"example"`: none, at the cost of two products and without `batch x in x out` memory. One matrix `R` of random
+      signs is drawn for the batch, and turned for each example by random signs `s` on its inputs and `r` on its
+      outputs: `M = (1 + R * r s^T) / 2`. At rate 0.5, every example's mask is exactly Bernoulli, and independent from
+      entry to entry; masks of different examples depend on each other through `R` (any two agree in all entries up to
+      signs). At other rates, `R` is the shared mask's deviation from its mean: the outputs' mean, variance and
+      covariance over an example are exact, higher moments are not. Bias masks are exact at any rate, and independent.
+    - `"batch"`: all examples of a mini-batch. The cheapest: one product.
+    - `"exact"`: none, and masks are independent. A loop draws them one example at a time, so that a single mask is in
+      memory at once. Slow; meant for checking the others.
 
     A seed gives the same masks eagerly, in a graph and under XLA. Keras's Dropout on the inputs drops whole rows of
     `W`; this drops single entries.
@@ -47,7 +47,7 @@ class DropConnect(NoisyLayer):
 
     Args:
         layer: A `Dense`, `EinsumDense`, `Conv1D`, `Conv2D` or `Conv3D` layer, built or not. It keeps its weights and
-            their names; it can be used without the wrapper at any time.
+            their names, and can be called without the wrapper at any time.
         rate: Float in [0, 1), the fraction of weights dropped. Defaults to 0.5.
         mask: `"example"`, `"batch"` or `"exact"`. Defaults to `"example"`.
         inference: `"mean"` or `"gaussian"`. Defaults to `"mean"`.
@@ -74,7 +74,7 @@ class DropConnect(NoisyLayer):
 
     def __init__(self, layer, rate=0.5, mask="example", inference="mean", draws=16, seed=None, **kwargs):
         if not isinstance(layer, _WRAPPED):
-            names = ", ".join(one.__name__ for one in _WRAPPED)
+            names = ", ".join(wrapped.__name__ for wrapped in _WRAPPED)
             raise ValueError(f"`layer` must be one of {names}. Received: layer={layer!r}")
         if getattr(layer, "quantization_mode", None) is not None:
             raise ValueError(f"`layer` must not be quantized. Received: layer={layer!r}")
@@ -98,23 +98,37 @@ class DropConnect(NoisyLayer):
     def call(self, inputs, training=None):
         if training:
             return self.draw_call(inputs, training=training)
-        if self.inference == "mean" or self.rate == 0 or self._activation() == "linear":
-            return self.layer(inputs)
-        return self._with_activity_loss(self._gaussian(inputs))
+        return self._without_mask(inputs) if self.inference == "mean" else self.expected_call(inputs)
 
     def draw_call(self, inputs, training=None):
         if self.rate == 0:
-            return self.layer(inputs)
+            return self._without_mask(inputs)
         inputs = ops.cast(inputs, self.compute_dtype)
         kernel = ops.cast(self.layer.kernel, self.compute_dtype)
-        draw = {"example": self._draw_example, "batch": self._draw_batch, "exact": self._draw_exact}[self.mask]
+        # What is the same for all examples of a draw is what one mask for the batch is.
+        mask = "batch" if self.noise_source is not None and self.noise_source.shared else self.mask
+        draw = {"example": self._draw_example, "batch": self._draw_batch, "exact": self._draw_exact}[mask]
         outputs = draw(inputs, kernel)
         if self.layer.bias is not None:
-            shared = self.mask == "batch"
-            examples = 1 if shared else ops.shape(inputs)[0]
             bias = ops.cast(self.layer.bias, self.compute_dtype)
-            factor = self._factor((examples, *bias.shape), self.next_key(per_replica=not shared), of="bias")
+            factor = self._bias_factor(ops.shape(inputs)[0], shared=mask == "batch")
             outputs = outputs + self._behind_examples(bias * factor, outputs)
+        return self._with_activity_loss(self._activate(outputs))
+
+    def expected_call(self, inputs, training=None):
+        """Returns the mean over masks by the paper's Gaussian, whatever `inference` says."""
+        if self.rate == 0 or self._activation() == "linear":
+            return self._without_mask(inputs)
+        return self._with_activity_loss(self._gaussian(inputs))
+
+    def _without_mask(self, inputs):
+        """Returns what the wrapped layer computes, in this layer's precision."""
+        if self.compute_dtype == self.layer.compute_dtype:
+            return self.layer(inputs)
+        outputs = self._product(ops.cast(inputs, self.compute_dtype), ops.cast(self.layer.kernel, self.compute_dtype))
+        if self.layer.bias is not None:
+            bias = ops.cast(self.layer.bias, self.compute_dtype)[None]
+            outputs = outputs + self._behind_examples(bias, outputs)
         return self._with_activity_loss(self._activate(outputs))
 
     def _with_activity_loss(self, outputs):
@@ -125,9 +139,28 @@ class DropConnect(NoisyLayer):
             self.add_loss(loss / ops.cast(ops.shape(outputs)[0], loss.dtype))
         return outputs
 
-    def _factor(self, shape, key, of="kernel"):
-        """Returns a mask over `p`: 0 or `1 / (1 - rate)`. `of` says what it is for, to who draws in its place."""
+    def _factor(self, shape, key):
+        """Returns a mask over `p`: 0 or `1 / (1 - rate)`."""
         return hashed_choice(key, shape, self.rate, 0.0, 1 / (1 - self.rate), self.compute_dtype)
+
+    def _kernel_factor(self, per_replica=True):
+        """Returns a mask of the kernel over `p`, with an axis of draws in front where a noise source draws it."""
+        shape = tuple(self.layer.kernel.shape)
+        if self.noise_source is None:
+            return self._factor(shape, self.next_key(per_replica))
+        return self._factor_of(self.noise_source.uniform_per_draw(shape))
+
+    def _bias_factor(self, rows, shared):
+        """Returns masks of the bias over `p`: one for each row, or one for all where that is the same."""
+        shape, source = tuple(self.layer.bias.shape), self.noise_source
+        if source is None:
+            return self._factor((1 if shared else rows, *shape), self.next_key(per_replica=not shared))
+        if shared:
+            return ops.repeat(self._factor_of(source.uniform_per_draw(shape)), rows // source.num_draws, axis=0)
+        return self._factor_of(source.uniform((rows, *shape)))
+
+    def _factor_of(self, uniform):
+        return ops.cast(ops.where(uniform < self.rate, 0.0, 1 / (1 - self.rate)), self.compute_dtype)
 
     def uniform(self, shape, per_replica=True):
         return hashed_uniform(self.next_key(per_replica), shape)
@@ -136,30 +169,34 @@ class DropConnect(NoisyLayer):
         return 2 * ops.cast(self.uniform(shape) < 0.5, self.compute_dtype) - 1
 
     def _draw_example(self, inputs, kernel):
-        deviation = self._factor(tuple(kernel.shape), self.next_key()) - 1
+        deviation = self._kernel_factor() - 1
         into, out_of = self._sign_shapes(inputs)
         turned = self._product(inputs * self._signs(into), kernel * deviation)
         return self._product(inputs, kernel) + turned * self._signs(out_of)
 
     def _draw_batch(self, inputs, kernel):
-        return self._product(inputs, kernel * self._factor(tuple(kernel.shape), self.next_key(per_replica=False)))
+        return self._product(inputs, kernel * self._kernel_factor(per_replica=False))
 
     def _draw_exact(self, inputs, kernel):
         key = self.next_key()
+        rows = ops.shape(inputs)[0]
+        # At test time an example has its number in the data set, whatever batch it is in.
+        numbers = ops.arange(rows, dtype="int32") if self.noise_source is None else self.noise_source.examples()
 
         def one(element):
             example, number = element
-            number = ops.cast(number, key.dtype)
-            # Apart from what the layer draws otherwise, whose keys differ in the counter, the second entry.
-            mixed = key + ops.stack([number + 1, number * 0])
-            masked = kernel * self._factor(tuple(kernel.shape), mixed)
+            masked = kernel * self._factor(tuple(kernel.shape), mixed_key(key, number))
             return self._product(example[None], masked)[0]
 
-        return ops.map(one, (inputs, ops.arange(ops.shape(inputs)[0], dtype="int32")))
+        return ops.map(one, (inputs, numbers))
 
     def _product(self, inputs, kernel):
-        """Returns what the wrapped layer computes before bias and activation, with another kernel."""
+        """Returns what the wrapped layer computes before bias and activation, with another kernel, or one per draw."""
         layer = self.layer
+        if len(kernel.shape) > len(layer.kernel.shape):
+            draws = self.noise_source.num_draws
+            parts = zip(ops.split(inputs, draws), ops.unstack(kernel, draws))
+            return ops.concatenate([self._product(*part) for part in parts], axis=0)
         if isinstance(layer, keras.layers.Dense):
             return ops.matmul(inputs, kernel)
         if isinstance(layer, keras.layers.EinsumDense):
@@ -215,11 +252,12 @@ class DropConnect(NoisyLayer):
         return outputs if self.layer.activation is None else self.layer.activation(outputs)
 
     def _gaussian(self, inputs):
-        # In float32: squares leave the range of float16, and the ratio of two of its small numbers would be noise.
-        inputs, kernel = ops.cast(inputs, "float32"), ops.cast(self.layer.kernel, "float32")
+        # At least in float32: squares leave the range of float16, and the ratio of two of its small numbers is noise.
+        dtype = "float64" if self.compute_dtype == "float64" else "float32"
+        inputs, kernel = ops.cast(inputs, dtype), ops.cast(self.layer.kernel, dtype)
         mean, variance = self._product(inputs, kernel), self._product(ops.square(inputs), ops.square(kernel))
         if self.layer.bias is not None:
-            bias = ops.cast(self.layer.bias, "float32")[None]
+            bias = ops.cast(self.layer.bias, dtype)[None]
             mean = mean + self._behind_examples(bias, mean)
             variance = variance + self._behind_examples(ops.square(bias), mean)
         deviation = ops.sqrt(ops.maximum(variance, 1e-20) * (self.rate / (1 - self.rate)))
@@ -231,8 +269,8 @@ class DropConnect(NoisyLayer):
         units = tuple(self.layer.bias.shape) if self.layer.bias is not None else (mean.shape[self._unit_axis()],)
         total = 0.0
         for noise in _latin_hypercube(self.draws, units):
-            noise = self._behind_examples(ops.convert_to_tensor(noise[None]), mean)
-            total = total + ops.cast(self._activate(mean + deviation * noise), "float32")
+            noise = self._behind_examples(ops.convert_to_tensor(noise[None], dtype), mean)
+            total = total + ops.cast(self._activate(mean + deviation * noise), dtype)
         return ops.cast(total / self.draws, self.compute_dtype)
 
     def _unit_axis(self):

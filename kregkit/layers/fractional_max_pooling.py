@@ -6,7 +6,7 @@ from keras import ops
 
 from kregkit._core.checks import check_choice, check_integer, check_number
 from kregkit.layers._noise import NoisyLayer
-from kregkit.layers.fractional_max_pool import fractional_max_pool, spatial_sizes
+from kregkit.layers.region_pooling import fractional_max_pool, spatial_sizes
 
 
 def pseudorandom_boundaries(size, outputs, draw):
@@ -60,7 +60,7 @@ def random_boundaries(size, outputs, noise):
 
 
 class _FractionalMaxPooling(NoisyLayer):
-    """What the classes for one, two and three axes share; `num_axes` is the class's."""
+    """The base class of the layers for one, two and three axes; `num_axes` says which."""
 
     num_axes = None
 
@@ -138,7 +138,11 @@ class _FractionalMaxPooling(NoisyLayer):
         sizes = spatial_sizes(inputs.shape, self.data_format)
         shape = ops.shape(inputs)
         channels = shape[-1] if self.data_format == "channels_last" else shape[1]
-        groups = {"batch": (), "example": (shape[0],), "channel": (shape[0], channels)}[self.share]
+        share = self.share
+        if share == "batch" and self.noise_source is not None:
+            # At test time each example and draw has regions of its own, so that draws can share a batch.
+            share = "example"
+        groups = {"batch": (), "example": (shape[0],), "channel": (shape[0], channels)}[share]
         drawn = [self._draw(size, outputs, groups) for size, outputs in zip(sizes, self._outputs(sizes))]
         return fractional_max_pool(inputs, drawn, self.overlapping, self.data_format)
 
@@ -177,9 +181,9 @@ _DOCSTRING = """Takes the maximum over {what} of alternating size, `ratio` long 
     - `regions="pseudorandom"`: `s_i = ceil(n / N (i + u)) - 1`, `u` uniform below the cap that keeps the first and the
       last increment right. Neighbouring windows differ less, so that images are distorted less.
 
-    Inference uses one fixed set of regions, the pseudorandom one at the middle of `u`'s range, whatever `regions` and
-    `seed` are: the same at every call and in every process. Averaging predictions over draws, which the paper shows to
-    be better, is what `draw_call` is for (see `kregkit.layers`).
+    Inference uses one fixed set of regions, whatever `regions` and `seed` are: the pseudorandom regions at the middle
+    of `u`'s range, the same at every call and in every process. The paper shows that the mean prediction over several
+    draws is better: `kregkit.inference.marginalize` computes it.
 
     Keras has no such layer. TensorFlow's operation runs on CPUs alone, without XLA and half precision.
 

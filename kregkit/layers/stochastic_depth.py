@@ -5,8 +5,10 @@ import inspect
 import keras
 from keras import ops, tree
 
+from kregkit._core import keras_internals
 from kregkit._core.checks import check_choice, check_integer, check_number
-from kregkit.layers._noise import NoisyLayer, coin, on_tensorflow, runs_eagerly
+from kregkit.layers._backend import on_tensorflow, runs_eagerly
+from kregkit.layers._noise import NoisyLayer, coin
 from kregkit.layers._rows import put_rows, random_subset, take_rows
 
 # Rounds to the nearest integer, and halves upward in every precision: float32 makes of 0.35 * 90 a little less.
@@ -44,7 +46,7 @@ class StochasticDepth(NoisyLayer):
     The equation is that of `scale="train"`. With `scale="test"`, as the paper has it, training computes
     `shortcut(x) + b * branch(x)` and inference `shortcut(x) + p * branch(x)`. In expectation both are consistent.
 
-    What one `b` is drawn for is the `mode`:
+    `mode` says which examples share one `b`:
 
     - `"batch"`: one coin per mini-batch, the paper's. A dropped branch isn't computed, forward or backward, so that
       training gets faster by about `1 - mean(p)` of the branches' time. XLA on CPUs computes a convolution's gradient
@@ -79,8 +81,8 @@ class StochasticDepth(NoisyLayer):
             branch. In mode `"subset"`, the first axis of every tensor that isn't a scalar must be the batch, or of
             length 1.
         training: Boolean, whether to draw; passed on to the branch and the shortcut.
-        mask: Passed on to a branch that takes a mask; also what the output carries on (the first input's). Masks that
-            further tensors carry reach the branch as Keras hands them on.
+        mask: Passed on to a branch that takes a mask. The output carries the first input's mask on. Masks of further
+            tensors reach the branch as Keras hands them on.
 
     Raises:
         ValueError: for an argument outside its range, and when the branch's output has another shape than the
@@ -131,7 +133,7 @@ class StochasticDepth(NoisyLayer):
 
     def call(self, inputs, *args, training=None, mask=None, **kwargs):
         if not training:
-            return self._expected(inputs, args, self._arguments(kwargs, training, mask), training)
+            return self.expected_call(inputs, *args, training=training, mask=mask, **kwargs)
         return self.draw_call(inputs, *args, training=training, mask=mask, **kwargs)
 
     def draw_call(self, inputs, *args, training=None, mask=None, **kwargs):
@@ -139,16 +141,23 @@ class StochasticDepth(NoisyLayer):
         self._build_branch(inputs, *args, **arguments)
         if self.survival_probability == 1:
             return self._expected(inputs, args, arguments, training)
-        draw = {"batch": self._draw_batch, "sample": self._draw_sample, "subset": self._draw_subset}[self.mode]
+        # At test time a coin for each example and draw: modes that save time share one among examples.
+        mode = self.mode if self.noise_source is None else "sample"
+        draw = {"batch": self._draw_batch, "sample": self._draw_sample, "subset": self._draw_subset}[mode]
         return draw(inputs, args, arguments, self._shortcut(inputs, training))
 
+    def expected_call(self, inputs, *args, training=None, mask=None, **kwargs):
+        """Returns the mean over coins: the branch times its survival probability, over the factor of training."""
+        return self._expected(inputs, args, self._arguments(kwargs, training, mask), training)
+
     def _arguments(self, kwargs, training, mask):
-        found = dict(kwargs)
+        """Returns the keyword arguments of the branch: `training` and `mask` only where it takes them."""
+        arguments = dict(kwargs)
         if mask is not None and "mask" in self._branch_signature.parameters:
-            found["mask"] = mask
+            arguments["mask"] = mask
         if "training" in self._branch_signature.parameters:
-            found["training"] = training
-        return found
+            arguments["training"] = training
+        return arguments
 
     def _build_branch(self, *args, **kwargs):
         """Has the branch make its variables before it is called inside a conditional, which couldn't keep them."""
@@ -167,19 +176,19 @@ class StochasticDepth(NoisyLayer):
 
     def _branch(self, inputs, args, arguments, like):
         outputs = ops.cast(self.branch(inputs, *args, **arguments), self.compute_dtype)
-        one, other = tuple(outputs.shape)[1:], tuple(like.shape)[1:]
-        if len(one) != len(other) or any(a != b for a, b in zip(one, other) if None not in (a, b)):
+        shape, expected = tuple(outputs.shape)[1:], tuple(like.shape)[1:]
+        if len(shape) != len(expected) or any(a != b for a, b in zip(shape, expected) if None not in (a, b)):
             raise ValueError(
                 f"The branch's output must have the shape of the shortcut's, which is {tuple(like.shape)}. "
                 f"Received: shape={tuple(outputs.shape)}"
             )
         return outputs
 
-    def _factor(self, training, batch=None):
-        """Returns what the branch is multiplied by."""
+    def _factor(self, training, batch=None, mode=None):
+        """Returns the factor of the branch's output."""
         if (self.scale == "train") != training:
             return 1.0
-        if self.mode != "subset":
+        if (mode or self.mode) != "subset":
             return 1 / self.survival_probability if training else self.survival_probability
         size = ops.cast(self._subset_size(batch), "float32")
         batch = ops.cast(batch, "float32")
@@ -217,7 +226,7 @@ class StochasticDepth(NoisyLayer):
         def skip():
             if not runs_eagerly():
                 return shortcut, ops.zeros((), "float32"), before
-            # No graph knows of the skipped weights then: they would have no gradient in place of a zero one.
+            # Without a graph the tape doesn't see the skipped weights: their gradient would be None instead of zero.
             zero = sum((ops.sum(weight * 0) for weight in self.branch.trainable_variables), 0.0)
             return shortcut + ops.cast(zero, shortcut.dtype), ops.zeros((), "float32"), before
 
@@ -235,7 +244,7 @@ class StochasticDepth(NoisyLayer):
         return outputs
 
     def _draw_sample(self, inputs, args, arguments, shortcut):
-        outputs = self._branch(inputs, args, arguments, shortcut) * self._factor(True)
+        outputs = self._branch(inputs, args, arguments, shortcut) * self._factor(True, mode="sample")
         shape = (ops.shape(shortcut)[0], *[1] * (len(shortcut.shape) - 1))
         survives = coin(self.uniform(shape), self.survival_probability)
         return shortcut + ops.where(survives, outputs, ops.zeros_like(outputs))
@@ -255,9 +264,8 @@ class StochasticDepth(NoisyLayer):
                     f"{static} examples, as its first axis, or one row for all. Received: shape={tuple(value.shape)}"
                 )
             taken = take_rows(value, kept, slots)
-            mask = getattr(value, "_keras_mask", None)
-            if mask is not None:
-                taken._keras_mask = take(mask)
+            mask = keras_internals.get_mask(value)
+            keras_internals.set_mask(taken, None if mask is None else take(mask))
             return taken
 
         inputs, args, arguments = tree.map_structure(take, (inputs, args, arguments))

@@ -9,9 +9,9 @@
 """
 
 from kregkit.optimizers.adam import Adam
-from kregkit.optimizers.curvature import Curvature, curvature
+from kregkit.optimizers.hessian_spectrum import Curvature, curvature
 from kregkit.optimizers.layerwise import LayerwiseLearningRate
-from kregkit.optimizers.minimize import minimize, minimize_function
+from kregkit.optimizers.minimization import minimize, minimize_function
 from kregkit.optimizers.momentum import Momentum
 from kregkit.optimizers.soap import SOAP
 

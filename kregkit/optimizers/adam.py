@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from kregkit._core import keras_internals
+
 
 @keras.saving.register_keras_serializable(package="kregkit")
 class Adam(keras.optimizers.Adam):
@@ -18,7 +20,7 @@ class Adam(keras.optimizers.Adam):
 
     Both averages start at zero, `s` recovers from it more slowly than `m`, and the uncorrected rule divides by it. With
     the default betas and a constant gradient its first step is 3.16 learning rates long and its twelfth, the longest,
-    6.6; with the correction every step is one learning rate long. The uncorrected rule is there to see this.
+    6.6; with the correction every step is one learning rate long. The uncorrected rule is there to show this.
 
     As in Keras, `epsilon` is added to the root of the uncorrected `s` (Kingma and Ba's "epsilon hat").
 
@@ -67,12 +69,10 @@ class Adam(keras.optimizers.Adam):
             return
         learning_rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)
-        index = self._get_variable_index(variable)
-        m, s = self._momentums[index], self._velocities[index]
+        m, s, largest = keras_internals.adam_slots(self, variable)
         self.assign_add(m, ops.multiply(ops.subtract(gradient, m), 1 - self.beta_1))
         self.assign_add(s, ops.multiply(ops.subtract(ops.square(gradient), s), 1 - self.beta_2))
         if self.amsgrad:
-            largest = self._velocity_hats[index]
             self.assign(largest, ops.maximum(largest, s))
             s = largest
         step = ops.divide(m, ops.add(ops.sqrt(s), self.epsilon))

@@ -1,34 +1,18 @@
-"""One optimizer, one learning rate, a factor per variable."""
+"""A multiple of one optimizer's learning rate for each variable."""
 
 import re
 
 import keras
 from keras import ops
 
+from kregkit._core import keras_internals
 from kregkit._core.checks import check_number
-
-
-class _Scaled:
-    """An optimizer as variables with one factor see it: all its own, but for the learning rate."""
-
-    def __init__(self, optimizer, factor):
-        self._optimizer = optimizer
-        self._factor = factor
-
-    @property
-    def learning_rate(self):
-        return ops.multiply(self._optimizer.learning_rate, self._factor)
-
-    def _get_current_learning_rate(self):
-        # What the torch backend's weight decay reads.
-        return self.learning_rate
-
-    def __getattr__(self, name):
-        return getattr(self._optimizer, name)
+from kregkit._core.graph import layers_as_called
+from kregkit._core.weights import variable_path
 
 
 def _forwarded(name):
-    """Returns a property that lives on the inner optimizer."""
+    """Returns a property that reads and writes the inner optimizer's."""
 
     def read(self):
         return getattr(self.inner_optimizer, name)
@@ -49,7 +33,7 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
     learning_rate(variable) = factor(variable) * optimizer.learning_rate
     ```
 
-    There is one learning rate, which schedules and callbacks read and set through this optimizer as through any other.
+    Schedules and callbacks read and set the one learning rate through this optimizer as through any other.
     The update and the decoupled weight decay of a variable use its multiple of it. A factor of 0 freezes, like
     `trainable=False`: the variable and its slots stay as they are, bit for bit, its constraint is not applied, and
     `global_clipnorm` doesn't count its gradient.
@@ -61,8 +45,11 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
     Compared with `keras.optimizers.MultiOptimizer`, which gives each group of variables an optimizer, and so a
     learning rate and a step counter, of its own: callbacks and schedules drive all variables at once.
 
-    Keras drops the names of a model and of the models inside it from the paths when it loads a file. So a file keeps
-    each variable's factor beside the patterns; to have it so, save after the optimizer was built, which `fit` does.
+    Keras drops the names of models from the paths when it clones a model or loads it from a file. A copy whose patterns
+    no longer match gets its factors from the config, which holds them once the optimizer was built, or matches the
+    patterns with the names of all models and layers around a variable.
+
+    Plain `tf.Variable`s have no path: their name stands for it.
 
     Args:
         optimizer: A `keras.optimizers.Optimizer`, not yet built.
@@ -117,15 +104,9 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
         self._factors = ()
         self._known_factors = ()
         self.inner_optimizer = optimizer
-        # Instance attributes shadow the class's methods: everything else in the optimizer's `apply` (clipping,
-        # accumulation, constraints, averages) stays its own, on every backend and under every strategy.
-        optimizer._apply_weight_decay = self._apply_scaled_weight_decay
-        if hasattr(optimizer, "_parallel_update_step"):
-            # The torch backend updates all variables in one call.
-            optimizer._parallel_update_step = self._parallel_scaled_update_step
-        else:
-            optimizer.update_step = self._scaled_update_step
-        optimizer._update_model_variables_moving_average = self._update_moving_average
+        keras_internals.replace_updates(
+            optimizer, self._scaled_update, self._parallel_scaled_update, self._scaled_decay, self._average
+        )
 
     @classmethod
     def by_depth(cls, optimizer, model, decay, name=None):
@@ -136,8 +117,9 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
         ```
 
         A level is a layer with a kernel, matrix or table, together with the layers up to the next one that have
-        only vectors of weights, such as normalisation. Levels are counted in the order of `model.layers`, inside of
-        nested models too; a composite layer, such as attention, is one level.
+        only vectors of weights, such as normalisation. Levels are counted in the order in which the layers are called,
+        inside of nested models too; a composite layer, such as attention, is one level. Weights that a model has
+        outside of its layers, such as a class token, belong to the first level.
 
         Args:
             optimizer: A `keras.optimizers.Optimizer`, not yet built.
@@ -146,8 +128,9 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
             name: String, the optimizer's name.
 
         Raises:
-            ValueError: `decay` is outside (0, 1], the model has no trainable variables, or two of its variables on
-                different levels share one path.
+            ValueError: `decay` is outside (0, 1], the model has no trainable variables, two of its variables on
+                different levels share one path, or the model is a subclass that can't be called on symbolic inputs
+                to see the order of its layers.
 
         >>> layers = [keras.Input((4,)), keras.layers.Dense(3, name="a"), keras.layers.Dense(2, name="b")]
         >>> model = keras.Sequential(layers, name="net")
@@ -156,7 +139,7 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
         """
         decay = check_number("decay", decay, 0, 1, low_open=True)
         level, levels = 0, {}
-        for layer in _layers(model):
+        for layer in layers_as_called(model):
             variables = layer.trainable_variables
             if any(len(variable.shape) > 1 for variable in variables):
                 level += 1
@@ -164,6 +147,7 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
                 # A layer used twice has the level of its first use.
                 if levels.setdefault(variable.path, (level, variable))[1] is not variable:
                     raise ValueError(f"Two variables share one path: name the layers. Received: path={variable.path!r}")
+        levels = {variable.path: levels.get(variable.path, (1, variable)) for variable in model.trainable_variables}
         if not levels:
             raise ValueError(f"`model` must be built and have trainable variables. Received: model={model!r}")
         multipliers = {path: decay ** (level - own) for path, (own, _) in levels.items()}
@@ -182,9 +166,6 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
     loss_scale_factor = _forwarded("loss_scale_factor")
     gradient_accumulation_steps = _forwarded("gradient_accumulation_steps")
     iterations = _forwarded("iterations")
-    _iterations = _forwarded("_iterations")
-    _model_variables_moving_average = _forwarded("_model_variables_moving_average")
-    _trainable_variables = _forwarded("_trainable_variables")
 
     @property
     def variables(self):
@@ -193,26 +174,25 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
     @property
     def factors(self):
         """Dictionary from each variable's path to its factor. Empty until the optimizer is built."""
-        return {variable.path: factor for variable, factor in zip(self._trainable_variables, self._factors)}
+        variables = keras_internals.optimizer_variables(self.inner_optimizer)
+        return {variable_path(variable): factor for variable, factor in zip(variables, self._factors)}
 
     def build(self, var_list):
         if self.built:
             return
-        paths = [variable.path for variable in var_list]
-        factors = tuple(self._recall(paths) or self._match(paths))
+        paths = [variable_path(variable) for variable in var_list]
+        factors = self._recall(paths) or self._match(var_list, paths)
         self.inner_optimizer.build(var_list)
-        self._factors = factors
-        self._trainable_variables_indices = self.inner_optimizer._trainable_variables_indices
+        self._factors = tuple(factors)
         self.built = True
 
     def apply(self, grads, trainable_variables=None):
         if not self.built and trainable_variables is not None:
             self.build(list(trainable_variables))
         if 0 in self._factors:
-            variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
-            self._check_variables_are_known(variables)
+            variables = trainable_variables or keras_internals.optimizer_variables(self.inner_optimizer)
             trained = [pair for pair in zip(grads, variables, strict=True) if self._factor(pair[1]) != 0]
-            grads, trainable_variables = ([pair[place] for pair in trained] for place in (0, 1))
+            grads, trainable_variables = [gradient for gradient, _ in trained], [variable for _, variable in trained]
         self.inner_optimizer.apply(grads, trainable_variables)
 
     def scale_loss(self, loss):
@@ -234,10 +214,15 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
     def load_own_variables(self, store):
         pass
 
-    def _recall(self, paths):
-        """Returns the factors kept in a file, if these are its variables under their own or shortened paths."""
+    def _recall(self, paths, by_position=False):
+        """Returns the factors kept in a config, if these are its variables; else None.
+
+        Their paths may have lost the names of models in front. By position, layers may have new names too.
+        """
 
         def same(path, known):
+            if by_position:
+                return path.rpartition("/")[2] == known.rpartition("/")[2]
             return f"/{path}".endswith(f"/{known}") or f"/{known}".endswith(f"/{path}")
 
         known = [path for path, _ in self._known_factors]
@@ -245,30 +230,44 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
             return [factor for _, factor in self._known_factors]
         return None
 
-    def _match(self, paths):
-        """Returns each path's factor."""
-        used = set()
-        factors = []
-        for path in paths:
-            if path in self.multipliers:
-                found = [path]
-            else:
-                found = [p for p in self.multipliers if re.fullmatch(f"(?:.*/)?(?:{p})", path)]
-            if len(found) > 1:
-                raise ValueError(f"One pattern must match {path!r}. Received: patterns={found}")
-            used.update(found)
-            factors.append(self.multipliers[found[0]] if found else self.default)
-        unmatched = [pattern for pattern in self.multipliers if pattern not in used]
+    def _match(self, variables, paths):
+        """Returns each variable's factor by the patterns."""
+        patterns = [self._patterns(path, path) for path in paths]
+        unmatched = self._unmatched(patterns)
         if unmatched:
+            # A clone's paths, and those of a model from a file, lack the names of nested models.
+            full_paths = _paths_in_model(variables)
+            patterns = [self._patterns(path, full_paths.get(id(v), path)) for v, path in zip(variables, paths)]
+            unmatched = self._unmatched(patterns)
+        if unmatched:
+            factors = self._recall(paths, by_position=True)
+            if factors:
+                return factors
             listed = "\n  ".join(paths)
             raise ValueError(
                 "Every pattern must match a trainable variable's path, all of it or all behind a slash. "
                 f"The paths are\n  {listed}\nReceived: multipliers={unmatched}"
             )
-        return factors
+        for path, matched in zip(paths, patterns):
+            if len(matched) > 1:
+                raise ValueError(f"One pattern must match {path!r}. Received: patterns={matched}")
+        return [self.multipliers[matched[0]] if matched else self.default for matched in patterns]
+
+    def _patterns(self, path, full_path):
+        """Returns the patterns that match a path; the exact path goes first."""
+        if path in self.multipliers:
+            return [path]
+        exact = [pattern for pattern in self.multipliers if full_path != path and full_path.endswith(f"/{pattern}")]
+        return exact or [p for p in self.multipliers if re.fullmatch(f"(?:.*/)?(?:{p})", full_path)]
+
+    def _unmatched(self, patterns):
+        used = {pattern for matched in patterns for pattern in matched}
+        return [pattern for pattern in self.multipliers if pattern not in used]
 
     def _factor(self, variable):
-        return self._factors[self._get_variable_index(variable)]
+        """Returns a variable's factor; one for a variable that Keras will refuse as unknown."""
+        index = keras_internals.variable_index(self.inner_optimizer, variable)
+        return 1.0 if index is None else self._factors[index]
 
     def _groups(self, variables):
         """Yields each factor with the positions of its variables."""
@@ -276,45 +275,42 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
         for factor in dict.fromkeys(factors):
             yield factor, [position for position, own in enumerate(factors) if own == factor]
 
-    def _scaled_update_step(self, gradient, variable, learning_rate):
+    def _scaled_update(self, gradient, variable, learning_rate):
         factor = self._factor(variable)
         if factor != 1:
             learning_rate = ops.multiply(learning_rate, factor)
         type(self.inner_optimizer).update_step(self.inner_optimizer, gradient, variable, learning_rate)
 
-    def _parallel_scaled_update_step(self, grads, variables, learning_rate):
-        inner = self.inner_optimizer
+    def _parallel_scaled_update(self, grads, variables, learning_rate):
         for factor, positions in self._groups(variables):
-            type(inner)._parallel_update_step(
-                inner,
-                [grads[position] for position in positions],
-                [variables[position] for position in positions],
-                ops.multiply(learning_rate, factor),
-            )
+            chosen_grads = [grads[position] for position in positions]
+            chosen = [variables[position] for position in positions]
+            rate = ops.multiply(learning_rate, factor)
+            keras_internals.update_in_parallel(self.inner_optimizer, chosen_grads, chosen, rate)
 
-    def _apply_scaled_weight_decay(self, variables):
-        inner = self.inner_optimizer
+    def _scaled_decay(self, variables):
         for factor, positions in self._groups(variables):
-            view = inner if factor == 1 else _Scaled(inner, factor)
-            type(inner)._apply_weight_decay(view, [variables[position] for position in positions])
+            rate = self.learning_rate if factor == 1 else ops.multiply(self.learning_rate, factor)
+            chosen = [variables[position] for position in positions]
+            keras_internals.decay_weights(self.inner_optimizer, chosen, rate)
 
-    def _update_moving_average(self, variables):
-        inner = self.inner_optimizer
-        type(inner)._update_model_variables_moving_average(inner, variables)
-        for variable, average, factor in zip(variables, self._model_variables_moving_average, self._factors):
+    def _average(self, variables):
+        averages = keras_internals.average_weights(self.inner_optimizer, variables)
+        for variable, average, factor in zip(variables, averages, self._factors):
             if factor == 0:
                 # The weighted sum of equal numbers is off by a rounding.
                 average.assign(variable)
 
     def get_config(self):
         # Everything else is configured on the wrapped optimizer.
-        known = [(variable.path, factor) for variable, factor in zip(self._trainable_variables, self._factors)]
+        variables = keras_internals.optimizer_variables(self.inner_optimizer)
+        known = [[variable_path(variable), factor] for variable, factor in zip(variables, self._factors)]
         return {
             "name": self.name,
             "optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),
             "multipliers": dict(self.multipliers),
             "default": self.default,
-            "known_factors": [list(pair) for pair in known or self._known_factors],
+            "known_factors": known or [list(pair) for pair in self._known_factors],
         }
 
     @classmethod
@@ -327,10 +323,24 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
         return optimizer
 
 
-def _layers(model):
-    """Yields the layers of `model` in order, those of nested models in place of the model."""
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _layers(layer)
-        else:
-            yield layer
+for _name in keras_internals.wrapped_state_names():
+    setattr(LayerwiseLearningRate, _name, _forwarded(_name))
+
+
+def _paths_in_model(variables):
+    """Returns `{id(variable): path}`, with the names of all models and layers around it, in the model being built."""
+    paths = {}
+
+    def visit(layer, outer):
+        path = f"{outer}{layer.name}/"
+        for variable in keras_internals.own_trainable_variables(layer):
+            paths.setdefault(id(variable), f"{path}{variable.name}")
+        for inner in keras_internals.inner_layers(layer):
+            visit(inner, path)
+
+    wanted = {id(variable) for variable in variables}
+    for model in keras_internals.calling_models():
+        if wanted <= {id(variable) for variable in model.trainable_variables}:
+            visit(model, "")
+            break
+    return paths

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from kregkit._core import keras_internals
 from kregkit._core.checks import check_number
 
 
@@ -26,7 +27,7 @@ class Momentum(keras.optimizers.Optimizer):
     Args:
         learning_rate: Float, `LearningRateSchedule` or callable. Defaults to `0.01`. A constant gradient moves
             `learning_rate / (1 - momentum)` times itself per step.
-        momentum: Float in [0, 1), the share of the velocity kept each step. Defaults to `0.9`.
+        momentum: Float in [0, 1), the fraction of the velocity that each step keeps. Defaults to `0.9`.
         nesterov: Boolean, whether to look ahead. Defaults to `False`.
         **kwargs: Arguments of `keras.optimizers.Optimizer`: `weight_decay`, `clipnorm`, `use_ema`, ...
 
@@ -60,7 +61,7 @@ class Momentum(keras.optimizers.Optimizer):
     def update_step(self, gradient, variable, learning_rate):
         learning_rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)
-        velocity = self.velocities[self._get_variable_index(variable)]
+        velocity = self.velocities[keras_internals.variable_index(self, variable)]
         self.assign(velocity, ops.add(ops.multiply(velocity, self.momentum), gradient))
         step = ops.add(ops.multiply(velocity, self.momentum), gradient) if self.nesterov else velocity
         self.assign_sub(variable, ops.multiply(step, learning_rate))

@@ -6,7 +6,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from kregkit._core import keras_internals
 from kregkit._core.checks import check_integer, check_number
+from kregkit._core.weights import variable_path
 
 
 class _Slots:
@@ -111,7 +113,7 @@ class SOAP(keras.optimizers.Optimizer):
         self._slots = [self._new_slots(variable) for variable in var_list]
 
     def _new_slots(self, variable):
-        if self._overwrite_variable_with_gradient(variable):
+        if getattr(variable, "overwrite_with_gradient", False):
             return None
         shape = _matrix_shape(tuple(variable.shape))
         sides = [axis for axis, dim in enumerate(shape) if len(shape) == 2 and 1 < dim <= self.max_precondition_dim]
@@ -121,7 +123,7 @@ class SOAP(keras.optimizers.Optimizer):
         dtype = variable.dtype if variable.dtype in ("float32", "float64") else "float32"
 
         def slot(name, shape, initializer="zeros"):
-            path = variable.path.replace("/", "_")
+            path = variable_path(variable).replace("/", "_")
             return self.add_variable(shape, initializer, dtype, name=f"{path}_{name}")
 
         return _Slots(
@@ -134,7 +136,7 @@ class SOAP(keras.optimizers.Optimizer):
         )
 
     def update_step(self, gradient, variable, learning_rate):
-        slots = self._slots[self._get_variable_index(variable)]
+        slots = self._slots[keras_internals.variable_index(self, variable)]
         dtype = slots.momentum.dtype
         gradient = ops.reshape(ops.cast(ops.convert_to_tensor(gradient), dtype), slots.shape)
         bases = [ops.convert_to_tensor(basis) for basis in slots.bases]
@@ -154,8 +156,8 @@ class SOAP(keras.optimizers.Optimizer):
 
         if slots.sides:
             statistics = [
-                kept + (1 - self.beta_2) * (_second_moment(gradient, axis) - kept)
-                for axis, kept in zip(slots.sides, slots.statistics)
+                average + (1 - self.beta_2) * (_second_moment(gradient, axis) - average)
+                for axis, average in zip(slots.sides, slots.statistics)
             ]
             # All state goes through the branches as values: JAX can't assign in them.
             refresh = ops.logical_and(
@@ -180,7 +182,7 @@ class SOAP(keras.optimizers.Optimizer):
                 values, vectors = ops.linalg.eigh(matrix)
                 # Falling eigenvalues, the order in which orthogonal iteration converges.
                 basis, energy = ops.flip(vectors, axis=1), ops.maximum(ops.flip(values), 0)
-                # What the squares would be if the entries were independent, then set right in each new axis's sum.
+                # The expected squares if the entries were independent, scaled so that each new axis's sum is right.
                 scales = _rotate(scales, [axis], [ops.square(basis)])
                 sums = ops.sum(scales, axis=1 - axis)
                 scales = scales * ops.expand_dims(energy / ops.maximum(sums, 1e-30), axis=1 - axis)

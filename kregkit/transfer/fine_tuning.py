@@ -4,6 +4,7 @@ import dataclasses
 
 import keras
 
+from kregkit._core.backends import require_tensorflow
 from kregkit._core.checks import check_integer
 from kregkit.transfer._data import features_of, is_pair, labels_of
 from kregkit.transfer._graph import inputs_of, stage_names, weighted_layers
@@ -59,6 +60,7 @@ def fine_tune(model, train, validation=None, plan=None, batch_size=32, callbacks
 
     Reference: [Kumar et al., 2022](https://arxiv.org/abs/2202.10054)
     """
+    require_tensorflow("fine_tune")
     check_integer("batch_size", batch_size, 1)
     y = labels_of("train", train)
     num_classes = int(y.max()) + 1

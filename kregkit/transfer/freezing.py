@@ -1,5 +1,9 @@
 """Which layers train."""
 
+import contextlib
+
+import keras
+
 from kregkit._core import keras_internals
 from kregkit._core.checks import check_integer
 from kregkit._core.graph import all_layers, flat_layers, nested_models
@@ -140,7 +144,7 @@ def prepare(model, layers=()):
     """Gives a compiled model's optimizer slots for all weights that any layer could train, if it has none yet.
 
     Raises:
-        ValueError: The optimizer was built before, and lacks weights of `layers`.
+        ValueError: The optimizer was built before, and lacks weights of `layers`; or it was built, on JAX.
     """
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:
@@ -150,11 +154,21 @@ def prepare(model, layers=()):
             "The layers have no weights yet: give the model an `Input`, or call it once. "
             f"Received: model={model.name!r}"
         )
+    if keras.backend.backend() == "jax":
+        # There an optimizer must know the weights that train, and no others: `fit` builds it.
+        if optimizer.built:
+            raise ValueError(
+                "On JAX an optimizer can't go on with other weights than it was built for: compile the model again "
+                f"before this. Received: optimizer={optimizer.name!r}, which has trained"
+            )
+        return
     flags, function = trainable_flags(model), model.train_function
     _set(model, True)
     try:
         if not optimizer.built:
-            with model.distribute_strategy.scope():
+            # Only on TensorFlow does a model have a strategy.
+            strategy = getattr(model, "distribute_strategy", None)
+            with strategy.scope() if strategy is not None else contextlib.nullcontext():
                 optimizer.build(model.trainable_variables)
         known = {
             id(variable)

@@ -15,7 +15,9 @@ def test_numbers_become_floats(value):
     assert result == value
 
 
-@pytest.mark.parametrize("value", [True, "0.5", None, float("nan"), float("inf"), 10**400, -0.1, 1.1, [0.5], np.ones(2), 1j])
+@pytest.mark.parametrize(
+    "value", [True, "0.5", None, float("nan"), float("inf"), 10**400, -0.1, 1.1, [0.5], np.ones(2), 1j]
+)
 def test_what_is_no_number_in_the_range_is_refused(value):
     with pytest.raises(ValueError, match=re.escape("`rate` must be a number in [0, 1]. Received: rate=")):
         check_number("rate", value, 0, 1)

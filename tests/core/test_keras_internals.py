@@ -76,7 +76,17 @@ def test_layers(model):
     assert internals.takes_training(dropout) and not internals.takes_training(keras.layers.Flatten()), gone(
         internals.takes_training
     )
-    assert internals.dtype_policy(dense).name == "float32", gone(internals.dtype_policy)
+    name, method = internals.apply_scores(keras.layers.AdditiveAttention())
+    assert callable(method) and name in vars(keras.layers.Attention), gone(internals.apply_scores)
+    inputs = {"b": keras.Input((2,), name="b"), "a": keras.Input((1,), name="a")}
+    functional = keras.Model(inputs, inputs["a"])
+    standardized = internals.standardize_inputs(functional)({"a": np.zeros((3, 1)), "b": np.zeros((3, 2))})
+    expected = [tensor.shape[1] for tensor in functional.inputs]
+    assert [tensor.shape[1] for tensor in standardized] == expected, gone(internals.standardize_inputs)
+    loss = keras.losses.MeanSquaredError()
+    with internals.computing_in("float64", [dense], [loss]):
+        assert (dense.compute_dtype, loss.dtype) == ("float64", "float64"), gone(internals.computing_in)
+    assert (dense.compute_dtype, loss.dtype) == ("float32", "float32"), gone(internals.computing_in)
     penalised = keras.layers.Dense(1, activity_regularizer="l2")
     penalised(np.ones((2, 2), "float32"))
     assert penalised.losses
@@ -93,6 +103,19 @@ def test_compiled_parts(model):
     assert [loss.name for loss in internals.flat_losses(model)] == ["mse"], gone(internals.flat_losses)
     assert internals.compile_arguments(keras.Sequential()) is None, gone(internals.compile_arguments)
     assert internals.compiled_loss(keras.Sequential()) is None, gone(internals.compiled_loss)
+
+
+def test_build_as_fit_does():
+    model = keras.Sequential([keras.layers.Dense(2), keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    internals.build_as_fit_does(model, (np.ones((2, 4), "float32"), np.ones((2, 1), "float32"), None))
+    assert model.built and len(model.weights) == 4, gone(internals.build_as_fit_does)
+
+
+def test_learning_rate_schedule():
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
+    found = [internals.learning_rate_schedule(keras.optimizers.SGD(rate)) for rate in (schedule, 0.1)]
+    assert found == [schedule, None], gone(internals.learning_rate_schedule)
 
 
 def test_directions_of_metrics():
@@ -118,6 +141,39 @@ def test_the_running_callback_list_is_found(model):
     assert internals.running_callback_list() is None, gone(internals.running_callback_list)
 
 
+def test_the_running_fit_tells_its_arguments_and_its_data(model):
+    found = []
+
+    class Finder(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            found.append((internals.running_fit(model), internals.running_fit_spec(model)))
+
+    def batches():
+        while True:
+            yield np.ones((2, 4), "float32"), np.ones((2, 1), "float32")
+
+    x, y = np.ones((4, 4), "float32"), np.ones((4, 1), "float32")
+    finder = {"verbose": 0, "callbacks": [Finder()]}
+    model.fit(x, y, batch_size=2, validation_data=(x, y), validation_freq=3, **finder)
+    model.fit(batches(), steps_per_epoch=1, **finder)
+    (arguments, spec), (_, of_generator) = found
+    assert arguments["validation_data"][0] is x and arguments["validation_freq"] == 3, gone(internals.running_fit)
+    assert arguments["validation_steps"] is None, gone(internals.running_fit)
+    for one in (spec, of_generator):
+        assert one[0].shape[1:].as_list() == [4] and one[0].dtype == tf.float32, gone(internals.running_fit_spec)
+    assert internals.running_fit(model) == {}, gone(internals.running_fit)
+    assert internals.running_fit_spec(model) is None, gone(internals.running_fit_spec)
+
+
+def test_a_fit_whose_callback_list_is_hidden_is_an_error(model):
+    class Hidden(keras.callbacks.CallbackList):
+        def on_epoch_begin(self, epoch, logs=None):
+            internals.running_callback_list(self.model)
+
+    with pytest.raises(RuntimeError, match="can't find it"):
+        model.fit(np.ones((2, 4)), np.ones((2, 1)), verbose=0, callbacks=Hidden(model=model, epochs=1, steps=1))
+
+
 def test_initial_epoch_of_a_backup(model, tmp_path):
     class Killed(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
@@ -133,6 +189,13 @@ def test_initial_epoch_of_a_backup(model, tmp_path):
     assert internals.initial_epoch(model) == 2, gone(internals.initial_epoch)
     internals.clear_initial_epoch(model)
     assert len(model.fit(x, y, epochs=3, verbose=0).epoch) == 3, gone(internals.clear_initial_epoch)
+
+    class Later(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            internals.set_initial_epoch(self.model, 1)
+
+    assert model.fit(x, y, epochs=3, verbose=0, callbacks=[Later()]).epoch == [1, 2], gone(internals.set_initial_epoch)
+    internals.clear_initial_epoch(model)
 
 
 def test_fit_s_own_validation_is_told_from_other_evaluations(model):
@@ -178,6 +241,84 @@ def test_optimizer_variables(model):
     assert internals.optimizer_variables(model.optimizer) == model.trainable_variables, gone(
         internals.optimizer_variables
     )
+
+
+def test_calling_models(model):
+    class Asked(keras.optimizers.SGD):
+        def build(self, variables):
+            models.append(internals.calling_models())
+            super().build(variables)
+
+    models = []
+    model.compile(Asked(), "mse")
+    model.train_on_batch(np.ones((2, 4)), np.ones((2, 1)))
+    assert models == [[model]], gone(internals.calling_models)
+    assert internals.calling_models() == [], gone(internals.calling_models)
+
+
+def test_inner_layers(model):
+    inner, dense = model.layers
+    wrapper = keras.layers.TimeDistributed(inner)
+    assert internals.inner_layers(wrapper) == [inner], gone(internals.inner_layers)
+    assert [layer for layer in internals.inner_layers(model) if layer.weights] == [inner, dense], gone(
+        internals.inner_layers
+    )
+
+
+def test_variable_index():
+    variables = [keras.Variable(0.0), keras.Variable(0.0)]
+    optimizer = keras.optimizers.SGD()
+    optimizer.build(variables)
+    found = [
+        internals.variable_index(optimizer, one) for one in (variables[1], variables[1].value, keras.Variable(0.0))
+    ]
+    assert found == [1, 1, None], gone(internals.variable_index)
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_adam_slots(amsgrad):
+    variables = [keras.Variable(0.0), keras.Variable(0.0)]
+    optimizer = keras.optimizers.Adam(beta_1=0.5, beta_2=0.75, amsgrad=amsgrad)
+    for gradient in (2.0, 0.0):
+        optimizer.apply([tf.constant(0.0), tf.constant(gradient)], variables)
+    slots = internals.adam_slots(optimizer, variables[1])
+    expected = [0.5, 0.75, 1.0 if amsgrad else None]
+    assert [slot if slot is None else float(slot) for slot in slots] == expected, gone(internals.adam_slots)
+
+
+def test_wrapped_state_names():
+    optimizer = keras.optimizers.SGD(use_ema=True)
+    optimizer.build([keras.Variable(0.0)])
+    for name in internals.wrapped_state_names():
+        assert hasattr(optimizer, name), gone(internals.wrapped_state_names)
+
+
+def test_updates_that_are_replaced_are_called_and_can_call_the_optimizers_own():
+    calls = []
+    optimizer = keras.optimizers.SGD(0.5, weight_decay=0.5, use_ema=True, ema_momentum=0.5)
+
+    def update(gradient, variable, learning_rate):
+        calls.append("update")
+        type(optimizer).update_step(optimizer, gradient, variable, learning_rate)
+
+    def decay(variables):
+        calls.append("decay")
+        internals.decay_weights(optimizer, variables, tf.constant(0.25))
+
+    def average(variables):
+        calls.append("average")
+        (kept,) = internals.average_weights(optimizer, variables)
+        calls.append(float(kept))
+
+    internals.replace_updates(optimizer, update, None, decay, average)
+    variable = keras.Variable(8.0)
+    optimizer.apply([tf.constant(2.0)], [variable])
+    # Decay: 8 * (1 - 0.5 * 0.25) = 7; step: 7 - 0.5 * 2.
+    assert calls[:3] == ["decay", "update", "average"], gone(internals.replace_updates)
+    assert float(variable) == 6.0, gone(internals.decay_weights)
+    assert calls[3] == 6.0, gone(internals.average_weights)
+    with pytest.raises(RuntimeError, match="to give layers rates of their own"):
+        internals.replace_updates(type("Other", (), {})(), update, None, decay, average)
 
 
 def test_control_flow_context_tells_xla():

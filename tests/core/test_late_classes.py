@@ -34,7 +34,7 @@ def test_a_file_opens_with_nothing_imported_but_kregkit(kind, tmp_path):
 
 
 def test_every_layer_and_model_of_a_lazy_room_has_a_stand_in():
-    importlib.import_module("kregkit.inference._sampling_model")
+    importlib.import_module("kregkit.inference._saved")
     lazy = {
         name
         for name, value in keras.saving.get_custom_objects().items()

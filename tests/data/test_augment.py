@@ -69,7 +69,7 @@ def test_fused_equals_unfused_on_smooth_images():
 def test_exact_operations_stay_exact_when_fused():
     operations = [RandomFlip("both"), RandomCrop(3), RandomFlip(), RandomCrop(0, (9, 11)), RandomFlip("vertical")]
     fused, apart = (Augment(operations, fuse=fuse) for fuse in (True, False))
-    assert len(fused._runs(True)) == 1 and len(apart._runs(True)) == 5
+    assert len(fused._groups(True)) == 1 and len(apart._groups(True)) == 5
     keys = make_keys(0, 0, tf.range(64))
     images = np.random.default_rng(0).integers(1, 256, (64, 16, 20, 3), dtype="uint8")
     one, other = fused(images, keys).numpy(), apart(images, keys).numpy()
@@ -171,17 +171,17 @@ def test_in_any_map(calls):
     np.testing.assert_allclose(batch[0], expected, atol=1e-6)
 
 
-def test_runs():
-    def runs(*operations):
-        return Augment(operations)._runs(True)
+def test_groups_of_operations_that_fuse():
+    def groups(*operations):
+        return Augment(operations)._groups(True)
 
-    assert runs(RandomFlip(), RandomRotation(), ColorJitter(), ColorJitter()) == [[0, 1], [2, 3]]
-    assert runs(RandomRotation(), ColorJitter(), RandomRotation()) == [[0], [1], [2]]
+    assert groups(RandomFlip(), RandomRotation(), ColorJitter(), ColorJitter()) == [[0, 1], [2, 3]]
+    assert groups(RandomRotation(), ColorJitter(), RandomRotation()) == [[0], [1], [2]]
     # Different ways to fill don't compose, and padded crops show zeros.
-    assert runs(RandomRotation(fill="reflect"), RandomShear()) == [[0], [1]]
-    assert runs(RandomFlip(), RandomRotation(fill="reflect")) == [[0, 1]]
-    assert runs(RandomCrop(2), RandomRotation(fill="reflect")) == [[0], [1]]
-    assert runs(RandomCrop(0, 5), RandomRotation(fill="reflect")) == [[0, 1]]
+    assert groups(RandomRotation(fill="reflect"), RandomShear()) == [[0], [1]]
+    assert groups(RandomFlip(), RandomRotation(fill="reflect")) == [[0, 1]]
+    assert groups(RandomCrop(2), RandomRotation(fill="reflect")) == [[0], [1]]
+    assert groups(RandomCrop(0, 5), RandomRotation(fill="reflect")) == [[0, 1]]
 
 
 def test_pure_function_of_key():
@@ -240,6 +240,7 @@ def test_test_time_leaves_out_what_is_random():
         (lambda: Augment([], value_range=(1, 0)), "`value_range` must be"),
         (lambda: Augment([], fuse="yes"), "`fuse` must be"),
         (lambda: Augment([Standardize(), ColorJitter()]), "must follow"),
+        (lambda: Augment([ColorJitter()])(IMAGES.astype("float32"), KEYS), r"must lie in value_range=\(0, 1\)"),
         (lambda: Augment([])(np.zeros((2, 2)), 0), "`images` must be"),
         (lambda: Augment([])(np.zeros((2, 2, 2, 3), "int32"), 0), "must be uint8 or floating"),
         (lambda: Augment([])(IMAGES, [1, 2]), "`key` must hold one key per image"),

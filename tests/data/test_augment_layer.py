@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from kregkit.data import Augment, AugmentLayer, ColorJitter, MixUp, RandomCrop, RandomFlip, RandomRotation
-from kregkit.data.augment import keys_from_pair
+from kregkit.data._random import keys_from_pair
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype="uint8")
 

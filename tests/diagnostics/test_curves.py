@@ -1,198 +1,165 @@
-"""Curves of runs that really have the fault they are read for."""
+"""Curves that real runs left, and others by hand: the verdict hangs on no processor's rounding.
 
-import faults
-import keras
+`recorded_curves.json` holds networks on digits: `SGD(30, momentum=0.95)` for "divergence"; five tanh layers of weights
+near 0 for "flat start"; a convex model at a rate of 3 that jumps about above its minimum for "plateau"; two hidden
+units for "underfitting"; 150 examples for "overfitting"; 100 examples of which half is noise, and 128 units, for "noise
+by heart"; inputs ten times too large for "died"; Adam at 0.1 for "climbs". The last and "divergence" are there twice:
+with and without oneDNN, after which they took different ways.
+"""
+
+import json
+import pathlib
+
 import numpy as np
 import pytest
-from keras import layers
 
-from kregkit.callbacks import StepDecay
 from kregkit.diagnostics import diagnose_curves
 
-SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
-def network(widths=(64,), activation="relu", initializer="he_normal", features=64):
-    keras.utils.set_random_seed(1)
-    hidden = [layers.Dense(width, activation, kernel_initializer=initializer) for width in widths]
-    return keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), *hidden, layers.Dense(10)])
-
-
-def fit(model, optimizer, epochs, examples=1400, batch=64, scale=1.0):
-    (x, y), (x_test, y_test) = faults.data(), faults.data("test")
-    model.compile(optimizer, SPARSE)
-    return model.fit(
-        scale * x[:examples],
-        y[:examples],
-        batch,
-        epochs,
-        validation_data=(scale * x_test, y_test),
-        verbose=0,
-    ).history
-
-
-def jumping(epochs=12, then=0):
-    """At this rate the weights of a convex model jump about above the minimum; `then` epochs at a tenth follow."""
-    (x, y), (x_test, y_test) = faults.data(), faults.data("test")
-    rng = np.random.default_rng(0)
-    # Labels that are partly wrong keep the minimum above zero.
-    y, y_test = (np.where(rng.random(len(one)) < 0.3, rng.integers(0, 10, len(one)), one) for one in (y, y_test))
-    model = network(())
-    model.compile(keras.optimizers.SGD(3.0), SPARSE)
-    first = model.fit(x, y, 8, epochs, validation_data=(x_test, y_test), verbose=0).history
-    model.optimizer.learning_rate = 0.3
-    return first, model.fit(x, y, 8, then, verbose=0).history if then else None
-
-
-RUNS = {
-    "healthy": lambda: fit(network(), keras.optimizers.Adam(2e-3), 12),
-    # Gradients through five layers of tiny weights are tinier still, until they have grown.
-    "flat start": lambda: fit(
-        network((64,) * 4, "tanh", keras.initializers.RandomNormal(stddev=0.01)),
-        keras.optimizers.SGD(0.05, momentum=0.9),
-        20,
-    ),
-    "rate too low": lambda: fit(network(), keras.optimizers.SGD(1e-4), 12),
-    "divergence": lambda: fit(network(activation="tanh"), keras.optimizers.SGD(30.0, momentum=0.95), 6),
-    "plateau": lambda: jumping()[0],
-    "overfitting": lambda: fit(network((256, 256)), keras.optimizers.Adam(2e-3), 25, examples=150, batch=32),
-    "underfitting": lambda: fit(network((2,)), keras.optimizers.Adam(2e-2), 20),
+NAN, INFINITY = float("nan"), float("inf")
+RECORDED = json.loads(pathlib.Path(__file__).with_name("recorded_curves.json").read_text(encoding="utf-8"))
+VERDICTS = {
+    "healthy": [],
+    "flat start": ["flat start"],
+    "rate too low": ["rate too low"],
+    "divergence": ["divergence"],
+    "divergence elsewhere": ["divergence"],
+    "plateau": ["plateau"],
+    "overfitting": ["overfitting"],
+    "underfitting": ["plateau"],
+    "died": ["plateau"],
+    "climbs": ["plateau"],
+    "climbs elsewhere": ["plateau"],
+    "decayed": [],
+    "noise by heart": ["overfitting"],
+    "cosine similarity": [],
+    "dead units": ["stuck"],
+    "floor of noise": ["plateau"],
 }
 
 
-@pytest.fixture(scope="module")
-def histories():
-    return {name: run() for name, run in RUNS.items()}
+def curves(loss, validation=None, **logs):
+    return {"loss": loss, **({} if validation is None else {"val_loss": validation}), **logs}
 
 
-@pytest.mark.parametrize("name", [name for name in RUNS if name != "healthy"])
-def test_fault_of_a_real_run_is_read_off(histories, name):
-    finding = diagnose_curves(histories[name])
-    assert name in finding.faults, (str(finding), histories[name])
-    problem = next(problem for problem in finding.problems if problem.name == name)
-    assert problem.figure and problem.expected and problem.remedy
+@pytest.mark.parametrize("name", RECORDED)
+def test_recorded_run_has_its_fault_and_no_other(name):
+    finding = diagnose_curves(RECORDED[name])
+    assert finding.faults == VERDICTS[name], str(finding)
+    assert all(problem.figure and problem.expected and problem.remedy for problem in finding.problems)
 
 
-def test_divergence_to_nan_is_read_off():
-    keras.utils.set_random_seed(0)
-    model = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(1)])
-    model.compile(keras.optimizers.SGD(1.0), "mse")
-    x, y = faults.data()
-    finding = diagnose_curves(model.fit(x[:640], y[:640], epochs=4, verbose=0))
-    assert finding.faults == ["divergence"] and "not finite from epoch" in finding.problems[0].figure
+@pytest.mark.parametrize("name", RECORDED)
+def test_verdict_bears_a_percent_of_noise(name):
+    rng = np.random.default_rng(0)
+
+    def shaken(values):
+        values = np.array(values)
+        return values + 0.01 * np.minimum(np.abs(values), np.ptp(values[1:])) * rng.normal(size=len(values))
+
+    for _ in range(20):
+        record = {key: shaken(v) if "loss" in key else v for key, v in RECORDED[name].items()}
+        assert diagnose_curves(record).faults == VERDICTS[name], record
+
+
+@pytest.mark.parametrize(
+    ("record", "faults"),
+    [
+        (curves([2.0, 1.0, NAN, NAN]), ["divergence"]),
+        (curves([2.0, 1.0, 0.5, INFINITY]), ["divergence"]),
+        (curves([2.3, 1.0, 0.4, 0.3, 0.2, 0.2, 3.0]), ["divergence"]),  # above its start
+        (curves([2.3, 1.5, 1.0, 0.6, 0.4, 1.9, 2.0]), ["divergence"]),  # climbs back by most of its fall
+        (curves([2.3, 1.5, 1.0, 0.6, 0.4, 0.9, 1.0]), ["plateau"]),  # by a third
+        (curves([2.3, 1.5, 1.0, 0.6, 0.4, 0.3, 0.2, 0.6]), []),  # one jump
+        (curves([1.0, 1.08, 1.2, 1.5]), ["divergence"]),
+        (curves([7.9406, *[7.9712] * 9], [7.97] * 10), ["stuck"]),
+        (curves([2.31, 2.304, 2.303, 2.3028, 2.3027, 2.3026, 2.3027]), ["stuck"]),  # chance among ten
+        (curves([0.693] * 5), ["stuck"]),
+        (curves([-0.01, 0.02, -0.015, 0.005, 0.01, -0.01]), ["stuck"]),  # a cosine similarity that learns nothing
+        (curves([2.0, 1.5, 1.2, 1.0, 0.9], [2.0, NAN, NAN, NAN, NAN]), ["validation not finite"]),
+        (curves([2.0, 1.5, 1.2, 1.0, 0.9], [2.0, 1.6, INFINITY, 1.2, 1.0]), ["validation not finite"]),
+        (curves([2.0, 1.5, NAN, NAN, NAN], [2.0, 1.6, NAN, NAN, NAN]), ["divergence"]),
+        (curves([1.0, 0.5, 0.3, 0.25, 0.22, 0.2, 0.19], [1.0, 0.55, 0.35, 0.3, 0.285, 0.284, 0.2855]), []),
+        (curves([2.3, 1.0, 0.5, 0.2, 0.1, 0.05, 0.02], [1.8, 1.0, 0.6, 0.3, 0.15, 0.08, 0.084]), []),
+        (curves([2.3, 1.0, 0.5, 0.2, 0.1, 0.05, 0.02], [1.8, 1.0, 0.7, 0.6, 0.7, 0.85, 1.0]), ["overfitting"]),
+    ],
+)
+def test_curves_by_hand(record, faults):
+    assert diagnose_curves(record).faults == faults, str(diagnose_curves(record))
+
+
+def test_what_is_not_finite_is_named_with_its_epoch():
+    finding = diagnose_curves(curves([2.0, 1.5, 1.2, 1.0, 0.9, 0.8], [2.0, 1.5, NAN]))
+    assert finding.status == "fail" and "1 of 3 values, the first at epoch 6" in finding.problems[0].figure
+    assert "not finite from epoch 3" in diagnose_curves(curves([2.0, 1.0, NAN, NAN])).problems[0].figure
+
+
+def test_underfitting_needs_a_known_floor():
+    assert diagnose_curves(RECORDED["underfitting"], floor=0.0).faults == ["plateau", "underfitting"]
+    # The noise has a variance of one: to its floor this run has come close.
+    assert diagnose_curves(RECORDED["floor of noise"], floor=1.0).faults == ["plateau"]
+    assert "underfitting" in diagnose_curves(RECORDED["floor of noise"], floor=0.0).faults
+    assert "floor=" in diagnose_curves(RECORDED["underfitting"]).problems[0].remedy
 
 
 def test_run_that_died_in_its_first_epoch_is_a_plateau_from_the_second():
-    history = fit(network(), keras.optimizers.SGD(1.0, momentum=0.9), 6, scale=10.0)
-    assert history["loss"][0] > 100 and min(history["loss"]) > 2.2
-    finding = diagnose_curves(history)
-    assert finding.faults == ["plateau"] and finding.problems[0].where == "epoch 2"
-    assert "start anew" in finding.problems[0].remedy
+    problem = diagnose_curves(RECORDED["died"]).problems[0]
+    assert problem.where == "epoch 2" and "start anew" in problem.remedy
 
 
-def test_healthy_run_passes(histories):
-    finding = diagnose_curves(histories["healthy"])
-    assert finding.status == "pass", (str(finding), histories["healthy"])
-
-
-def test_no_run_is_accused_of_what_another_has(histories):
-    allowed = {"underfitting": {"underfitting", "plateau"}}
-    for name, history in histories.items():
-        assert set(diagnose_curves(history).faults) <= allowed.get(name, {name}), (name, str(diagnose_curves(history)))
-
-
-def test_numbers_are_the_curves_own(histories):
-    history = histories["overfitting"]
+def test_numbers_are_the_curves_own():
+    history = RECORDED["overfitting"]
     numbers = diagnose_curves(history).details
     assert numbers["start"] == history["loss"][0] and numbers["end"] == history["loss"][-1]
     assert numbers["best_epoch"] == 1 + int(np.argmin(history["val_loss"]))
     assert numbers["gap"] == pytest.approx(history["val_loss"][-1] / history["loss"][-1] - 1)
 
 
-def test_decay_at_the_epoch_that_a_plateau_names_helps(histories):
-    problem = next(p for p in diagnose_curves(histories["plateau"]).problems if p.name == "plateau")
-    epoch = int(problem.where.split()[1])
-    assert f"at=[{epoch}]" in problem.remedy
-    decayed = jumping(epoch, then=3)[1]["loss"]
-    after = histories["plateau"]["loss"][epoch : epoch + 3]
-    assert decayed[-1] < 0.5 * np.mean(after)
+def test_sparse_validation_is_read_at_its_own_epochs():
+    history = RECORDED["overfitting"]
+    every = curves(history["loss"], history["val_loss"][4::5])
+    assert diagnose_curves(every).details["best_epoch"] == 5 * (1 + int(np.argmin(every["val_loss"])))
 
 
-def test_sparse_validation_is_read_at_its_own_epochs(histories):
-    history = histories["overfitting"]
-    every = {"loss": history["loss"], "val_loss": history["val_loss"][4::5]}
-    best = 5 * (1 + int(np.argmin(every["val_loss"])))
-    assert diagnose_curves(every).details["best_epoch"] == best
-
-
-def test_loss_below_zero_is_read_alike():
-    """A cosine similarity falls from 0 to -1."""
-    keras.utils.set_random_seed(0)
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(500, 5)).astype("float32")
-    model = keras.Sequential([keras.Input((5,)), layers.Dense(32, "relu"), layers.Dense(3)])
-    model.compile(keras.optimizers.Adam(3e-3), "cosine_similarity")
-    y = np.stack([x[:, 0], x[:, 1], np.sign(x[:, 2])], 1)
-    history = model.fit(x[:400], y[:400], 16, 10, validation_data=(x[400:], y[400:]), verbose=0).history
-    assert history["loss"][-1] < history["val_loss"][-1] < -0.9
-    assert diagnose_curves(history).status == "pass", (str(diagnose_curves(history)), history)
-    risen = {key: [*values, -0.2, -0.2] for key, values in history.items()}
+def test_loss_below_zero_that_climbs_back():
+    risen = {key: [*values, -0.2, -0.2] for key, values in RECORDED["cosine similarity"].items()}
     assert diagnose_curves(risen).faults == ["divergence"]
 
 
-def noisy(optimizer, epochs, width, callbacks=()):
-    """A regression of which half can't be learned, only known by heart."""
-    keras.utils.set_random_seed(0)
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(300, 4)).astype("float32")
-    y = (x[:, :1] + rng.normal(size=(300, 1))).astype("float32")
-    model = keras.Sequential([keras.Input((4,)), layers.Dense(width, "relu"), layers.Dense(1)])
-    model.compile(optimizer, "mse")
-    held = (x[100:], y[100:])
-    return model.fit(x[:100], y[:100], 20, epochs, validation_data=held, verbose=0, callbacks=[*callbacks]).history
-
-
 def test_rate_that_has_been_decayed_is_not_to_be_decayed_again():
-    history = noisy(keras.optimizers.SGD(0.02, momentum=0.9), 24, 2, [StepDecay(0.05, at=[5])])
-    constant = {key: values for key, values in history.items() if key != "learning_rate"}
-    assert "plateau" in diagnose_curves(constant).faults
-    assert "plateau" not in diagnose_curves(history).faults
+    constant = {key: values for key, values in RECORDED["decayed"].items() if key != "learning_rate"}
+    assert diagnose_curves(constant).faults == ["plateau"]
 
 
 def test_decay_counts_where_the_plateau_begins():
     loss = [2.0, 1.0, *[0.9] * 10]
-    for rates, found in (
+    for rates, faults in (
         ([0.1] * 12, ["plateau"]),
         ([0.1, 0.005, *[0.005] * 10], []),
         ([*[0.1] * 8, *[0.001] * 4], ["plateau"]),
     ):
-        assert diagnose_curves({"loss": loss, "learning_rate": rates}).faults == found
+        assert diagnose_curves({"loss": loss, "learning_rate": rates}).faults == faults
 
 
-def test_loss_that_climbs_back_has_diverged():
-    history = fit(network((64,) * 3, "tanh"), keras.optimizers.Adam(0.1), 8, examples=640, batch=32)
-    assert history["loss"][-1] < history["loss"][0]
-    finding = diagnose_curves(history)
-    assert finding.faults == ["divergence"], (str(finding), history)
-    assert f"after epoch {1 + np.argmin(history['loss'])}" in finding.problems[0].figure
+def test_remedy_of_a_plateau_is_a_decay_at_its_epoch():
+    problem = diagnose_curves(curves([2.0, 1.0, *[0.5] * 10])).problems[0]
+    assert problem.where == "epoch 3" and "StepDecay(0.1, at=[3])" in problem.remedy
 
 
 def test_gap_is_overfitting_also_once_training_has_stopped_falling():
-    history = noisy(keras.optimizers.Adam(1e-2), 40, 128)
-    assert history["val_loss"][-1] > 1.5 * history["loss"][-1]
+    history = RECORDED["noise by heart"]
     stopped = {key: [*values, *values[-1:] * 40] for key, values in history.items()}
-    for record in (history, stopped):
-        assert "overfitting" in diagnose_curves(record).faults, record
+    assert "overfitting" in diagnose_curves(stopped).faults
 
 
 @pytest.mark.parametrize(
-    ("history", "text"),
+    ("history", "arguments", "text"),
     [
-        ({"accuracy": [0.1]}, "must hold 'loss'"),
-        (3, "Received: history=3"),
-        ({"loss": [1.0, 0.5]}, "Received: epochs=2"),
+        ({"accuracy": [0.1]}, {}, "must hold 'loss'"),
+        (3, {}, "Received: history=3"),
+        ({"loss": [1.0, 0.5]}, {}, "Received: epochs=2"),
+        (curves([1.0] * 5), {"floor": NAN}, "Received: floor=nan"),
     ],
 )
-def test_bad_histories(history, text):
+def test_bad_arguments(history, arguments, text):
     with pytest.raises(ValueError, match=text):
-        diagnose_curves(history)
+        diagnose_curves(history, **arguments)

@@ -9,7 +9,8 @@ from inference import models as zoo
 from keras import layers
 
 from kregkit._core.snapshot_directory import SnapshotDirectory
-from kregkit.inference import Ensemble
+from kregkit.inference import Ensemble, Member
+from kregkit.inference._architecture import Architecture, current_values
 
 X, LABELS = zoo.X, zoo.LABELS
 
@@ -199,8 +200,8 @@ class TestEvaluate:
 class TestArrays:
     def test_one_architecture_is_held_once(self, probability_models):
         ensemble = Ensemble([*probability_models, zoo.classifier(3, units=7)])
-        forwards = [member.state.forward for member in ensemble.members]
-        assert forwards[0] is forwards[1] is forwards[2] is not forwards[3]
+        first, second, third, other = (member.architecture for member in ensemble.members)
+        assert first is second is third is not other
 
     def test_custom_layers_are_not_taken_for_equal(self):
         class Shift(layers.Layer):
@@ -443,3 +444,33 @@ class TestSelect:
     def test_needs_targets(self, probability_models):
         with pytest.raises(ValueError, match="must hold targets"):
             Ensemble(probability_models).select(X)
+
+
+class TestMember:
+    def test_predicts_as_its_own_model(self, probability_models):
+        models = probability_models[:2]
+        for member, model in zip(Ensemble(models).members, models, strict=True):
+            np.testing.assert_array_equal(member.predict(X, verbose=0), model.predict(X, verbose=0))
+            np.testing.assert_allclose(member(X), model.predict(X, verbose=0), rtol=1e-6)
+            assert member.evaluate(X, LABELS, verbose=0) == pytest.approx(model.evaluate(X, LABELS, verbose=0))
+
+    def test_a_new_model_with_its_weights(self, probability_models):
+        models = probability_models[:2]
+        for member, model in zip(Ensemble(models).members, models, strict=True):
+            new = member.to_model()
+            np.testing.assert_array_equal(new.predict(X, verbose=0), model.predict(X, verbose=0))
+            assert new is not model and not new.compiled
+            # What is done to it changes neither the member nor the model.
+            expected = member.predict(X, verbose=0)
+            new.layers[0].kernel.assign_add(np.ones((6, 5)))
+            np.testing.assert_array_equal(member.predict(X, verbose=0), expected)
+            np.testing.assert_array_equal(model.predict(X, verbose=0), expected)
+
+    def test_knows_its_name_and_how_it_came_about(self, probability_models):
+        models = probability_models[:2]
+        given = {"epoch": 3}
+        member = Member(Architecture(models[0]), current_values(models[0]), "cycle 1", given)
+        given["epoch"] = 4
+        assert member.name == "cycle 1" and member.information == {"epoch": 3}
+        assert repr(member) == f"<Member 'cycle 1' of {models[0].name!r}>"
+        assert Ensemble(models).members[1].information == {}

@@ -265,6 +265,30 @@ def test_an_exact_draw_is_a_masked_kernel_in_numpy():
     assert all(value in allowed[f] for row in digits for f, value in enumerate(row))
 
 
+def test_exact_masks_of_different_seeds_have_nothing_in_common():
+    inner = layers.Dense(10, use_bias=False, kernel_initializer="ones")
+    x = np.ones((40, 8), "float32")
+    inner.build(x.shape)
+    inner.kernel.assign(3.0 ** np.arange(8)[:, None] * np.ones((8, 10)))
+    # An output's digits in base three say which of eight weights were kept; ten outputs have eighty independent bits.
+    drawn = [np.asarray(DropConnect(inner, 0.5, "exact", seed=seed)(x, training=True)) for seed in range(6)]
+    assert len(np.unique(np.concatenate(drawn).round(), axis=0)) == 6 * 40
+
+
+@pytest.mark.parametrize("activation", ["linear", "tanh"])
+@pytest.mark.parametrize("inference", ["mean", "gaussian"])
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_its_own_dtype_is_that_of_training_and_inference(activation, inference, rate):
+    x = normal(3, 4)
+    for dtype, precision in (("float16", 2.0**-9), ("mixed_bfloat16", 2.0**-6), ("float64", 1e-6)):
+        inner = layers.Dense(2, activation=activation, bias_initializer=BIAS)
+        layer = DropConnect(inner, rate, inference=inference, draws=4, seed=0, dtype=dtype)
+        found = [layer(x, training=training) for training in (False, True)]
+        assert [keras.backend.standardize_dtype(y.dtype) for y in found] == [layer.compute_dtype] * 2
+        expected = DropConnect(inner, rate, inference=inference, draws=4)(x)
+        np.testing.assert_allclose(keras.ops.cast(found[0], "float32"), expected, rtol=0, atol=8 * precision)
+
+
 def test_gaussian_inference_against_sampling_in_numpy():
     random = np.random.default_rng(0)
     x = normal(3, 5)
@@ -352,3 +376,16 @@ def test_draw_call_draws_at_inference_and_rate_zero_is_the_layer():
     assert not np.allclose(layer.draw_call(x, training=False), expected)
     layer = DropConnect(layers.Dense(3), 0.0, seed=0)
     np.testing.assert_array_equal(layer(x, training=True), layer(x))
+
+
+@pytest.mark.parametrize("mask", ["example", "batch", "exact"])
+def test_replicas_share_the_masks_of_a_batch_and_differ_in_those_of_examples(mask):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice())
+    with strategy.scope():
+        inner = layers.Dense(40, kernel_initializer="ones", bias_initializer="ones")
+        layer = DropConnect(inner, 0.5, mask, seed=3)
+        layer.build((None, 1))
+    for inputs in (0.0, 1.0):  # The biases' masks alone, then the kernels' too.
+        x = np.full((2, 1), inputs, "float32")
+        ones, others = strategy.run(tf.function(lambda x=x: layer(x, training=True))).values
+        assert np.array_equal(ones, others) == (mask == "batch")

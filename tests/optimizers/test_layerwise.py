@@ -4,9 +4,9 @@ import contracts
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from kregkit.optimizers import SOAP, LayerwiseLearningRate, Momentum
-from kregkit.optimizers.layerwise import _Scaled
 
 K = keras.optimizers
 FACTORS = {"a/kernel": 0.25, "a/bias": 3.0, "b/kernel": 1.0, "b/bias": 0.0}
@@ -180,6 +180,51 @@ def test_patterns_of_a_nested_models_name_survive_a_file(tmp_path):
     assert loaded.optimizer.multipliers == {"backbone/.*": 0.1}
 
 
+def copied(model, how, path):
+    if how == "clone":
+        return keras.models.clone_model(model)
+    model.save(path / "copy.keras")
+    return keras.models.load_model(path / "copy.keras")
+
+
+@pytest.mark.parametrize("how", ["clone", "file"])
+@pytest.mark.parametrize("wrap", [lambda optimizer: optimizer, K.LossScaleOptimizer])
+def test_patterns_of_a_nested_models_name_reach_copies_of_an_untrained_model(tmp_path, how, wrap):
+    patterns = {"backbone/.*": 0.1, "backbone/b/bias": 0.2, "head/kernel": 3.0}
+    built = nested()
+    built.compile(wrap(LayerwiseLearningRate(K.SGD(0.01), patterns, default=2.0)), "mse")
+    for _ in range(2):
+        built = copied(built, how, tmp_path)
+        optimizer = (
+            getattr(built.optimizer, "inner_optimizer", None) if wrap is K.LossScaleOptimizer else built.optimizer
+        )
+        assert list(optimizer.factors.values()) == [0.1, 0.1, 0.1, 0.2, 3.0, 2.0]
+
+
+@pytest.mark.parametrize("how", ["clone", "file"])
+def test_by_depth_reaches_copies_whose_layers_have_new_names(tmp_path, how):
+    """A subclass makes its layers anew, and Keras numbers them on."""
+
+    @keras.saving.register_keras_serializable("tests")
+    class Subclass(keras.Model):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.head, self.stem = keras.layers.Dense(1), keras.layers.Dense(3)
+
+        def call(self, inputs):
+            return self.head(self.stem(inputs))
+
+        def get_config(self):
+            return {}
+
+    built = Subclass()
+    built(np.ones((2, 4)))
+    built.compile(LayerwiseLearningRate.by_depth(K.SGD(0.1), built, 0.5), "mse")
+    copy = copied(built, how, tmp_path)
+    assert {v.path for v in copy.trainable_variables}.isdisjoint(v.path for v in built.trainable_variables)
+    assert list(copy.optimizer.factors.values()) == [1.0, 1.0, 0.5, 0.5]
+
+
 def test_a_config_of_another_model_matches_its_patterns_anew():
     optimizer = LayerwiseLearningRate(K.SGD(), {".*bias": 0.5})
     optimizer.build(model().trainable_variables)
@@ -236,13 +281,35 @@ def test_accumulation_and_averages_are_the_inner_optimizers():
     assert 0.4 < np.sum(ours * theirs) / np.sum(theirs**2) < 0.6
 
 
-def test_swap_ema_weights_callback_finds_the_averages():
-    optimizer = LayerwiseLearningRate(K.SGD(0.1, use_ema=True), {"a/.*": 0.5})
-    train(optimizer, callbacks=[keras.callbacks.SwapEMAWeights(swap_on_epoch=True)])
-    train(
-        K.LossScaleOptimizer(LayerwiseLearningRate(K.SGD(0.1, use_ema=True))),
-        callbacks=[keras.callbacks.SwapEMAWeights()],
-    )
+@pytest.mark.parametrize("wrap", [lambda optimizer: optimizer, K.LossScaleOptimizer])
+def test_swap_ema_weights_callback_evaluates_the_averages(wrap):
+    weights = {}
+
+    class Recorder(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            weights["trained"] = self.model.get_weights()
+
+        def on_test_batch_end(self, batch, logs=None):
+            weights["evaluated"] = self.model.get_weights()
+
+    x, y = contracts.regression_data()
+    built = model()
+    built.compile(wrap(LayerwiseLearningRate(K.SGD(0.25, use_ema=True, ema_momentum=0.5), {"a/.*": 0.5})), "mse")
+    callbacks = [keras.callbacks.SwapEMAWeights(), Recorder()]
+    built.fit(x, y, batch_size=6, shuffle=False, verbose=0, callbacks=callbacks, validation_data=(x, y))
+    # Four steps, by Keras's own optimizer with the rates multiplied by hand.
+    plain, average = model(), None
+    for start in range(0, 24, 6):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((plain(x[start : start + 6]) - y[start : start + 6]) ** 2)
+        gradients = tape.gradient(loss, [variable.value for variable in plain.trainable_variables])
+        for variable, gradient, factor in zip(plain.trainable_variables, gradients, (0.5, 0.5, 1, 1)):
+            variable.assign_sub(0.25 * factor * gradient)
+        now = plain.get_weights()
+        average = now if average is None else [0.5 * old + 0.5 * new for old, new in zip(average, now)]
+    for got, expected in zip(weights["evaluated"], average):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+    assert np.abs(weights["trained"][0] - weights["evaluated"][0]).max() > 1e-3
 
 
 def test_exclusion_from_weight_decay_is_kept():
@@ -323,14 +390,61 @@ def test_by_depth_counts_kernels_through_nested_models():
     built.fit(np.zeros((4, 8, 8, 1)), np.zeros((4, 3)), verbose=0)
 
 
+class Tower(keras.Model):
+    """A subclass with attributes in another order than its calls, a nested model, and weights of its own."""
+
+    def __init__(self):
+        super().__init__(name="tower")
+        self.token = self.add_weight(shape=(1, 4), name="token")
+        self.head = keras.layers.Dense(2, name="head")
+        self.blocks = {"late": keras.layers.Dense(4, name="late"), "early": keras.layers.Dense(4, name="early")}
+        self.norm = keras.layers.LayerNormalization(name="norm")
+        self.stem = keras.Sequential([keras.layers.Dense(4, name="stem")], name="inner")
+
+    def call(self, inputs, training=False):
+        x = self.stem(inputs["left"]) + inputs["right"] + self.token
+        x = self.norm(self.blocks["early"](x))
+        return self.head(self.blocks["late"](x))
+
+
+def test_by_depth_counts_in_the_order_of_calls_of_a_subclass():
+    built = Tower()
+    built({"left": np.ones((2, 3)), "right": np.ones((2, 4))})
+    optimizer = LayerwiseLearningRate.by_depth(K.Adam(), built, decay=0.5)
+    optimizer.build(built.trainable_variables)
+    factors = {path.split("/")[-2 if "/" in path else 0]: factor for path, factor in optimizer.factors.items()}
+    expected = {"stem": 0.125, "early": 0.25, "norm": 0.25, "late": 0.5, "head": 1.0}
+    assert {name: factors[name] for name in expected} == expected
+    assert [factor for path, factor in optimizer.factors.items() if path.endswith("token")] == [0.125]
+
+
+def test_by_depth_counts_in_the_order_of_calls_of_a_functional_model():
+    late, early = keras.layers.Dense(3, name="late"), keras.layers.Dense(3, name="early")
+    late.build((None, 3))
+    inputs = keras.Input((3,))
+    built = keras.Model(inputs, late(early(inputs)))
+    factors = LayerwiseLearningRate.by_depth(K.Adam(), built, decay=0.5).multipliers
+    assert list(factors.items()) == [
+        ("early/kernel", 0.5),
+        ("early/bias", 0.5),
+        ("late/kernel", 1.0),
+        ("late/bias", 1.0),
+    ]
+
+
+def test_by_depth_says_when_the_order_of_calls_cant_be_known():
+    class TwoArguments(Tower):
+        def call(self, left, right):
+            return super().call({"left": left, "right": right})
+
+    built = TwoArguments()
+    built(np.ones((2, 3)), np.ones((2, 4)))
+    with pytest.raises(ValueError, match="order in which this model calls its layers isn't known: .*Received: model="):
+        LayerwiseLearningRate.by_depth(K.Adam(), built, decay=0.5)
+
+
 def test_by_depth_refuses_bad_arguments():
     with pytest.raises(ValueError, match="Received: decay=0"):
         LayerwiseLearningRate.by_depth(K.SGD(), model(), 0)
     with pytest.raises(ValueError, match="Received: model="):
         LayerwiseLearningRate.by_depth(K.SGD(), keras.Sequential([keras.layers.Dense(2)]), 0.5)
-
-
-def test_the_scaled_view_has_one_rate_however_it_is_read():
-    """Keras's torch backend reads the rate of its weight decay by a method, the others by the property."""
-    view = _Scaled(keras.optimizers.SGD(0.5), 0.25)
-    assert float(view.learning_rate) == float(view._get_current_learning_rate()) == 0.125

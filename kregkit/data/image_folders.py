@@ -1,0 +1,195 @@
+"""Folders of images: which files there are, and of which class each is."""
+
+import collections
+import csv
+import logging
+import os
+import pathlib
+
+from kregkit._core.checks import check_choice
+from kregkit.data._cache import check_cache
+from kregkit.data._image_files import FileSource
+
+_LOG = logging.getLogger("kregkit.data")
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
+_OTHER_IMAGES = {".avif", ".heic", ".jfif", ".jp2", ".jpe", ".tga", ".tif", ".tiff", ".webp"}
+_SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"}
+
+
+def image_folder(
+    directory,
+    split=None,
+    labels=None,
+    channels=3,
+    on_error="raise",
+    cache=False,
+    *,
+    class_names=None,
+    orientation=True,
+):
+    """Opens a folder of images as a source for `pipeline`.
+
+    The layout is that of `tfds.ImageFolder`: `directory/[split/]class/image.jpg`, the classes of all splits numbered in
+    the order of their names. Images in subfolders of a class belong to the class. Images beside the class folders, and
+    image files of other kinds than .bmp, .gif, .jpeg, .jpg and .png, are left out, which is logged.
+
+    With `labels`, a CSV file of rows `path,class` under an optional header `file,label` names the images instead,
+    relative to the directory; classes that are all whole numbers are ordered as numbers. What starts with a dot is
+    passed over.
+
+    Args:
+        directory: Path.
+        split: String, the subdirectory to read, or `None` (the default) if the classes lie in `directory` itself.
+        labels: Path of a CSV file, or `None`.
+        channels: 3 (the default), 1, or 0 for what each file holds. Alpha is dropped, palettes are looked up, and 16
+            bits become 8.
+        on_error: `"raise"` (the default): a file that can't be read ends the iteration with an error that names it.
+            `"skip"` leaves it out, logs it, and keeps it in the source's `skipped`.
+        cache: `True` keeps the decoded images in memory, a path in a directory, one file each.
+        class_names: List of strings in the order of their numbers, or `None` (the default) for those that are found.
+            With two label files, one for training and one for testing, it makes sure that both number alike.
+        orientation: Boolean, whether to turn photographs as the EXIF orientation in their JPEG or PNG file says.
+            Defaults to `True`, as viewers show them; `tfds.ImageFolder` leaves them as they are stored.
+
+    Returns:
+        A source of `(image, label)`, with random access, and with `class_names`, `paths` and `skipped`. It is a
+        sequence: `source[0]` is an example, and `PCAColorNoise().fit(source)` reads them all.
+
+    Raises:
+        FileNotFoundError: if the directory, or a file that the CSV names, doesn't exist.
+        ValueError: if there are no images, or the CSV is wrong: the message names the file and the line. Or if an image
+            is of a class that isn't among `class_names`.
+
+    Example:
+
+    >>> import pathlib, tempfile, numpy as np, tensorflow as tf
+    >>> from kregkit.data import image_folder, pipeline
+    >>> root = pathlib.Path(tempfile.mkdtemp())
+    >>> for name in ("cat", "dog"):
+    ...     (root / name).mkdir()
+    ...     png = tf.io.encode_png(np.zeros((8, 8, 3), "uint8"))
+    ...     _ = (root / name / "1.png").write_bytes(png.numpy())
+    >>> source = image_folder(root)
+    >>> source.size, source.class_names
+    (2, ['cat', 'dog'])
+    """
+    root = pathlib.Path(directory) if split is None else pathlib.Path(directory) / split
+    if not root.is_dir():
+        raise FileNotFoundError(f"There is no folder {root}. Received: directory={str(directory)!r}, split={split!r}")
+    check_choice("channels", channels, (0, 1, 3))
+    check_cache(cache)
+    _check_class_names(class_names)
+    if labels is not None:
+        paths, names = _read_labels(pathlib.Path(labels), root, class_names)
+        found = sorted(set(names), key=int if all(name.isdecimal() for name in names) else None)
+    else:
+        _check_not_splits(root, directory)
+        paths = _images(root)
+        names = [path.relative_to(root).parts[0] for path in paths]
+        if not paths:
+            raise ValueError(
+                f"The folder {root} holds no images: they are looked for as {root}/CLASS/.../NAME with the suffixes "
+                f"{', '.join(IMAGE_SUFFIXES)}. Received: directory={str(directory)!r}"
+            )
+        for folder in _folders(root):
+            if folder.name not in set(names):
+                raise ValueError(f"The class folder {folder} holds no images. Received: directory={str(directory)!r}")
+        # A class that one split lacks keeps its number in all.
+        splits = [root] if split is None else _folders(root.parent)
+        found = sorted({folder.name for one in splits for folder in _folders(one)})
+    class_names = found if class_names is None else list(class_names)
+    numbers = {name: number for number, name in enumerate(class_names)}
+    for path, name in zip(paths, names):
+        if name not in numbers:
+            raise ValueError(f"The class of {path} is not in `class_names`. Received: class_names={class_names}")
+    return FileSource(paths, [numbers[name] for name in names], class_names, channels, on_error, cache, orientation)
+
+
+def _shown(root, pattern):
+    paths = sorted(root.glob(pattern))
+    return [path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+
+
+def _folders(root):
+    return [path for path in _shown(root, "*") if path.is_dir()]
+
+
+def _images(root):
+    """Returns the images of all classes, at any depth below the class, and logs what is left out."""
+    images, left_out = [], collections.Counter()
+    for path in _shown(root, "*"):
+        if path.is_file():
+            left_out["image beside the class folders"] += path.suffix.lower() in IMAGE_SUFFIXES
+    for folder in _folders(root):
+        visited = set()
+        for place, folders, files in os.walk(folder, followlinks=True):
+            # A link to a folder above would lead around for ever.
+            visited.add(os.path.realpath(place))
+            folders[:] = [
+                name
+                for name in folders
+                if not name.startswith(".") and os.path.realpath(os.path.join(place, name)) not in visited
+            ]
+            for name in files:
+                path = pathlib.Path(place, name)
+                if name.startswith("."):
+                    continue
+                if path.suffix.lower() in IMAGE_SUFFIXES:
+                    images.append(path)
+                elif path.suffix.lower() in _OTHER_IMAGES:
+                    left_out[f"{path.suffix.lower()} file"] += 1
+    for kind, num in left_out.items():
+        if num:
+            _LOG.warning("Left out of %s: %d %s%s", root, num, kind, "s" if num > 1 and kind.endswith("file") else "")
+    return sorted(images)
+
+
+def _check_not_splits(root, directory):
+    """Raises an error if the folders are splits of a data set, or hold some: reading them would mix the splits."""
+    folders = _folders(root)
+    if not any(_shown(folder, f"*{suffix}") for folder in folders for suffix in IMAGE_SUFFIXES):
+        splits = [folder.name for folder in folders if folder.name.lower() in _SPLITS]
+        if splits and len(splits) >= min(2, len(folders)):
+            raise ValueError(
+                f"The folders of {root} are named as splits: say which one to read, such as split={splits[0]!r}. "
+                f"Received: directory={str(directory)!r}"
+            )
+        inner = [{inside.name.lower() for inside in _folders(folder)} for folder in folders]
+        if inner and all(names and names <= _SPLITS for names in inner):
+            raise ValueError(
+                f"The class folders of {root} hold the splits {sorted(set.union(*inner))}, which would be mixed: lay "
+                f"them out as directory/split/class/image, or give `labels`. Received: directory={str(directory)!r}"
+            )
+
+
+def _check_class_names(names):
+    strings = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+    if names is not None and not (strings and len(set(names)) == len(names)):
+        raise ValueError(f"`class_names` must be a list of different strings. Received: class_names={names!r}")
+
+
+def _read_labels(file, root, class_names):
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no label file {file}. Received: labels={str(file)!r}")
+    paths, names = [], []
+    seen = set()
+    with open(file, newline="", encoding="utf-8-sig") as lines:
+        for number, row in enumerate(csv.reader(lines), 1):
+            where = f"{file}, line {number}"
+            if not row or (number == 1 and [cell.strip().lower() for cell in row] == ["file", "label"]):
+                continue
+            if len(row) != 2 or not row[0].strip() or not row[1].strip():
+                raise ValueError(f"{where}: expected `path,class`. Received: row={row}")
+            path = root / row[0].strip()
+            if not path.is_file():
+                raise FileNotFoundError(f"{where}: there is no file {path}. Received: row={row}")
+            if class_names is not None and row[1].strip() not in class_names:
+                raise ValueError(f"{where}: the class is not in `class_names`, {class_names}. Received: row={row}")
+            if path in seen:
+                raise ValueError(f"{where}: {path} was named before. Received: row={row}")
+            seen.add(path)
+            paths.append(path)
+            names.append(row[1].strip())
+    if not paths:
+        raise ValueError(f"The label file {file} names no images. Received: labels={str(file)!r}")
+    return paths, names

@@ -1,0 +1,251 @@
+"""Averaging predictions over noise layers, test-time views and ensemble members."""
+
+import dataclasses
+
+import keras
+
+from kregkit._core.backends import require_tensorflow
+from kregkit._core.batches import is_arrays
+from kregkit._core.checks import check_choice, check_integer, check_number
+from kregkit.inference._averaging import REDUCTIONS
+from kregkit.inference._graph_split import largest_tensor
+from kregkit.inference._predictor import PredictionModel, Predictor
+from kregkit.inference._sampler import Sampler, Settings, default_rows
+from kregkit.inference._saved import MarginalModel, rebuilt
+from kregkit.inference._views import InputViews
+from kregkit.inference.ensemble import Ensemble
+from kregkit.inference.noise import check_expectations, drawn_layers, select_noise
+
+
+def marginalize(
+    model,
+    draws=16,
+    views=None,
+    noise="all",
+    reduce="probabilities",
+    spread=False,
+    seed=0,
+    batch_size=None,
+    outputs="auto",
+    shared=False,
+    tolerance=0.01,
+    max_draws=1024,
+    layout="auto",
+):
+    """Averages a model's noise out at test time: `y = E_z[f(x, z)]`, the mean over draws of `z`.
+
+    `z` is everything that made training random: dropout of all kinds, also inside recurrent and attention layers;
+    versions of the input; members of an ensemble; and all of these at once. Each draw is a pass with the chosen layers
+    as in training and everything else, BatchNormalization included, as in inference. Draws and views share batches,
+    and only running means are kept, so memory doesn't grow with their number.
+
+    An example's noise depends only on `seed`, the draw and the example's number in the data: the answer is the same, to
+    rounding, at any batch size. The model is not changed, and its later training doesn't change the result.
+
+    Args:
+        model: A built Keras model of any kind, or an `Ensemble`.
+        draws: Integer, how many draws to average, for each view and member. Or `"auto"`: each example gets as many
+            as bring the standard error of every number of its prediction (probabilities, where it has them) below
+            `tolerance`; the error is looked at after every 8 draws. Or `"analytic"`: one pass with the noise's
+            expectation in its place, which is inference for dropout and Gaussian noise, `p` times the branch for
+            `StochasticDepth`, and the paper's Gaussian for `DropConnect`. It is exact where everything behind the
+            noise is linear. Defaults to 16.
+        views: `kregkit.data` views, such as `TenCrop(24)`, averaged over as well; `kregkit.data.Augment`, of which each
+            draw uses another random version; any callable from a batch of images `(batch, height, width, channels)` to
+            `(views, batch, ...)` or to a list of batches; or `None`. Of several inputs, the views are taken of the one
+            input that is images, or of the input that a dictionary `{name: views}` names.
+        noise: Which layers are drawn: `"all"`; `None`; or a list of layers of the model or of layer types. A layer
+            that is not noisy itself, such as an `LSTM` or a nested model, stands for all noise inside it. In an
+            Ensemble, types are looked for in all members, and naming a layer of the first member also selects the
+            same layer in every member with that architecture. Defaults to `"all"`.
+        reduce: `"probabilities"`, `"logits"` or `"geometric"`, as in `Ensemble`.
+        spread: Boolean, whether to also return how the draws differ. Defaults to `False`.
+        seed: Integer, defaults to 0.
+        batch_size: Integer, at most how many rows (draws and views times examples) share a pass; there are more only
+            where `predict` is given larger batches of examples. Defaults to 32 to 4096, by the model's activations.
+        outputs: What the model's outputs are: `"auto"`, `"probabilities"`, `"logits"`, `"values"`, as in `Ensemble`.
+        shared: Boolean, whether all examples meet the same noise, as if one network were drawn for the whole data set.
+            Defaults to `False`: each example has its own.
+        tolerance: Float > 0, for `draws="auto"`. Defaults to 0.01.
+        max_draws: Integer, where `draws="auto"` ends in any case. Defaults to 1024.
+        layout: What an output says of an image, for `views`, which map each view's prediction back to the image before
+            the mean: `"image"`, one prediction for the image, which has no place in it; `"pixels"`, one per pixel or
+            per cell of a grid over the image, `(batch, rows, columns, ...)` or with both in one axis; `"xy"` or
+            `"xyxy"`, `"yxyx"`, `"xywh"`, `"center_xywh"`, points or boxes whose coordinates are on the last axis, in
+            pixels from the upper left corner, or as fractions of the image's sides with `"rel_"` before it; a list or
+            dictionary of these for several outputs. `"auto"` tells `"pixels"` by rank and size, takes an output of
+            one axis for `"image"`, and asks where it can't tell. Means are taken over the views that show a place.
+            Defaults to `"auto"`.
+
+    Returns:
+        A `Marginal`.
+
+    Raises:
+        ValueError: An argument is none of these, or there is nothing to average.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dropout(0.5), keras.layers.Dense(1)])
+    >>> model.layers[1].kernel.assign([[1.0], [1.0]])  # doctest: +SKIP
+    >>> marginal = marginalize(model, draws=4, outputs="values", spread=True)
+    >>> mean, spread = marginal.predict(np.ones((3, 2)), verbose=0)
+    >>> mean.shape, sorted(spread)
+    ((3, 1), ['std'])
+
+    Reference: [Gal and Ghahramani, 2016](https://arxiv.org/abs/1506.02142)
+    """
+    require_tensorflow("marginalize")
+    if not isinstance(model, (keras.Model, Ensemble)):
+        raise ValueError(f"`model` must be a Keras model or an Ensemble. Received: model={model!r}")
+    if isinstance(model, keras.Model) and not model.built:
+        raise ValueError(f"The model must be built: call it on a batch first. Received: model={model.name!r}")
+    if draws not in ("auto", "analytic"):
+        check_integer("draws", draws, 1)
+    if draws == "analytic" and (spread or (views is not None and InputViews(views, 0).endless)):
+        raise ValueError(
+            "An analytic mean has no draws, hence no `spread` and no `Augment`. Received: draws='analytic'"
+        )
+    if batch_size is not None:
+        check_integer("batch_size", batch_size, 1)
+    for kind in [outputs] if isinstance(outputs, str) else keras.tree.flatten(outputs):
+        check_choice("outputs", kind, ("auto", "probabilities", "logits", "values"))
+    settings = Settings(
+        draws=draws,
+        tolerance=check_number("tolerance", tolerance, 0, low_open=True),
+        max_draws=check_integer("max_draws", max_draws, 8),
+        reduce=check_choice("reduce", reduce, REDUCTIONS),
+        outputs=outputs,
+        spread=bool(spread),
+        seed=check_integer("seed", seed, 0),
+        shared=bool(shared),
+        batch_size=batch_size,
+    )
+    return Marginal(model, noise, None if views is None else InputViews(views, settings.seed, layout), settings)
+
+
+class Marginal(Predictor):
+    """Predictions of a model or an `Ensemble`, averaged over draws of its noise and over views; see `marginalize`.
+
+    `predict`, `evaluate`, `compile` and a call are as in Keras, and `to_model()` gives a model that can be saved.
+    Predictions mean what the model's do: logits come back as logits, of the mean probability. Without noise and views,
+    a model or an Ensemble predicts as it is, bit for bit.
+
+    With `spread`, predictions are `(prediction, spread)`. `spread` is a dictionary, or one per output where there are
+    several: `"std"`, the standard deviation of the draws' probabilities or values; for classification, `"entropy"` of
+    the prediction and `"mutual_information"` of prediction and noise, in nats; and for `draws="auto"`, `"draws"`.
+
+    `marginalize` makes it.
+
+    Args:
+        model: A built Keras model or an `Ensemble`.
+        noise: As in `marginalize`.
+        views: `InputViews` or `None`.
+        settings: `Settings`, the other arguments of `marginalize`.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dropout(0.5), keras.layers.Dense(1)])
+    >>> marginal = marginalize(model, draws=4, outputs="values")
+    >>> marginal.predict(np.ones((3, 2)), verbose=0).shape, marginal.to_model().name
+    ((3, 1), 'marginal')
+    """
+
+    def __init__(self, model, noise, views, settings):
+        self._ensemble = model if isinstance(model, Ensemble) else Ensemble([model])
+        if isinstance(model, Ensemble) and settings.outputs == "auto":
+            settings = dataclasses.replace(settings, outputs=model.outputs)
+        self._settings, self._views = settings, views
+        self._members, self._weights = self._ensemble.members, self._ensemble.weights
+        self._models = [member.architecture.model for member in self._members]
+        super().__init__(self._models)
+        self._noise = noise if noise is None or isinstance(noise, str) else list(noise)
+        self._layer_indices = select_noise(self._models, self._noise)
+        self._is_plain = views is None and not any(self._layer_indices)
+        if self._is_plain and noise is not None and not isinstance(model, Ensemble):
+            raise ValueError(
+                f"Model {model.name!r} has no noise that could be averaged out, and there are no views. "
+                f"Received: noise={noise!r}, views=None"
+            )
+        if settings.draws == "analytic":
+            for each, layer_indices in zip(self._models, self._layer_indices):
+                check_expectations(each, layer_indices)
+        # Whether layers with code of their own draw anything is seen at the first prediction; not where that is eager.
+        drawn = any(drawn_layers(*pair) for pair in zip(self._models, self._layer_indices))
+        unsure = not drawn and views is None and noise is not None and settings.draws != "analytic"
+        must_draw = unsure and len(self._members) == 1 and not self._models[0].run_eagerly
+        self._sampler = Sampler(self._members, self._weights, self._layer_indices, views, settings, must_draw)
+        # Losses and metrics are measured on the prediction alone.
+        without_spread = dataclasses.replace(settings, spread=False)
+        self._mean = Marginal(model, noise, views, without_spread) if settings.spread else None
+
+    def __repr__(self):
+        name = repr(self._ensemble) if len(self._ensemble) > 1 else repr(self._models[0].name)
+        views = "" if self._views is None else f", views={self._views.views!r}"
+        return f"<Marginal of {name}: draws={self._settings.draws!r}, noise={self._noise!r}{views}>"
+
+    def _make_prediction_model(self):
+        same_mean = len(self._members) == 1 or self._ensemble.reduce == self._settings.reduce
+        if self._is_plain and same_mean and not self._settings.spread:
+            return self._ensemble._make_prediction_model()
+        # XLA on a CPU takes many times as long for random numbers.
+        return PredictionModel(self._models, self._predict_batch, supports_jit=False)
+
+    def _predict_batch(self, inputs, first_example):
+        return self._sampler(inputs, first_example())
+
+    def compile(self, loss=None, metrics=None, loss_weights=None, weighted_metrics=None):
+        super().compile(loss, metrics, loss_weights, weighted_metrics)
+        if self._mean is not None:
+            self._mean.compile(loss, metrics, loss_weights, weighted_metrics)
+
+    compile.__doc__ = Predictor.compile.__doc__
+
+    def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
+        if batch_size is None and is_arrays(x):
+            batch_size = self._examples_at_a_time()
+        return super().predict(x, batch_size, verbose, steps, callbacks)
+
+    predict.__doc__ = Predictor.predict.__doc__
+
+    def evaluate(self, x=None, y=None, **arguments):
+        if self._mean is not None:
+            return self._mean.evaluate(x, y, **arguments)
+        if is_arrays(x):
+            arguments.setdefault("batch_size", self._examples_at_a_time())
+        return super().evaluate(x, y, **arguments)
+
+    evaluate.__doc__ = Predictor.evaluate.__doc__
+
+    def _examples_at_a_time(self):
+        if self._is_plain:
+            # Keras's default, too: products of other sizes are rounded otherwise.
+            return self._settings.batch_size
+        rows = self._settings.batch_size or min(default_rows(largest_tensor([model])) for model in self._models)
+        # Some draws of many examples, rather than all of few: Keras's work per batch is done less often.
+        return min(rows, max(32, rows // 8))
+
+    def to_model(self):
+        """Returns a Keras model that does the same and can be saved as a `.keras` file, which kregkit opens.
+
+        It has copies of the weights. It is compiled with the model's loss and metrics, if there are any and there is
+        no `spread`. Inside another model it can't tell where a pass over the data begins, and counts the examples of
+        each batch anew.
+
+        Raises:
+            ValueError: The model has no config to rebuild it from.
+        """
+        copies = [
+            rebuilt(model, member.values, f"member_{index + 1}")
+            for index, (model, member) in enumerate(zip(self._models, self._members))
+        ]
+        for copy, model in zip(copies, self._models):
+            if model.loss is not None:
+                # It tells what the outputs mean.
+                copy.compile(optimizer="sgd", loss=model.loss)
+        settings = dataclasses.asdict(self._settings)
+        model = MarginalModel(copies, self._weights, self._layer_indices, self._views, settings, name="marginal")
+        if self._compile_arguments is not None and not self._settings.spread:
+            model.compile(optimizer="sgd", **self._fresh_compile_arguments())
+        return model
