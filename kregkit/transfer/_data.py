@@ -83,8 +83,8 @@ def _batches(name, data):
         empty = False
         if y is None or np.ndim(y) == 0 or sample_weight is not None:
             raise ValueError(
-                f"`{name}` must be a pair of arrays (x, y), or a dataset that yields such pairs in batches, without "
-                "sample weights, and can be read again, such as a tf.data.Dataset or a keras.utils.PyDataset. "
+                f"`{name}` must be a pair of arrays (x, y), or a dataset that yields such pairs in batches without "
+                "sample weights and can be read again, such as a tf.data.Dataset or a keras.utils.PyDataset. "
                 f"Received: {name}={kind}"
             )
         yield labelled(name, (x, y))
