@@ -75,7 +75,7 @@ def test_average_of_all_updates(name):
     np.testing.assert_allclose(flat(model.get_weights()), expected, rtol=2e-6, atol=2e-6)
 
 
-@pytest.mark.parametrize("wrap", ["plain", "multi"])
+@pytest.mark.parametrize("wrap", ["plain", pytest.param("multi", marks=probes.needs_multi_optimizer)])
 def test_one_move_per_update_under_accumulation(wrap):
     inner = keras.optimizers.SGD(0.05, gradient_accumulation_steps=3)
     optimizer = inner if wrap == "plain" else keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(inner))

@@ -289,12 +289,13 @@ def dropout_model(optimizer, **arguments):
 OPTIMIZERS = {
     "momentum": lambda: keras.optimizers.SGD(0.1, momentum=0.9),
     "adam, loss scale": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01)),
-    "several": lambda: keras.optimizers.MultiOptimizer(
+}
+if probes.HAS_MULTI_OPTIMIZER:
+    OPTIMIZERS["several"] = lambda: keras.optimizers.MultiOptimizer(
         keras.optimizers.OptimizerMap(
             keras.optimizers.Adam(0.01), {".*kernel": keras.optimizers.SGD(0.1, momentum=0.9)}
         )
-    ),
-}
+    )
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -254,6 +254,7 @@ def test_hooks_run_once_per_batch_and_per_update():
     assert history.history["step"] == [9, 19]
 
 
+@probes.needs_multi_optimizer
 def test_updates_are_those_of_the_inner_optimizers():
     class Count(TracedCallback):
         updates = None

@@ -3,6 +3,7 @@
 import contracts
 import keras
 import numpy as np
+import probes
 import pytest
 import tensorflow as tf
 
@@ -257,14 +258,18 @@ def test_plateau_callback_and_leaf_assignment():
     assert float(built.optimizer.learning_rate) == 0.25
 
 
-def test_loss_scale_and_multi_optimizer_go_around():
+def test_loss_scale_goes_around():
     expected = train(LayerwiseLearningRate(K.Adam(0.01), {"a/.*": 0.5})).get_weights()
     scaled = train(K.LossScaleOptimizer(LayerwiseLearningRate(K.Adam(0.01), {"a/.*": 0.5}))).get_weights()
-    choose = K.OptimizerMap(LayerwiseLearningRate(K.Adam(0.01), {"a/.*": 0.5})) if hasattr(K, "OptimizerMap") else None
     for one, other in zip(scaled, expected):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
-    layerwise = LayerwiseLearningRate(K.Adam(0.01), {"a/.*": 0.5})
-    both = train(K.MultiOptimizer(choose or (lambda variable: layerwise))).get_weights()
+
+
+@probes.needs_multi_optimizer
+def test_multi_optimizer_goes_around():
+    expected = train(LayerwiseLearningRate(K.Adam(0.01), {"a/.*": 0.5})).get_weights()
+    choose = K.OptimizerMap(LayerwiseLearningRate(K.Adam(0.01), {"a/.*": 0.5}))
+    both = train(K.MultiOptimizer(choose)).get_weights()
     for one, other in zip(both, expected):
         np.testing.assert_array_equal(one, other)
 
@@ -347,7 +352,14 @@ def test_two_patterns_on_one_path_are_refused_but_the_exact_path_goes_first():
     assert list(optimizer.factors.values()) == [0.5, 2.0, 0.5, 0.5]
 
 
-@pytest.mark.parametrize("wrong", [K.MultiOptimizer(lambda v: K.SGD()), LayerwiseLearningRate(K.SGD())])
+def wrappers():
+    yield LayerwiseLearningRate(K.SGD())
+    yield K.LossScaleOptimizer(K.SGD())
+    if probes.HAS_MULTI_OPTIMIZER:
+        yield K.MultiOptimizer(lambda v: K.SGD())
+
+
+@pytest.mark.parametrize("wrong", wrappers())
 def test_wrappers_inside_are_refused(wrong):
     with pytest.raises(ValueError, match="Received: optimizer="):
         LayerwiseLearningRate(wrong)

@@ -80,7 +80,7 @@ def test_every_rule_of_keras_is_here():
         for name, thing in vars(K).items()
         if isinstance(thing, type) and issubclass(thing, K.Optimizer) and name not in ("Optimizer",)
     }
-    assert rules - {name.partition("-")[0] for name in RULES} == {"LossScaleOptimizer", "MultiOptimizer"}
+    assert rules - {name.partition("-")[0] for name in RULES} <= {"LossScaleOptimizer", "MultiOptimizer"}
 
 
 # Keras's Muon multiplies the float32 learning rate with the update: float64 variables raise.
