@@ -113,7 +113,8 @@ class Architecture:
         for layer in flatten_layers(self.model):
             # Those that no layer lists, such as the states of a recurrent layer.
             for name, value in vars(layer).items():
-                names.update((id(leaf), f"{layer.name}.{name}") for leaf in keras.tree.flatten(value))
+                leaves = value if isinstance(value, (list, tuple)) else [value]
+                names.update((id(leaf), f"{layer.name}.{name}") for leaf in leaves)
         return sorted({names.get(each, "a variable outside of its layers") for each in ids})
 
     def check_operations(self):
