@@ -310,7 +310,8 @@ def optimizer_variables(optimizer):
 def learning_rate_schedule(optimizer):
     """Returns the schedule that an optimizer was made with, or None.
 
-    Public `learning_rate` is its value at the present step, and `get_config` fails for schedules that aren't registered.
+    Public `learning_rate` is its value at the present step, and `get_config` fails for schedules that are not
+    registered.
     """
     schedule = _required(optimizer, "_learning_rate", "to read a learning rate schedule")
     return schedule if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule) else None

@@ -7,12 +7,16 @@ from kregkit.diagnostics.finding import Finding, Problem
 from kregkit.diagnostics.gradients import gradient_check
 from kregkit.diagnostics.inputs import input_statistics
 from kregkit.diagnostics.label_information import label_signal
+from kregkit.diagnostics.layer_options import layer_settings
 from kregkit.diagnostics.layer_signals import signal_flow
 from kregkit.diagnostics.learning_rate_sweep import LearningRateRange, learning_rate_range
 from kregkit.diagnostics.lecture import activation_curves, compare_centering, compare_learning_rates
+from kregkit.diagnostics.loss_direction import loss_sign
+from kregkit.diagnostics.order import label_distribution
 from kregkit.diagnostics.preflight_checks import preflight
 from kregkit.diagnostics.preflight_report import PreflightReport
 from kregkit.diagnostics.small_batch import overfit_small_batch
+from kregkit.diagnostics.training_options import optimizer_settings
 from kregkit.diagnostics.untrained_loss import initial_loss
 from kregkit.diagnostics.updates import update_ratio
 
@@ -30,9 +34,13 @@ __all__ = [
     "gradient_check",
     "initial_loss",
     "input_statistics",
+    "label_distribution",
     "label_signal",
+    "layer_settings",
     "learning_rate",
     "learning_rate_range",
+    "loss_sign",
+    "optimizer_settings",
     "overfit_small_batch",
     "preflight",
     "signal_flow",

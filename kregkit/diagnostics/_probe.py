@@ -17,6 +17,7 @@ from kregkit._core.keras_internals import build_as_fit_does
 from kregkit._core.tasks import flat_losses, output_tasks, task_of_loss
 from kregkit._core.weights import assign_values, copy_values
 from kregkit.diagnostics._calls import quiet, recorded
+from kregkit.diagnostics._constant_outputs import constant_outputs
 from kregkit.diagnostics._data import named_arrays, sample_batches
 from kregkit.diagnostics._optimizers import fresh_optimizer
 from kregkit.diagnostics._untouched import untouched
@@ -39,7 +40,7 @@ def probing(model, data, batch_size=32, max_examples=1024):
         # Not undone afterwards: `fit` goes on with the same weights that it would have drawn itself.
         build_as_fit_does(model, batches[0])
     with untouched(model):
-        yield Probe(model, batches)
+        yield Probe(model, batches, data)
 
 
 def _check_model(model):
@@ -69,6 +70,7 @@ class Observation:
     loss: float
     total: float
     baseline: float
+    constant: float
     outputs: list
     records: list
     gradients: list
@@ -84,13 +86,15 @@ class Probe:
         model: The compiled model.
         batches: List of `(x, y, sample_weight)`, arrays or structures of them.
         examples: The same, joined.
+        data: What the batches were taken from; `None` where that isn't known.
         deadline: Float, the `time.monotonic()` by which the running check should end. Defaults to infinity.
         cut: String, what the running check left out to keep to it; empty where it left out nothing.
     """
 
-    def __init__(self, model, batches):
+    def __init__(self, model, batches, data=None):
         self.model = model
         self.batches = batches
+        self.data = data
         self.deadline, self.cut = math.inf, ""
         self._compiled_gradients, self._numbers = {}, 0
         self.examples = tuple(
@@ -124,6 +128,25 @@ class Probe:
             prediction = self.model(self.first(1)[0], training=False)
         self._numbers = sum(int(np.prod(tensor.shape)) for _, outputs in calls for tensor in outputs)
         return prediction
+
+    @property
+    def batches_per_epoch(self):
+        """The number of batches in an epoch; None where the data don't tell."""
+        if isinstance(self.data, keras.utils.PyDataset):
+            return self.data.num_batches
+        if isinstance(self.data, tf.data.Dataset):
+            count = int(self.data.cardinality())
+            return count if count > 0 else None
+        if self.data is None:
+            return None
+        num = len(keras.tree.flatten(self.data[0])[0])
+        return -(-num // len(keras.tree.flatten(self.batches[0][0])[0]))
+
+    @functools.cached_property
+    def observed_outputs(self):
+        """The untrained outputs of up to 128 examples, flat, as arrays, in a quiet pass."""
+        with quiet(self.model):
+            return _arrays(keras.tree.flatten(self.model(self.first(128)[0], training=False)))
 
     @functools.cached_property
     def tasks(self):
@@ -173,9 +196,10 @@ class Probe:
     def observation(self):
         """One quiet forward and backward pass over up to 128 examples, of large models 16, run eagerly.
 
-        Holds `loss` and `total` (with penalties), `baseline` (the loss of a prediction that knows nothing), `outputs`,
-        `records` (list of `Record`, in the order of the calls) and `gradients` (one array per trainable variable, None
-        where the loss doesn't depend on it).
+        Holds `loss` and `total` (with penalties), `baseline` (the loss of a prediction that knows nothing), `constant`
+        (the loss of the best prediction that is the same for all examples: class frequencies, mean or median),
+        `outputs`, `records` (list of `Record`, in the order of the calls) and `gradients` (one array per trainable
+        variable, None where the loss doesn't depend on it).
         """
         tasks, calls, variables = self.tasks, [], [variable.value for variable in self.model.trainable_variables]
         # The outputs of every layer are kept.
@@ -194,12 +218,17 @@ class Probe:
             zeros = [tf.zeros_like(value) if slope is None else slope for value, slope in pairs]
             records.append(Record(layer, _arrays(values), _arrays(zeros)))
         outputs = keras.tree.flatten(prediction)
-        guess = keras.tree.pack_sequence_as(prediction, list(map(_uninformed, tasks, outputs, self.activations)))
+        guesses = [list(map(_uninformed, tasks, outputs, self.activations)), *constant_outputs(self.labels(y), outputs)]
+        constants = [
+            float(self.loss(x, y, keras.tree.pack_sequence_as(prediction, guess), weight, training=False)[0])
+            for guess in guesses
+        ]
         return Observation(
             num=len(keras.tree.flatten(x)[0]),
             loss=float(loss),
             total=float(total),
-            baseline=float(self.loss(x, y, guess, weight, training=False)[0]),
+            baseline=constants[0],
+            constant=min((one for one in constants if np.isfinite(one)), default=constants[0]),
             outputs=_arrays(outputs),
             records=records,
             gradients=_arrays(gradients),

@@ -4,7 +4,9 @@ import keras
 import numpy as np
 
 from kregkit._core.checks import check_integer
-from kregkit._core.graph import all_layers
+from kregkit.diagnostics._calls import quiet, recorded
+from kregkit.diagnostics._data import named_arrays
+from kregkit.diagnostics._first_layers import first_kernel, has_embedding, numeric
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics.finding import Finding, Problem
 
@@ -15,16 +17,23 @@ _MAX_FEATURES, _MAX_TARGETS = 4096, 64
 def label_signal(model, data, num_permutations=200):
     """Checks that inputs tell something about labels, before any network is asked to find out what.
 
-    A kernel ridge regression predicts each example's label from all others (leave-one-out, in closed form). Its score
-    is compared with the same score for labels permuted at random, as standard deviations from their mean:
+    Three scores look for it, each in standard deviations from its mean over labels permuted at random:
 
     ```
     z = (score(labels) - mean(score(permuted))) / std(score(permuted))
     ```
 
-    Shuffled labels give a `z` like a normal number's; labels of any use in images, tables or word counts give tens.
-    `z < 4` fails, or warns where fewer than 10 examples per class were seen, since then even good data may hide it.
-    Where every token has a label of its own, tokens are the examples.
+    1. A kernel ridge regression predicts each example's label from all others (leave-one-out, in closed form).
+    2. The largest correlation of a label with one feature, its square, or, of few features, a product of two.
+    3. The same regression from what the untrained model makes of its inputs before its last layer; only computed where
+       neither of the others has found anything.
+
+    Shuffled labels give values of `z` like a normal number's; labels of any use in images, tables or word counts give
+    tens. If no regression has `z >= 4`, and no correlation `z >= 5` (a largest one has more chances), there is a
+    warning and no failure: what only a deep network finds, such as the parity of many numbers, looks the same. Where
+    every token has a label of its own, tokens are the examples.
+
+    One feature that determines the labels exactly is named too: it won't be known when the model is used.
 
     Args:
         model: A compiled, built Keras model. It is left bit for bit as it was.
@@ -32,7 +41,7 @@ def label_signal(model, data, num_permutations=200):
         num_permutations: Integer >= 20.
 
     Returns:
-        A `Finding`. Its problem is named `"shuffled labels"`.
+        A `Finding`. Its problems are named `"shuffled labels"` and `"label among the inputs"`.
 
     Raises:
         ValueError: An argument is out of range, the model is not compiled or built, or `data` is an iterator.
@@ -43,46 +52,133 @@ def label_signal(model, data, num_permutations=200):
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
     >>> model.compile("sgd", "mse")
     >>> x = np.random.default_rng(0).normal(size=(128, 4)).astype("float32")
-    >>> label_signal(model, (x, x[:, :1])).status, label_signal(model, (x, x[::-1, :1])).faults
+    >>> y = x[:, :2].sum(1, keepdims=True)
+    >>> label_signal(model, (x, y)).status, label_signal(model, (x, y[::-1])).faults
     ('pass', ['shuffled labels'])
     """
     check_integer("num_permutations", num_permutations, 20)
     with probing(model, data) as probe:
         x = probe.examples[0]
         arrays = [np.asarray(array) for array in keras.tree.flatten(x)]
-        embeds = any(isinstance(layer, keras.layers.Embedding) for layer in all_layers(model))
-        together = np.concatenate([_features(array, embeds) for array in arrays], axis=1)
-        problems, details = [], {}
+        raw, embeds = arrays, has_embedding(model) is not None
+        if len(arrays) == 1 and numeric(arrays[0]) and np.issubdtype(arrays[0].dtype, np.floating):
+            # As the model scales them: a kernel's distances are those of the largest features.
+            layer, seen = first_kernel(model, x)
+            embeds = isinstance(layer, keras.layers.Embedding)
+            arrays = arrays if seen is None else [seen.astype("int64") if embeds else seen]
+        together, problems, details = _together(arrays, embeds), [], {}
         for path, array, task, shape in probe.labels():
-            features, labels = together, np.asarray(array)
+            labels, tokens = np.asarray(array), None
+            if not numeric(labels):
+                continue
             if embeds and len(arrays) == 1 and labels.ndim == 2 and labels.shape == arrays[0].shape:
                 # A label for every token: their places are the examples.
-                chosen = np.random.default_rng(0).permutation(labels.size)[:1024]
-                features = _features(arrays[0].reshape(-1, 1)[chosen], embeds)
-                labels = labels.reshape(-1, 1)[chosen]
+                tokens = np.random.default_rng(0).permutation(labels.size)[:1024]
+                labels = labels.reshape(-1, 1)[tokens]
+            features = together if tokens is None else _features(arrays[0].reshape(-1, 1)[tokens], embeds)
             targets, classes = _targets(labels, task, shape)
             if not targets.any():
                 # Constant labels: nothing to tell apart, and nothing to shuffle.
                 continue
-            score, mean, std = _leave_one_out(features, targets, num_permutations)
-            z = (score - mean) / std if std > 0 else 0.0
-            details[path] = {"score": score, "permuted_mean": mean, "permuted_std": std, "z": z, "num": len(features)}
-            if not z >= 4:
+            row = _scores(probe, features, targets, num_permutations, tokens is None)
+            details[path] = {**row, "num": len(features)}
+            if not (row["z"] >= 4 or row["z_correlation"] >= 5 or row.get("z_model", 0.0) >= 4):
                 few = len(features) < 10 * classes
                 problems.append(
                     Problem(
                         "shuffled labels",
-                        "warn" if few else "fail",
-                        f"z = {z:.1f} over {len(features)} examples",
+                        "warn",
+                        f"z = {row['z']:.1f} over {len(features)} examples",
                         "z >= 4",
                         "look at examples beside their labels: were x and y sorted, filtered or shuffled apart? "
                         + ("Pass more examples to be sure" if few else "If the pairs are right, x hardly tells y"),
                         path,
                     )
                 )
+            problems += _leaks(path, raw, probe.examples[0], labels, task) if tokens is None else []
         first = next(iter(details.values()), None)
-    figure = "constant labels" if first is None else f"z = {first['z']:.1f}"
+    figure = "constant labels" if first is None else f"z = {max(v for k, v in first.items() if k[0] == 'z'):.1f}"
     return Finding("label_signal", figure, "z >= 4", tuple(problems), details)
+
+
+def _together(arrays, embeds):
+    """Returns all inputs as columns; of two alike, as of a siamese network, their distances too."""
+    columns = [_features(array, embeds) for array in arrays]
+    if len(columns) > 1 and len({array.shape for array in columns}) == 1:
+        columns += [_standard((columns[0] - columns[1]) ** 2), _standard(columns[0] * columns[1])]
+    return np.concatenate(columns, axis=1)
+
+
+def _scores(probe, features, targets, num_permutations, by_model):
+    """Returns the three scores: see `label_signal`."""
+    score, mean, std = _leave_one_out(features, targets, num_permutations)
+    z = (score - mean) / std if std > 0 else 0.0
+    row = {"score": score, "permuted_mean": mean, "permuted_std": std, "z": z}
+    row["z_correlation"] = _largest_correlation(features, targets, num_permutations)
+    if by_model and z < 4 and row["z_correlation"] < 5:
+        hidden = _hidden(probe)
+        if hidden is not None:
+            score, mean, std = _leave_one_out(hidden, targets[: len(hidden)], num_permutations)
+            row["z_model"] = (score - mean) / std if std > 0 else 0.0
+    return row
+
+
+def _hidden(probe, most=512):
+    """Returns what the model's last layer with weights is given, as features; None where that isn't floats."""
+    calls, x = [], probe.first(most)[0]
+    with recorded(probe.model, calls), quiet(probe.model):
+        probe.model(x, training=False)
+    num = len(keras.tree.flatten(x)[0])
+    weighted = [index for index, (layer, _) in enumerate(calls) if layer.weights]
+    before = [outputs for _, outputs in calls[: weighted[-1]] if outputs] if weighted else []
+    arrays = [output.numpy() for outputs in before[-1:] for output in outputs if output.shape[0] == num]
+    return _features(arrays[0].astype("float64"), False) if arrays else None
+
+
+def _largest_correlation(features, targets, num_permutations, most=1000):
+    """Returns the largest correlation of a feature, its square or a product of two with a target, as a `z`."""
+    features = _columns(features, most)
+    if features.shape[1] <= 30:
+        left, right = np.triu_indices(features.shape[1])
+        features = np.concatenate([features, features[:, left] * features[:, right]], axis=1)
+    rng, targets = np.random.default_rng(1), _columns(targets, 8)
+
+    def unit(columns):
+        columns = columns - columns.mean(0)
+        return columns / np.maximum(np.linalg.norm(columns, axis=0), 1e-12)
+
+    features, targets = unit(features).astype("float32"), unit(targets).astype("float32")
+    permuted = [
+        float(np.abs(features.T @ targets[rng.permutation(len(targets))]).max()) for _ in range(num_permutations)
+    ]
+    return float((np.abs(features.T @ targets).max() - np.mean(permuted)) / max(np.std(permuted), 1e-12))
+
+
+def _leaks(path, arrays, x, labels, task):
+    """Names a column of a table from which the labels follow without an exception."""
+    labels = labels.reshape(len(labels), -1)
+    if labels.shape[1] != 1 or len(labels) < 30 or not np.isfinite(labels).all() or np.ptp(labels) == 0:
+        return
+    labels = labels[:, 0]
+    names = [name for name, _ in named_arrays(x, "input")]
+    for name, array in zip(names, arrays):
+        if array.ndim != 2 or array.shape[1] < 2 or not np.issubdtype(array.dtype, np.floating):
+            continue
+        columns = np.nan_to_num(array.astype("float64"), posinf=0.0, neginf=0.0)
+        if task is not None and task.link is not None and len(np.unique(labels)) <= 50:
+            groups = [columns[labels == kind] for kind in np.unique(labels)]
+            fixed = np.all([np.ptp(group, axis=0) == 0 for group in groups], axis=0)
+            firsts = np.sort([group[0] for group in groups], axis=0)
+            leaking = fixed & (np.diff(firsts, axis=0) != 0).all(0)
+        else:
+            centred, target = columns - columns.mean(0), labels.astype("float64") - labels.mean(dtype="float64")
+            slope = centred.T @ target / np.maximum((centred**2).sum(0), 1e-300)
+            rest = ((target[:, None] - centred * slope) ** 2).sum(0)
+            leaking = rest < 1e-10 * (target**2).sum()
+        for column in np.flatnonzero(leaking)[:3]:
+            remedy = "drop it: a feature that holds the answer is missing when the model is used"
+            figure = f"column {column} determines every label"
+            yield Problem("label among the inputs", "warn", figure, "no column does", remedy, f"{name}, {path}")
 
 
 def _columns(array, limit):
@@ -94,12 +190,18 @@ def _columns(array, limit):
 
 def _features(array, embeds):
     array = _columns(array, _MAX_FEATURES)
+    if not numeric(array):
+        # Strings: each one is a token.
+        array = np.unique(array.astype(str), return_inverse=True)[1].reshape(array.shape) + 256
     if np.issubdtype(array.dtype, np.integer) and (embeds or array.max(initial=0) > 255):
         # Tokens: which ones occur, folded into a table.
         counts = np.zeros((len(array), 512))
         np.add.at(counts, (np.arange(len(array))[:, None], array % 512), 1)
         array = counts
-    array = np.nan_to_num(array.astype("float64"), posinf=0.0, neginf=0.0)
+    return _standard(np.nan_to_num(array.astype("float64"), posinf=0.0, neginf=0.0))
+
+
+def _standard(array):
     array = array - array.mean(0)
     return array / np.maximum(array.std(), 1e-12)
 

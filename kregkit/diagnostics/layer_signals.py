@@ -3,8 +3,9 @@
 import keras
 import numpy as np
 
+from kregkit._core import keras_internals
 from kregkit._core.graph import all_layers
-from kregkit._core.keras_internals import own_trainable_variables
+from kregkit.diagnostics._freshness import is_fresh
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics.finding import Finding, Problem
 
@@ -26,12 +27,14 @@ def signal_flow(model, data):
 
     One forward and backward pass over up to 128 examples tells, for each layer, its outputs' mean, standard
     deviation and gradient, the part of its units that are zero for every example (ReLU), and the part of its outputs
-    where the activation is flat (sigmoid, tanh). Fewer than 8 values per unit can't show that it is dead. Over half
-    is a failure, over a fifth (dead) or a quarter (flat) a warning. Gradients at the first hidden layer more than
-    10,000 times smaller, or larger, than at the last one have vanished, or exploded; so have activations.
+    where the activation is flat (sigmoid, tanh). Fewer than 8 values per unit can't show that it is dead. Of dead units
+    over 90% are a failure and over half a warning, of flat outputs over half and over a quarter. Gradients at the first
+    hidden layer more than 10,000 times smaller, or larger, than at the last one (as lengths, over all of a layer's
+    outputs) have vanished, or exploded; so have activations.
 
     A trainable variable without a gradient is detached: nothing that it does reaches the loss. Layers with
-    `trainable=False` are reported as warnings; after `kregkit.transfer.freeze` they are what you wanted.
+    `trainable=False` and weights as their initializers made them are reported: nobody wants those. Trained layers that
+    are frozen, as by `kregkit.transfer.freeze`, are sound, unless nothing at all is left to train, which fails.
 
     Args:
         model: A compiled, built Keras model. It is left bit for bit as it was.
@@ -103,7 +106,7 @@ def _row(record, last):
         "last": last,
         "mean": float(values.mean()),
         "std": float(values.std()),
-        "gradient": float(np.sqrt(np.mean(gradient**2))),
+        "gradient": float(np.sqrt(np.sum(gradient**2) / max(len(gradient), 1))),
         "dead": float(np.mean((units == 0).all(axis=0))) if rectified and len(units) >= _FEW else 0.0,
         "saturated": float(np.mean(flat(values))) if flat is not None else 0.0,
     }
@@ -116,12 +119,12 @@ def _layer_problems(row):
         return
     if row["last"]:
         return
-    if row["dead"] > 0.2:
+    if row["dead"] > 0.5:
         yield Problem(
             "dead ReLUs",
-            "fail" if row["dead"] > 0.5 else "warn",
+            "fail" if row["dead"] > 0.9 else "warn",
             f"{row['dead']:.0%} of units are zero for every example",
-            "at most 20%",
+            "at most 50%",
             f"{_BATCH_NORMALIZATION}; or He initialisation, biases at 0, a lower rate, a leaky ReLU",
             row["layer"],
         )
@@ -137,7 +140,9 @@ def _layer_problems(row):
 
 
 def _depth_problems(rows):
-    rows = [row for row in rows if np.isfinite([row["std"], row["gradient"]]).all()]
+    # Exactly zero are the branches of residual networks that begin at zero, and dead units, which are named above.
+    rows = [row for row in rows if np.isfinite([row["std"], row["gradient"]]).all() and row["std"] > 0]
+    rows = [row for row in rows if row["gradient"] > 0]
     if len(rows) < 2:
         return
     first, last = rows[0], rows[-1]
@@ -148,8 +153,7 @@ def _depth_problems(rows):
         ("activations", first["std"], last["std"]),
         ("gradients", last["gradient"], first["gradient"]),
     ):
-        # A batch's gradient may be zero for good reasons, such as dead units, which were named above.
-        ratio = end / start if start > 0 else 1.0
+        ratio = end / start
         steps = f"{start:.1e} to {end:.1e} over {len(rows)} layers"
         if ratio < 1e-4:
             yield Problem(f"vanishing {name}", "fail", steps, "within a factor of 10,000", remedy, first["layer"])
@@ -158,7 +162,7 @@ def _depth_problems(rows):
 
 
 def _weight_problems(model, gradients):
-    owners = {id(v): layer for layer in all_layers(model) for v in own_trainable_variables(layer)}
+    owners = {id(v): layer for layer in all_layers(model) for v in keras_internals.own_trainable_variables(layer)}
     detached, zero = {}, {}
     for variable, gradient in zip(model.trainable_variables, gradients):
         name = owners[id(variable)].name if id(variable) in owners else variable.path
@@ -178,14 +182,18 @@ def _weight_problems(model, gradients):
     if not detached and zero and len(zero) == len({id(owners.get(id(v))) for v in model.trainable_variables}):
         remedy = "all units are dead, or the loss doesn't depend on the outputs: see the layers above"
         yield Problem("vanishing gradients", "fail", "every gradient is exactly 0", "some gradient", remedy)
+    yield from _frozen(model)
+
+
+def _frozen(model):
+    remedy = "set `layer.trainable = True` and compile again; leave it if random weights are what you want there"
     for layer in all_layers(model):
-        own = own_trainable_variables(layer)
-        if any(not variable.trainable for variable in own) or (own and not layer.trainable):
-            yield Problem(
-                "frozen layer",
-                "warn",
-                "trainable=False",
-                "every layer trains, unless frozen on purpose",
-                "set `layer.trainable = True` and compile again; leave it if you froze it on purpose",
-                layer.name,
-            )
+        own = keras_internals.own_trainable_variables(layer)
+        if not own or (layer.trainable and all(variable.trainable for variable in own)):
+            continue
+        if not model.trainable_variables:
+            expected = "weights that train"
+            yield Problem("frozen layer", "fail", "nothing in the model trains", expected, remedy, layer.name)
+        elif is_fresh(layer) is not False:
+            figure, expected = "trainable=False, with untrained weights", "untrained layers train"
+            yield Problem("frozen layer", "warn", figure, expected, remedy, layer.name)

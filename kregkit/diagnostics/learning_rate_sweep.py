@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import time
 
 import numpy as np
 
@@ -21,7 +22,7 @@ class LearningRateRange:
         steepest: Float, the rate at which the smoothed loss fell fastest.
         lowest: Float, the rate at which it was lowest, up to 2% of its whole fall.
         divergence: Float, the rate at which the loss diverged; `None` if it never did.
-        suggestion: Float, the rate to start from; `None` where no rate helped.
+        suggestion: Float, the rate to start from; `None` where there was no clear fall.
         reason: String, why.
         current: Float, the rate that the model is compiled with.
     """
@@ -70,6 +71,10 @@ def learning_rate_range(model, data, low=1e-6, high=10.0, steps=100):
     their best rate and was at the edge for one; a third of it was too high for most. With several optimizers the first
     one's rate is swept and the others' keep their ratio to it.
 
+    "No clear fall" is an answer too: where the smoothed loss falls by less than 2%, or by less than four times as much
+    as it varies from batch to batch while the rate is still tiny, so short a sweep says nothing about rates, and
+    `suggestion` is `None`.
+
     Args:
         model: A compiled, built Keras model. It is left bit for bit as it was.
         data: As for `input_statistics`.
@@ -106,6 +111,20 @@ def learning_rate_range(model, data, low=1e-6, high=10.0, steps=100):
     return _read(rates[: len(losses)], losses, current)
 
 
+def affordable_steps(probe, steps):
+    """Returns how many of `steps` end before the probe's deadline, by the time that two of them take."""
+    if not np.isfinite(probe.deadline):
+        return steps
+    _, step = probe.own_trainer()
+    step(*probe.batches[0])
+    start = time.monotonic()
+    float(step(*probe.batches[0]))
+    possible = max(int(probe.time_left() / max(time.monotonic() - start, 1e-9)), 0)
+    if possible < steps:
+        probe.cut = f"a sweep of {possible} instead of {steps} steps"
+    return min(steps, possible)
+
+
 def _sweep(probe, rates):
     optimizer, step = probe.own_trainer()
     losses, smoothed = [], None
@@ -140,9 +159,15 @@ def _read(rates, losses, current):
     steepest = int(np.argmax(falls[: max(lowest - window + 1, 1)])) + window // 2
     divergence = float(rates[len(losses) - 1]) if diverged else None
     suggestion = float(rates[lowest]) / 10
-    fall = (start - known[lowest]) / abs(start) if len(known) and start else 0.0
-    if not fall > 0.02:
-        reason = f"No rate from {rates[0]:.1e} to {rates[-1]:.1e} lowered the loss by more than 2% from {start:.3g}"
+    fall = start - known[lowest] if len(known) else 0.0
+    # A moving average with a share of 0.8 has a third of the deviation of what it averages.
+    chance = 4 * float(np.std(losses[: max(len(losses) // 3, 2)])) / 3
+    if not fall > max(0.02 * abs(start), chance):
+        reason = (
+            f"No clear fall: no rate from {rates[0]:.1e} to {rates[len(losses) - 1]:.1e} lowered the loss of "
+            f"{start:.3g} by more than {max(0.02 * abs(start), chance):.2g}, which batches alone would do. "
+            "The sweep is too short for this model to say which rate is right"
+        )
         suggestion = None
     else:
         reason = (

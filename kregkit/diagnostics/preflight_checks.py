@@ -5,7 +5,7 @@ import math
 import re
 import time
 
-from kregkit._core.checks import check_choice, check_integer, check_number
+from kregkit._core.checks import check_integer, check_number
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics._untouched import untouched
 from kregkit.diagnostics.compiled_rate import learning_rate
@@ -13,9 +13,13 @@ from kregkit.diagnostics.finding import Finding, Problem
 from kregkit.diagnostics.gradients import gradient_check
 from kregkit.diagnostics.inputs import input_statistics
 from kregkit.diagnostics.label_information import label_signal
+from kregkit.diagnostics.layer_options import layer_settings
 from kregkit.diagnostics.layer_signals import signal_flow
+from kregkit.diagnostics.loss_direction import loss_sign
+from kregkit.diagnostics.order import label_distribution
 from kregkit.diagnostics.preflight_report import PreflightReport
 from kregkit.diagnostics.small_batch import overfit_small_batch
+from kregkit.diagnostics.training_options import optimizer_settings
 from kregkit.diagnostics.untrained_loss import initial_loss
 from kregkit.diagnostics.updates import update_ratio
 
@@ -24,24 +28,26 @@ CHECKS = {
     check.__name__: check
     for check in (
         input_statistics,
+        label_distribution,
         label_signal,
+        loss_sign,
         initial_loss,
+        layer_settings,
         signal_flow,
         gradient_check,
         overfit_small_batch,
+        optimizer_settings,
         learning_rate,
         update_ratio,
     )
 }
-# Of the time that is left, in proportion.
+# Of the time that is left, in proportion; 1 for the others.
 _SHARES = {
-    "input_statistics": 2,
-    "label_signal": 2,
     "initial_loss": 3,
-    "signal_flow": 2,
-    "gradient_check": 4,
-    "overfit_small_batch": 5,
-    "learning_rate": 6,
+    "signal_flow": 3,
+    "gradient_check": 5,
+    "overfit_small_batch": 6,
+    "learning_rate": 8,
     "update_ratio": 2,
 }
 
@@ -49,9 +55,10 @@ _SHARES = {
 def preflight(model, data, checks="all", batch_size=32, max_examples=1024, seconds=60, verbose=1):
     """Runs every check on a compiled model and real batches, and says what is wrong, where, and what to do.
 
-    In this order, since a fault of one explains those of the next: `input_statistics`, `label_signal`,
-    `initial_loss`, `signal_flow`, `gradient_check`, `overfit_small_batch`, `learning_rate`, `update_ratio`; each is a
-    function of its own. A check that can't run on a model (an exception) is reported as a failure of that name.
+    In this order, since a fault of one explains those of the next: `input_statistics`, `label_distribution`,
+    `label_signal`, `loss_sign`, `initial_loss`, `layer_settings`, `signal_flow`, `gradient_check`,
+    `overfit_small_batch`, `optimizer_settings`, `learning_rate`, `update_ratio`; each is a function of its own. A check
+    that can't run on a model (an exception) is reported as a failure of that name.
 
     It ends after `seconds`, or as soon after as the tracing of one function takes, which can't be interrupted. Each
     check has its share of the time that is left. One that ends early, or for which none is left, warns of `"cut
@@ -96,7 +103,8 @@ def preflight(model, data, checks="all", batch_size=32, max_examples=1024, secon
     check_integer("max_examples", max_examples, 2)
     if seconds is not None:
         check_number("seconds", seconds, 0, low_open=True)
-    check_choice("verbose", verbose, (0, 1))
+    if verbose not in (0, 1, "auto"):
+        raise ValueError(f"`verbose` must be 0 or 1. Received: verbose={verbose!r}")
     end = math.inf if seconds is None else start + seconds
     names = [name for name in CHECKS if name in names]
     with probing(model, data, batch_size, max_examples) as probe:
@@ -106,7 +114,7 @@ def preflight(model, data, checks="all", batch_size=32, max_examples=1024, secon
             if verbose:
                 print(f"preflight {index + 1}/{len(names)} {name}", end="", flush=True)
             # What one check leaves of its share goes to those after it.
-            share = _SHARES[name] / sum(_SHARES[later] for later in names[index:])
+            share = _SHARES.get(name, 1) / sum(_SHARES.get(later, 1) for later in names[index:])
             probe.deadline, probe.cut = begun + share * (end - begun), ""
             finding = _cut(name, seconds) if begun >= end else _run(name, model, probe, findings)
             if probe.cut:

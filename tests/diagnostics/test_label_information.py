@@ -58,7 +58,7 @@ def test_signal_in_other_kinds_of_data(kind):
         x = np.eye(3)[y] + 0.1 * rng.normal(size=(300, 3))
     found, shuffled = signal(x, y, outputs, loss), signal(x, rng.permutation(y), outputs, loss)
     assert found.status == "pass", str(found)
-    assert shuffled.faults == ["shuffled labels"] and shuffled.status == "fail"
+    assert shuffled.faults == ["shuffled labels"] and shuffled.status == "warn"
 
 
 def test_few_examples_only_warn():

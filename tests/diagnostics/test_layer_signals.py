@@ -44,8 +44,8 @@ def test_signal_flow_numbers():
     assert rows[0]["std"] == pytest.approx(hidden.std(), rel=1e-5)
     assert rows[0]["dead"] == np.mean((hidden == 0).all(0))
     slope = 2 * (hidden @ top + offset - X[order, :1]) / 128
-    assert rows[1]["gradient"] == pytest.approx(np.sqrt(np.mean(slope**2)), rel=1e-4)
-    assert rows[0]["gradient"] == pytest.approx(np.sqrt(np.mean((slope @ top.T) ** 2)), rel=1e-4)
+    assert rows[1]["gradient"] == pytest.approx(np.linalg.norm(slope) / np.sqrt(128), rel=1e-4)
+    assert rows[0]["gradient"] == pytest.approx(np.linalg.norm(slope @ top.T) / np.sqrt(128), rel=1e-4)
 
 
 def test_few_examples_do_not_make_a_unit_dead():
