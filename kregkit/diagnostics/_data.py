@@ -28,7 +28,7 @@ def sample_batches(data, batch_size, max_examples, max_bytes=256 * 2**20):
         max_examples, max_bytes: Integers, where to stop.
 
     Raises:
-        ValueError: The data is an iterator, whose batches would be gone, holds no labels, or is empty.
+        ValueError: The data is an iterator, whose batches would be gone, or is empty.
     """
     if isinstance(data, tf.data.Dataset):
         source = read_batches(_fresh_copy(data))
@@ -44,9 +44,7 @@ def sample_batches(data, batch_size, max_examples, max_bytes=256 * 2**20):
     batches, examples, size = [], 0, 0
     with contextlib.closing(source):
         for x, y, weight in source:
-            if y is None:
-                raise ValueError(f"Every batch must hold inputs and labels. Received: y={y}")
-            batch = tuple(keras.tree.map_structure(_array, part) for part in (x, y, weight))
+            batch = tuple(None if part is None else keras.tree.map_structure(_array, part) for part in (x, y, weight))
             num = len(keras.tree.flatten(batch[0])[0])
             if batches and num != len(keras.tree.flatten(batches[0][0])[0]):
                 continue

@@ -36,6 +36,8 @@ def probing(model, data, batch_size=32, max_examples=1024):
     _check_model(model)
     check_integer("batch_size", batch_size, 2)
     batches = sample_batches(data, batch_size, max_examples)
+    if model.loss is not None and batches[0][1] is None:
+        raise ValueError("Every batch must hold inputs and labels. Received: y=None")
     if not (model.built and all(layer.built for layer in all_layers(model))):
         # Not undone afterwards: `fit` goes on with the same weights that it would have drawn itself.
         build_as_fit_does(model, batches[0])
@@ -180,6 +182,8 @@ class Probe:
         Task and shape are None and () where there isn't one label array per output. `y` defaults to all examples'.
         """
         y = self.examples[1] if y is None else y
+        if y is None:
+            return []
         names = list(getattr(self.model, "output_names", None) or [])
         if isinstance(y, dict) and set(y) == set(names) and not isinstance(self.prediction, dict):
             # The outputs are a list, the labels go by their names.

@@ -18,7 +18,8 @@ def learning_rate(model, data, steps=100):
     Sweeps from 1e-6 to 10 by `learning_rate_range`. A rate near the one at which the sweep diverged, or more than 30
     times or less than a hundredth of the suggestion, is suspected; then, and where the sweep shows no clear fall, 40
     steps are trained at the rate itself, which decide. It fails if the loss rises, jumps to ten times its start, or
-    doesn't fall by a tenth of what the sweep reached; it warns, as too low, if the loss falls by less than 0.5% of that.
+    doesn't fall by a tenth of what the sweep reached; it warns, as too low, if the loss falls by less than 0.5% of
+    that.
 
     Args:
         model: A compiled, built Keras model. It is left bit for bit as it was.
@@ -79,7 +80,7 @@ def learning_rate(model, data, steps=100):
 
 
 def _trial(probe, rounds=4, most=10):
-    """Returns the losses of real steps at the compiled rate, over a few batches again and again."""
+    """Returns the losses of real steps at the compiled rate, over a few batches again and again; None without time."""
     _, step = probe.own_trainer()
     batches, losses = probe.batches[:most] * rounds, []
     for batch in batches:
@@ -88,7 +89,7 @@ def _trial(probe, rounds=4, most=10):
             break
         if probe.time_left() <= 0 and len(losses) < len(batches):
             probe.cut = f"{len(losses)} of {len(batches)} steps at the compiled rate"
-            break
+            return None
     return np.array(losses)
 
 

@@ -97,7 +97,8 @@ def label_signal(model, data, num_permutations=200):
                 )
             problems += _leaks(path, raw, probe.examples[0], labels, task) if tokens is None else []
         first = next(iter(details.values()), None)
-    figure = "constant labels" if first is None else f"z = {max(v for k, v in first.items() if k[0] == 'z'):.1f}"
+    nothing = "constant labels" if probe.labels() else "no labels"
+    figure = nothing if first is None else f"z = {max(v for k, v in first.items() if k[0] == 'z'):.1f}"
     return Finding("label_signal", figure, "z >= 4", tuple(problems), details)
 
 
