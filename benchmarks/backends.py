@@ -334,7 +334,8 @@ def main():
             lines.append(f"| {group} | {name} | {milliseconds:.3f} | {ratio:.2f} | {len(one)} |")
     if BACKEND != "tensorflow":
         assert "tensorflow" not in sys.modules, "TensorFlow was imported"
-    print(f"\n{device_name()}, Keras {keras.__version__} on {BACKEND}, {given.policy}, batch of 128\n")
+    batch = 8 if given.smoke else 128
+    print(f"\n{device_name()}, Keras {keras.__version__} on {BACKEND}, {given.policy}, batch of {batch}\n")
     print("| group | | ms per step | to the group's first | rounds |\n| --- | --- | ---: | ---: | ---: |")
     print("\n".join(lines))
     print(f"\n{time.perf_counter() - begin:.0f} s")

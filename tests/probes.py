@@ -2,9 +2,13 @@
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from kregkit.callbacks import TracedCallback
+
+HAS_MULTI_OPTIMIZER = hasattr(keras.optimizers, "MultiOptimizer")
+needs_multi_optimizer = pytest.mark.skipif(not HAS_MULTI_OPTIMIZER, reason="MultiOptimizer came with Keras 3.15")
 
 
 def slope_model(optimizer, **compile_arguments):

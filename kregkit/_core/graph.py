@@ -41,18 +41,25 @@ def layers_as_called(model):
     Raises:
         ValueError: The subclass can't be called so.
     """
-    layers = flat_layers(model)
-    if all(keras_internals.functional_of(part) is not None for part in (model, *nested_models(model))):
-        return layers
-    position = {}
+    if keras_internals.functional_of(model) is None:
+        return _layers_as_traced(model)
+    layers = []
+    for layer in _called_layers(model):
+        layers += layers_as_called(layer) if isinstance(layer, keras.Model) else [layer]
+    layers = [layer for layer in layers if not isinstance(layer, keras.layers.InputLayer)]
+    return list({id(layer): layer for layer in layers}.values())
+
+
+def _layers_as_traced(model):
+    layers, position = flat_layers(model), {}
 
     def recording(layer):
         call = layer.call
         return lambda *args, **kwargs: (position.setdefault(id(layer), len(position)), call(*args, **kwargs))[1]
 
-    shapes = model.get_build_config() or {}
     try:
-        inputs = keras.tree.map_shape_structure(lambda shape: keras.Input(batch_shape=shape), shapes["input_shape"])
+        shapes = (model.get_build_config() or {})["input_shape"]
+        inputs = keras.tree.map_shape_structure(lambda shape: keras.Input(batch_shape=shape), shapes)
         with replaced_all([(layer, "call", recording(layer)) for layer in layers]):
             model(inputs)
     except Exception as error:

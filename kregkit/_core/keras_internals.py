@@ -222,20 +222,49 @@ def wrapped_function(metric):
     return _required(metric, "_fn", "to tell which values of a metric are better")
 
 
-def running_callback_list():
+def running_callback_list(model=None):
     """Returns the `CallbackList` whose `on_train_begin` is running, or None outside of `fit`.
 
     Keras gives callbacks no way to the list that they are in. Without it no conflict between callbacks is noticed and
-    nothing tells that `fit` has failed, so a list that can't be found from within one is an error: see
-    `callbacks/_installed.py`, which asks only from `on_train_begin`.
+    nothing tells that `fit` has failed, so it is an error if `model.fit` is running and its list can't be found.
     """
     frame = sys._getframe(1)
     while frame is not None:
         owner = frame.f_locals.get("self")
         if frame.f_code.co_name == "on_train_begin" and isinstance(owner, keras.callbacks.CallbackList):
             return owner
+        if frame.f_code.co_name == "fit" and owner is model and model is not None:
+            raise RuntimeError(
+                "kregkit needs the list of callbacks to find those that don't go together, and can't find it in this "
+                "version's `fit`: install a version of Keras that kregkit supports. "
+                f"Received: keras.__version__={keras.__version__!r}"
+            )
         frame = frame.f_back
     return None
+
+
+def running_fit(model):
+    """Returns the local names of the `fit` of `model` that is running, as a dictionary; empty outside of `fit`.
+
+    Among them are `fit`'s public arguments, which Keras doesn't tell its callbacks. Without it validation data that
+    can't be read twice, and models that are built by their first batch, would be noticed too late.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "fit" and frame.f_locals.get("self") is model and "epochs" in frame.f_locals:
+            return dict(frame.f_locals)
+        frame = frame.f_back
+    return {}
+
+
+def running_fit_spec(model):
+    """Returns the `tf.TypeSpec`s of one batch of the data that the running `fit` of `model` trains on, or None.
+
+    Keras peeks into generators itself, so reading its iterator loses no batch. Without it models that are built by
+    their first batch have no weights when callbacks begin, and some callbacks refuse them by name.
+    """
+    iterator = running_fit(model).get("epoch_iterator")
+    return getattr(getattr(iterator, "_distributed_dataset", None), "element_spec", None)
 
 
 def calling_models():
@@ -262,6 +291,16 @@ def initial_epoch(model):
     return getattr(model, "_initial_epoch", None)
 
 
+def set_initial_epoch(model, epoch):
+    """Has the `fit` whose callbacks are beginning start at `epoch`, as `BackupAndRestore` does.
+
+    Nothing public moves a fit that has begun. Without it a run that was killed couldn't be taken up by a callback.
+    """
+    if not hasattr(model, "_initial_epoch"):
+        _required(model, "_initial_epoch", "to go on in the middle of a run")
+    model._initial_epoch = epoch
+
+
 def clear_initial_epoch(model):
     """Forgets the epoch that `BackupAndRestore` left: Keras never does, and the next `fit` would start there too."""
     model._initial_epoch = None
@@ -283,6 +322,24 @@ def global_state():
     """
     module = sys.modules[keras.random.SeedGenerator.__module__]
     return vars(_required(_required(module, "global_state", "to keep names and seeds"), "GLOBAL_STATE_TRACKER", ""))
+
+
+def global_seed_generator():
+    """Returns the seed generator of random numbers that are drawn without a seed.
+
+    Public `set_random_seed` only resets it. Without it such numbers would be the same in every batch of an ensemble.
+    """
+    if global_state().get("global_seed_generator") is None:
+        # Keras makes it at its first use.
+        keras.random.uniform((1,))
+    return _required(_Attributes(global_state()), "global_seed_generator", "to draw numbers that have no seed")
+
+
+class _Attributes:
+    """The entries of a dictionary as attributes."""
+
+    def __init__(self, entries):
+        vars(self).update(entries)
 
 
 def download_module():
@@ -405,6 +462,15 @@ def average_weights(optimizer, variables):
     return (
         _required(optimizer, "_model_variables_moving_average", "to find moving averages") if optimizer.use_ema else []
     )
+
+
+def learning_rate_schedule(optimizer):
+    """Returns the schedule that an optimizer was made with, or None.
+
+    Public `learning_rate` is its value at the present step; `get_config` fails for schedules that aren't registered.
+    """
+    schedule = _required(optimizer, "_learning_rate", "to read a learning rate schedule")
+    return schedule if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule) else None
 
 
 # TensorFlow.

@@ -1,4 +1,4 @@
-"""Whether a larger or a smaller value of a metric is better."""
+"""Whether a larger or a smaller value of a metric is better, and which values it can have."""
 
 import math
 import re
@@ -40,6 +40,15 @@ _BY_NAME = {
     **dict.fromkeys(_LARGER_ALIASES, "max"),
     **dict.fromkeys(_SMALLER_ALIASES, "min"),
 }
+# Of `_LARGER`, what isn't a fraction.
+_OTHER_BOUNDS = {
+    **dict.fromkeys(("TruePositives", "TrueNegatives"), (0.0, math.inf)),
+    **dict.fromkeys(("CosineSimilarity", "PearsonCorrelation", "ConcordanceCorrelation"), (-1.0, 1.0)),
+    "R2Score": (-math.inf, 1.0),
+}
+_BOUNDS = {
+    name: _OTHER_BOUNDS.get(known, (0.0, 1.0)) for known in _LARGER for name in (known, _snake_case(known))
+} | dict.fromkeys(_LARGER_ALIASES, (0.0, 1.0))
 # Not even the name counts: the metric derives from one of Keras's and computes another result.
 _CHANGED = "changed"
 
@@ -89,8 +98,42 @@ def direction(monitor, mode="auto", model=None, argument="mode"):
     return answer
 
 
+def bounds(monitor, model=None):
+    """Returns `(lowest, highest)` possible values of a logged quantity, infinite where Keras's metric has no bound.
+
+    The metric is found as in `direction`; of others nothing is known.
+
+    >>> bounds("val_accuracy"), bounds("val_loss")
+    ((0.0, 1.0), (-inf, inf))
+    """
+    name = monitor.removeprefix("val_")
+    metrics = _metrics_named(name, model) if model is not None else []
+    known = {_bounds_of(metric) for metric in metrics} or {_BOUNDS.get(name) or _BOUNDS.get(_unnumbered(name))}
+    found = known.pop() if len(known) == 1 else None
+    return found or (-math.inf, math.inf)
+
+
+def _bounds_of(metric):
+    base = _base_of(metric) if isinstance(metric, keras.metrics.Metric) else None
+    if base is not None:
+        return _BOUNDS.get(base.__name__) if type(metric).result is base.result else None
+    return _BOUNDS.get(metric if isinstance(metric, str) else _own_name(metric))
+
+
+def _base_of(metric):
+    """Returns the class of Keras that a metric's class is or derives from, or None."""
+    for base in type(metric).__mro__:
+        if _BY_NAME.get(base.__name__) and getattr(keras.metrics, base.__name__, None) is base:
+            return base
+    return None
+
+
+def _unnumbered(name):
+    return re.sub(r"_\d+$", "", name)
+
+
 def _of_name(name):
-    return _BY_NAME.get(name) or _BY_NAME.get(re.sub(r"_\d+$", "", name))
+    return _BY_NAME.get(name) or _BY_NAME.get(_unnumbered(name))
 
 
 def _metrics_named(name, model):
@@ -112,7 +155,7 @@ def _metrics_named(name, model):
         if not hasattr(metric, "metrics"):
             named.setdefault(metric.name, []).append(metric)
     # Of two metrics with one name, Keras numbers the second.
-    return named.get(name) or named.get(re.sub(r"_\d+$", "", name), [])
+    return named.get(name) or named.get(_unnumbered(name), [])
 
 
 def _own_name(metric):
@@ -132,13 +175,13 @@ def _of_metric(metric):
     if type(metric) is keras.metrics.MeanMetricWrapper:
         return _of_function(keras_internals.wrapped_function(metric)) or _of_name(metric.name)
     told = keras_internals.metric_direction(metric)
-    for base in type(metric).__mro__:
-        if _BY_NAME.get(base.__name__) and getattr(keras.metrics, base.__name__, None) is base:
-            known = _BY_NAME[base.__name__]
-            if type(metric).result is base.result:
-                return known
-            return told if told and told != known else _CHANGED
-    return told or _of_name(metric.name)
+    base = _base_of(metric)
+    if base is None:
+        return told or _of_name(metric.name)
+    known = _BY_NAME[base.__name__]
+    if type(metric).result is base.result:
+        return known
+    return told if told and told != known else _CHANGED
 
 
 def _of_function(function):

@@ -14,6 +14,7 @@ import pathlib
 import re
 
 import keras
+import numpy as np
 
 from kregkit._core.files import file_digest, replacing, write_json
 
@@ -98,6 +99,35 @@ class SnapshotDirectory:
         with replacing(path) as temporary:
             model.save_weights(temporary, overwrite=True)
         return {"file": path.name, "sha256": file_digest(path)}
+
+    def save_state(self, arrays, cycle):
+        """Writes what training goes on from after a cycle; returns `{"file": ..., "sha256": ...}` for its entry."""
+        path = self.path / f"cycle-{cycle:02d}.state.npz"
+        with replacing(path) as temporary:
+            np.savez(temporary, *arrays)
+        return {"file": path.name, "sha256": file_digest(path)}
+
+    def load_state(self, state):
+        """Returns the arrays of a state's entry; those of bfloat16 have no type, which NumPy's files don't know."""
+        with np.load(self.member_path(state)) as arrays:
+            return [arrays[name] for name in arrays.files]
+
+    def remove_state(self, state):
+        """Removes the file of a state that no run needs any more."""
+        self._check_entry(state)
+        (self.path / state["file"]).unlink(missing_ok=True)
+
+    def remove_unfinished(self):
+        """Removes what a killed run was writing."""
+        for name in ("cycle", "manifest", "architecture"):
+            for path in self.path.glob(f".{name}-*"):
+                path.unlink()
+
+    def remove_members(self):
+        """Removes the files of all members, listed or not."""
+        for pattern in ("cycle-*", ".cycle-*"):
+            for path in self.path.glob(pattern):
+                path.unlink()
 
     def member_path(self, member):
         """Returns the path of a manifest's member, after comparing the file with its checksum.

@@ -12,6 +12,7 @@ from kregkit.callbacks.learning_rate import (
 )
 from kregkit.callbacks.plateau_decay import PlateauDecay
 from kregkit.callbacks.polyak_averaging import PolyakAveraging
+from kregkit.callbacks.rate import RateCallback
 from kregkit.callbacks.snapshots import SnapshotEnsemble
 from kregkit.callbacks.traced import TracedCallback
 from kregkit.callbacks.update_ratio import UpdateRatio
@@ -24,6 +25,7 @@ __all__ = [
     "OneCycle",
     "PlateauDecay",
     "PolyakAveraging",
+    "RateCallback",
     "SnapshotEnsemble",
     "StepDecay",
     "TracedCallback",

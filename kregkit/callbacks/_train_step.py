@@ -1,54 +1,39 @@
-"""The one place that changes what `fit` runs: hooks traced into the train step, gone when the fit ends.
+"""The train step that a fit's traced callbacks share: their clock, their hooks, and the traced functions they reuse.
 
-A `TrainStep` belongs to one model during one `fit`. It wraps the model's `train_step`, so that its hooks run inside
-the compiled step (under `steps_per_execution`, XLA and `tf.distribute` alike), keeps the clock they read, and undoes
-everything when the fit ends: in `on_train_end`; when the step, the validation or a callback raises; when the fit's
-callback list dies, which is what an exception anywhere else in `fit` leads to; and at the latest when the model's
-train function is next asked for, which is how every `fit` begins.
+A `TrainStep` belongs to one model during one `fit`. Its hooks run inside the compiled step, under
+`steps_per_execution`, XLA and `tf.distribute` alike. What a trace reads outlives the fit: a `Memory` keeps the traced
+functions and their variables beside the model's own train function, so that a later fit whose callbacks have the same
+kinds and settings traces nothing. Keras drops its train function when a trace of it would no longer be right
+(`compile`, for one), and the memory goes with it.
 """
 
-import functools
-import sys
-import weakref
+import warnings
 
 import keras
 import tensorflow as tf
 
+from kregkit._core import keras_internals
+from kregkit._core.graph import all_layers
 from kregkit._core.optimizers import leaf_optimizers
-
-# How Keras's loop learns that the data has ended: not a failure of the step.
-_END_OF_DATA = (StopIteration, tf.errors.OutOfRangeError)
-
-# The hooks of a fit's callback list that run between those that begin and end it.
-_LIST_HOOKS = (
-    *(f"on_epoch_{when}" for when in ("begin", "end")),
-    *(f"on_{what}_batch_{when}" for what in ("train", "test") for when in ("begin", "end")),
-    *(f"on_test_{when}" for when in ("begin", "end")),
-    "on_train_end",
-)
-
-
-def local_variable(initial_value, dtype, name):
-    """Returns a variable that each replica keeps and updates for itself, without any exchange.
-
-    Such a variable may be assigned in a replica's step and inside `cond`, where a mirrored one may not. Reading it
-    outside the step gives the first replica's value.
-    """
-    return tf.Variable(
-        initial_value,
-        dtype=dtype,
-        trainable=False,
-        name=name,
-        synchronization=tf.VariableSynchronization.ON_READ,
-        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-    )
+from kregkit.callbacks._installed import Installed
+from kregkit.callbacks._memory import Memory, TracedFunction
+from kregkit.callbacks._trace_key import Identity, Unrepeatable, hook_key, value_key
 
 
 class Hook:
-    """What a train step calls. Everything but `release` runs inside the compiled step."""
+    """What a train step calls. `before_step`, `after_step` and `after_update` run inside the compiled step.
 
-    # Whether the hook is without effect where the step doesn't train by the optimizer that `compile` was given.
-    steers_optimizer = False
+    Attributes:
+        needs_compiled_optimizer: True if the hook only works when the step calls `model.optimizer.apply`.
+        untraced_attributes: Names of the attributes that the three traced methods don't read. All others decide
+            whether a later fit can reuse the traced step; those of base classes need not be repeated.
+    """
+
+    needs_compiled_optimizer = False
+    untraced_attributes = ()
+
+    def prepare(self):
+        """Runs once per fit, after the last `on_train_begin` of all callbacks and before the first epoch."""
 
     def before_step(self, step):
         """Runs inside the step before the model's own. `step`: int64 scalar tensor, batches trained so far."""
@@ -64,7 +49,7 @@ class Hook:
 
 
 class TrainStep:
-    """The wrapped train step of one model during one fit.
+    """The train step of one model during one fit, with the hooks of all traced callbacks.
 
     Attributes:
         model: The model.
@@ -74,6 +59,7 @@ class TrainStep:
         epoch: `tf.Variable`, int64, the present epoch.
         offset: Integer, batches that `step` is ahead of whole epochs, after a restart within one.
         callbacks: List of all the fit's callbacks.
+        validation: Dictionary of the arguments of `fit` that concern validation; empty outside of `fit`.
     """
 
     @classmethod
@@ -84,50 +70,52 @@ class TrainStep:
                 f"{type(callback).__name__} traces its work into TensorFlow's train step, so the backend must be "
                 f"TensorFlow. Received: backend={keras.backend.backend()!r}"
             )
-        self = cls._installed_in(callback.model)
-        if self is None:
-            self = cls(callback.model, callback.params)
+        if callback.train_step is not None:
+            # Of a fit that ended in an error which somebody still looks at, or that runs around this one.
+            callback.train_step.close()
+        installed = Installed.find(callback.model)
+        self = cls(callback.model, callback.params) if installed is None else installed.train_step
+        if self.callbacks and sum(other is callback for other in self.callbacks) > 1:
+            self.close()
+            raise ValueError(
+                f"The same {type(callback).__name__} object stands in the list of callbacks twice; make two. "
+                f"Received: callbacks={[type(other).__name__ for other in self.callbacks]}"
+            )
         self.hooks.append(callback)
         return self
-
-    @staticmethod
-    def _installed_in(model):
-        installed = getattr(vars(model).get("train_step"), "__self__", None)
-        return installed if isinstance(installed, TrainStep) else None
 
     def __init__(self, model, params):
         self.model = model
         self.epochs = params.get("epochs") or 1
         self.steps_per_epoch = params.get("steps")
-        self.hooks = []
         self.offset = 0
-        self.closed = False
-        with model.distribute_strategy.scope():
-            self.step = local_variable(0, tf.int64, "step")
-            self.epoch = local_variable(0, tf.int64, "epoch")
-        fit_callbacks = _running_callback_list()
-        self.callbacks = [] if fit_callbacks is None else fit_callbacks.callbacks
-        self._finalizer = None
-        # Weak, since the list's end tells of the fit's.
-        self._fit_callbacks = (lambda: None) if fit_callbacks is None else weakref.ref(fit_callbacks)
-        if fit_callbacks is not None:
-            self._finalizer = weakref.finalize(fit_callbacks, self.close)
-            # An interpreter that ends has nothing to put back.
-            self._finalizer.atexit = False
-            # On the very list, so that it goes with it.
-            vars(fit_callbacks).update({name: self._guard_hook(fit_callbacks, name) for name in _LIST_HOOKS})
-        self._build_optimizer()
-        self._applied = False
-        self._noted = self._note_updates()
+        self.hooks = []
+        self.traced = False
+        callback_list = keras_internals.running_callback_list(model)
+        self.callbacks = [] if callback_list is None else callback_list.callbacks
+        fit = keras_internals.running_fit(model)
+        names = ("validation_data", "validation_steps", "validation_split", "validation_freq")
+        # Only these: the fit's other names hold its callback list, whose end must be noticed.
+        self.validation = {name: fit[name] for name in names if name in fit}
+        self.memory = Memory.of(model)
+        self.memory.current = self
+        self._variables = []
+        self.step = self.variable(self, "step", 0, "int64")
+        self.epoch = self.variable(self, "epoch", 0, "int64")
         self._plain_step = model.train_step
-        self._plain_function = model.train_function
-        self._plain_make = model.make_train_function
-        replaced = {"train_step": self._run, "make_train_function": self._make, "evaluate": self._guard_evaluate()}
-        # What the user set on this very model, rather than on its class, is put back as it was.
-        self._own_attributes = {name: vars(model)[name] for name in replaced if name in vars(model)}
-        self._replaced = tuple(replaced)
-        vars(model).update(replaced)
-        self._make(force=True)
+        self._traced = None
+        self._prepared = False
+        self._build()
+        self._updating, self._undriven, self._unsure = set(), [], False
+        driven = [] if model.optimizer is None else _with_wrapped(model.optimizer)
+        self._driven = {id(optimizer) for optimizer in driven}
+        others = [optimizer for optimizer in _own_optimizers(model) if id(optimizer) not in self._driven]
+        self._installed = Installed(self, callback_list, [*driven, *others])
+
+    @property
+    def closed(self):
+        """Whether the fit has ended, or the train step was taken out of it."""
+        return self._installed.closed
 
     def share(self, kind):
         """Returns the one hook of class `kind` in this fit; the first call makes it, as `kind(self)`."""
@@ -141,123 +129,71 @@ class TrainStep:
         """Returns the list of the fit's callbacks of class `kind`, in their order."""
         return [callback for callback in self.callbacks if isinstance(callback, kind)]
 
+    def variable(self, owner, name, value, dtype):
+        """Returns a variable for a hook to read and assign in the step, with `value` in it.
+
+        Later fits in which a hook of the same class, at the same place among those of its class, asks for the same
+        name get the same variable, so that a traced step can be reused. It holds another fit's values afterwards:
+        what is to last must be copied in `release`.
+
+        Args:
+            owner: The hook.
+            name: String, different for each of the hook's variables.
+            value: Number or array.
+            dtype: String.
+        """
+        kinds = [hook for hook in self.hooks if type(hook) is type(owner)]
+        position = next((index for index, hook in enumerate(kinds) if hook is owner), len(kinds))
+        with self.model.distribute_strategy.scope():
+            variable = self.memory.variable((type(owner), position, name), value, dtype)
+        self._variables.append(variable)
+        return variable
+
+    def prepare(self):
+        """Lets every hook prepare itself once all callbacks have begun."""
+        if not self._prepared:
+            self._prepared = True
+            for hook in self.hooks:
+                hook.prepare()
+
     def start_epoch(self, epoch):
         """Sets the clock at an epoch's begin; every hook may call it."""
-        if self.closed:
-            raise RuntimeError(
-                "The train function was made anew by `train_on_batch` or a `fit` inside the running one, which ended "
-                "the work of kregkit's callbacks. Call them on another model, or outside `fit`"
-            )
+        self.prepare()
         self.epoch.assign(epoch)
         if self.steps_per_epoch is not None:
             self.step.assign(epoch * self.steps_per_epoch + self.offset)
 
+    def retrace(self):
+        """Call when something that the model's own step has baked in changes, such as which layers train."""
+        self._installed.choose_again()
+
     def close(self):
-        """Undoes everything; the first call counts."""
-        if self.closed:
-            return
-        self.closed = True
-        if self._finalizer is not None:
-            self._finalizer.detach()
-        attributes = vars(self.model)
-        for name in self._replaced:
-            attributes.pop(name, None)
-        attributes.update(self._own_attributes)
-        fit_callbacks = self._fit_callbacks()
-        for name in () if fit_callbacks is None else _LIST_HOOKS:
-            vars(fit_callbacks).pop(name, None)
-        for optimizer, own in self._noted:
-            vars(optimizer).pop("apply", None)
-            vars(optimizer).update(own)
-        # `compile` may have dropped the function since; then there is nothing to put back.
-        if self.model.train_function is self._guarded:
-            self.model.train_function = self._plain_function
+        """Ends the work of all hooks and puts everything back, as at the end of the fit."""
+        self._installed.close()
+
+    def end(self):
+        """Lets every hook go: once, when everything else has been undone."""
+        if not self.traced and self._traced is not None:
+            # Its first step raised, so nobody knows what it holds.
+            self.memory.forget(self._traced)
+        errors = []
         for hook in self.hooks:
-            hook.release()
-
-    def _make(self, force=False):
-        if not force:
-            # A fit or train_on_batch begins, and none of this fit's callbacks has closed it: it ended in an error.
-            self.close()
-            return self.model.make_train_function()
-        self._plain_make(force=True)
-        self._traced = self.model.train_function
-        self.model.train_function = self._guarded = self._closing_on_error(self._traced)
-
-    def _build_optimizer(self):
-        """Makes the optimizer's variables, which Keras would make when it traces the step: hooks may need them."""
-        model = self.model
-        # The layers of a model that builds itself in its first call have no weights yet.
-        built = all(layer.built for layer in model._flatten_layers(include_self=False))
-        if model.optimizer is not None and not model.optimizer.built and built and model.trainable_variables:
-            with model.distribute_strategy.scope():
-                model.optimizer.build(model.trainable_variables)
-
-    def _note_updates(self):
-        """Lets the optimizers tell that the step calls them; returns them, with what the user had set on them."""
-
-        def noting(plain):
-            @functools.wraps(plain)
-            def apply(*args, **kwargs):
-                self._applied = True
-                return plain(*args, **kwargs)
-
-            return apply
-
-        optimizer = self.model.optimizer
-        optimizers = [] if optimizer is None else [optimizer, *leaf_optimizers(optimizer)]
-        noted = []
-        for one in {id(one): one for one in optimizers}.values():
-            noted.append((one, {"apply": vars(one)["apply"]} if "apply" in vars(one) else {}))
-            vars(one)["apply"] = noting(one.apply)
-        return noted
-
-    def _closing_on_error(self, function):
-        """Returns `function`, with everything undone when it raises.
-
-        An exception's traceback keeps the fit's frames alive, and with them its callback list, for as long as someone
-        looks at it; what happens meanwhile must find the model as the fit leaves it.
-        """
-
-        @functools.wraps(function)
-        def guarded(*args, **kwargs):
             try:
-                return function(*args, **kwargs)
-            except _END_OF_DATA:
-                raise
-            except BaseException:
-                self.close()
-                raise
+                hook.release()
+            except Exception as error:
+                errors.append(error)
+            if isinstance(hook, keras.callbacks.Callback):
+                hook.train_step = None
+        if self.memory.current is self:
+            self.memory.current = None
+        self._variables, self.validation = [], {}
+        if errors:
+            raise errors[0]
 
-        return guarded
+    # What runs inside the step.
 
-    def _guard_evaluate(self):
-        evaluate = self.model.evaluate
-        validate = self._closing_on_error(evaluate)
-
-        @functools.wraps(evaluate)
-        def guarded(*args, **kwargs):
-            # Only the fit's own validation; who evaluates in a callback may well catch an error.
-            return (validate if kwargs.get("_use_cached_eval_dataset") else evaluate)(*args, **kwargs)
-
-        return guarded
-
-    def _guard_hook(self, fit_callbacks, name):
-        plain, reference, close = getattr(type(fit_callbacks), name), self._fit_callbacks, self.close
-
-        # Flat rather than by `_closing_on_error`: two of these run in every step.
-        def guarded(*args, **kwargs):
-            try:
-                return plain(reference(), *args, **kwargs)
-            except _END_OF_DATA:
-                raise
-            except BaseException:
-                close()
-                raise
-
-        return guarded
-
-    def _run(self, data):
+    def run(self, data):
+        """The step that is traced: the model's own between the hooks."""
         averaging = [hook for hook in self.hooks if type(hook).after_update is not Hook.after_update]
         # Where the data ends unannounced, TensorFlow begins one more step, and whatever in it needs no data runs before
         # the end is noticed (Keras's own `iterations` among it). What hooks do waits for the data.
@@ -269,8 +205,8 @@ class TrainStep:
                 hook.before_step(step)
         logs = self._plain_step(data)
         # Tracing has met every branch; run eagerly, a later step may take another one.
-        if not self._applied and not tf.executing_eagerly():
-            self._check_applied()
+        if not tf.executing_eagerly():
+            self._check_updating()
         with tf.control_dependencies([step]):
             if averaging:
                 # Loss scaling and gradient accumulation train batches without updating the weights.
@@ -281,15 +217,6 @@ class TrainStep:
             self.step.assign_add(1)
         return logs
 
-    def _check_applied(self):
-        steering = [type(hook).__name__ for hook in self.hooks if hook.steers_optimizer]
-        if steering:
-            raise ValueError(
-                f"{', '.join(steering)} would have no effect: the model's own `train_step` doesn't update the weights "
-                "by the optimizer that `compile` was given. Compile with the one that it uses (`optimizer=`, or "
-                f"`super().compile(optimizer=...)`). Received: optimizer={self.model.optimizer.name!r}"
-            )
-
     def _average(self, hooks, step):
         for hook in hooks:
             hook.after_update(step)
@@ -299,17 +226,163 @@ class TrainStep:
         # Wrappers count batches; what counts updates is the optimizers that make them.
         return tf.add_n([tf.cast(leaf.iterations, tf.int64) for leaf in leaf_optimizers(self.model.optimizer)])
 
+    # Which function runs.
 
-def _running_callback_list():
-    """Returns the `CallbackList` whose `on_train_begin` is being executed, or None.
+    def choose_function(self, iterator, make):
+        """Returns the train function of an earlier fit with the same settings, or `make()`, a new one.
 
-    Keras gives callbacks no way to the list they are in. It lives as long as the fit's frame does, so its end tells
-    of the fit's.
-    """
-    frame = sys._getframe(1)
-    while frame is not None:
-        owner = frame.f_locals.get("self")
-        if frame.f_code.co_name == "on_train_begin" and isinstance(owner, keras.callbacks.CallbackList):
-            return owner
-        frame = frame.f_back
-    return None
+        Args:
+            iterator: What the function will be called with.
+            make: Function that returns a train function which calls `memory.run` while it is traced.
+        """
+        self.prepare()
+        if self.model.run_eagerly:
+            self._look_ahead(iterator)
+            return make()
+        try:
+            key = self._key()
+        except Unrepeatable:
+            self._traced = None
+            return make()
+        self._traced = self.memory.find(key)
+        if self._traced is None:
+            self._traced = TracedFunction(key, make(), list(self._variables))
+            self.traced = False
+            self.memory.keep(self._traced)
+        else:
+            self.traced = True
+            self._warn_of(self._traced.undriven)
+        return self._traced.function
+
+    def _key(self):
+        model = self.model
+        outside = any(type(hook).__module__.partition(".")[0] != "kregkit" for hook in self.hooks)
+        parts = [model, *all_layers(model), *model.variables]
+        return (
+            value_key(self._plain_step),
+            tuple(_optimizer_key(leaf) for leaf in _with_wrapped(model.optimizer)) if model.optimizer else (),
+            (model.jit_compile, model.steps_per_execution, model.unrolled_steps_per_execution),
+            Identity(model.distribute_strategy),
+            tuple((id(part), part.trainable) for part in parts),
+            # Hooks of the user's may read these numbers; kregkit's keep what follows from them in variables.
+            (self.epochs, self.steps_per_epoch, self.offset) if outside else (),
+            tuple(hook_key(hook) for hook in self.hooks),
+        )
+
+    # Whether the step trains by the optimizer that the hooks watch.
+
+    def note_update(self, optimizer):
+        """Called when the step calls an optimizer."""
+        self._updating.add(id(optimizer))
+        if id(optimizer) not in self._driven and all(optimizer is not other for other in self._undriven):
+            self._undriven.append(optimizer)
+
+    def _needing(self):
+        return [type(hook).__name__ for hook in self.hooks if hook.needs_compiled_optimizer]
+
+    def _check_updating(self):
+        if not self._needing():
+            return
+        if not self._updating & self._driven:
+            raise ValueError(
+                f"{', '.join(self._needing())} would have no effect: the model's own `train_step` doesn't update the "
+                "weights by the optimizer that `compile` was given. Compile with the one that it uses (`optimizer=`, "
+                f"or `super().compile(optimizer=...)`). Received: optimizer={self.model.optimizer.name!r}"
+            )
+        names = [optimizer.name for optimizer in self._undriven]
+        if self._traced is not None:
+            self._traced.undriven = names
+        self._warn_of(names)
+
+    def _warn_of(self, names):
+        if names and self._needing():
+            warnings.warn(
+                f"{', '.join(self._needing())} acts on the optimizer that `compile` was given, and the model's own "
+                f"`train_step` also trains by {names}, whose rates and updates stay as they are. "
+                f"Received: optimizer={self.model.optimizer.name!r}",
+                stacklevel=2,
+            )
+
+    def _look_ahead(self, iterator):
+        """Traces an eager model's own step once without running it, to see which optimizers it calls."""
+        own = getattr(self._plain_step, "__func__", None) is not keras.Model.train_step
+        spec = getattr(iterator, "element_spec", None)
+        if not own or spec is None or not self._needing():
+            return
+        attributes = vars(self.model)
+        before = dict(attributes)
+        try:
+            tf.function(self._plain_step).get_concrete_function(spec)
+        except Exception:
+            # A step that only runs eagerly: the first epoch will tell.
+            self._unsure = True
+        finally:
+            # Steps may count themselves in plain attributes.
+            for name in set(attributes) | set(before):
+                if name not in before:
+                    del attributes[name]
+                elif attributes.get(name) is not before[name]:
+                    attributes[name] = before[name]
+        if not self._unsure:
+            self._check_updating()
+
+    def check_epoch(self):
+        """Raises at the first epoch's end if an eager step that couldn't be traced has used another optimizer."""
+        if self._unsure:
+            self._unsure = False
+            self._check_updating()
+
+    # What `fit` would make at its first step, and hooks may need before.
+
+    def _build(self):
+        model = self.model
+        if not all(layer.built for layer in all_layers(model)) or not model.built:
+            spec = keras_internals.running_fit_spec(model)
+            # A step of the model's own may feed it something else.
+            if spec is not None and getattr(self._plain_step, "__func__", None) is keras.Model.train_step:
+                _build_model(model, spec)
+        built = all(layer.built for layer in all_layers(model))
+        if model.optimizer is not None and not model.optimizer.built and built and model.trainable_variables:
+            with model.distribute_strategy.scope():
+                model.optimizer.build(model.trainable_variables)
+
+
+def _build_model(model, spec):
+    """Makes the weights of a model that is built by its first batch, from the types of that batch."""
+    x = keras.utils.unpack_x_y_sample_weight(spec)[0]
+    try:
+        inputs = keras.tree.map_structure(lambda one: keras.KerasTensor(one.shape, one.dtype.name), x)
+        with model.distribute_strategy.scope():
+            model(inputs)
+    except Exception:
+        # A `call` that symbolic inputs don't suit: the first batch will build it, and what needs weights says so.
+        return
+
+
+def _with_wrapped(optimizer):
+    """Returns an optimizer and all that it wraps, itself first."""
+    inner = [getattr(optimizer, "inner_optimizer", None), *(getattr(optimizer, "optimizers", None) or ())]
+    wrapped = [part for one in inner if one is not None for part in _with_wrapped(one)]
+    return list({id(one): one for one in (optimizer, *wrapped)}.values())
+
+
+def _own_optimizers(model):
+    """Returns the optimizers among the attributes of a model and of the models inside it, also in lists."""
+    found = []
+    for layer in keras_internals.flatten_layers(model):
+        for value in vars(layer).values():
+            values = (
+                value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
+            )
+            found += [one for one in values if isinstance(one, keras.optimizers.Optimizer)]
+    return list({id(part): part for one in found for part in _with_wrapped(one)}.values())
+
+
+def _optimizer_key(optimizer):
+    """Returns the optimizer and its plain settings, which a trace has baked in."""
+    settings = {
+        name: value
+        for name, value in vars(optimizer).items()
+        if isinstance(value, (bool, int, float, str, type(None))) and name != "built"
+    }
+    return (Identity(optimizer), value_key(settings))

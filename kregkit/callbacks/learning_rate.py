@@ -5,7 +5,7 @@ from keras import ops
 
 from kregkit import schedules
 from kregkit._core.checks import check_number
-from kregkit.callbacks._rates import RateCallback
+from kregkit.callbacks.rate import RateCallback
 
 keras_schedules = keras.optimizers.schedules
 
@@ -29,6 +29,7 @@ class LearningRate(RateCallback):
     >>> callback = LearningRate(keras.optimizers.schedules.CosineDecay(0.1, decay_steps=1000))
     """
 
+    untraced_attributes = ("schedule",)  # `_schedule` is what the step reads
     replaces_base = True
     whole_epochs_suffice = True
 
@@ -41,7 +42,8 @@ class LearningRate(RateCallback):
     def make_schedule(self, unit_steps, total_steps):
         if unit_steps == 1:
             return self.schedule
-        return lambda step: self.schedule(ops.cast(step, "float32") / unit_steps)
+        schedule, unit = self.schedule, self.train_step.variable(self, "unit_steps", unit_steps, "float32")
+        return lambda step: schedule(ops.cast(step, "float32") / unit)
 
 
 class StepDecay(RateCallback):

@@ -4,32 +4,33 @@ import warnings
 
 import keras
 
-from kregkit._core.checks import check_integer, check_number
+from kregkit._core import keras_internals
+from kregkit._core.checks import check_choice, check_integer, check_number
 from kregkit._core.metrics import direction, is_better
-from kregkit.callbacks._rates import RateCallback
-from kregkit.callbacks._train_step import local_variable
+from kregkit.callbacks.rate import RateCallback
 
 
 class PlateauDecay(RateCallback):
     """Multiplies the rate by `factor` once `monitor` has not improved for `patience`.
 
     Keras's `ReduceLROnPlateau` sets the learning rate, so it overrides, or is overridden by, warm-up and decay; this
-    one multiplies with them. The quantity is read at each epoch's end, so a patience in steps is rounded up to epochs.
-    A fit that starts at epoch 0 starts counting anew; one with `initial_epoch` goes on.
+    one multiplies with them. The quantity is read at each epoch's end, so a patience in steps is rounded up to epochs;
+    epochs without validation count in the time that passes. A fit that starts at epoch 0 starts counting anew; one
+    with `initial_epoch` goes on. `BackupAndRestore` keeps no callback's counts: a run that it restores is warned.
 
     Args:
         monitor: String, the quantity in `logs` to watch. Defaults to `"val_loss"`.
         factor: Float in (0, 1). Defaults to `0.1`.
-        patience: Float > 0, the time without improvement after which to decay. Defaults to `10`.
+        patience: Float >= 0, the time without improvement after which to decay. Defaults to `10`.
         min_delta: Float >= 0, the smallest change that counts as improvement. Defaults to `1e-4`.
         cooldown: Float >= 0, the time after a decay in which nothing is counted. Defaults to `0`.
         minimum_factor: Float in [0, 1], the smallest product of decays. Defaults to `0.0`.
-        mode: `"min"`, `"max"` or `"auto"` (by the quantity's name).
+        mode: `"min"`, `"max"`, or `"auto"`: as the model's metric of that name, or Keras's.
         unit: `"epoch"` or `"step"`, what `patience` and `cooldown` are counted in.
         verbose: Integer, 1 prints a line for each decay. Defaults to `0`.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: An argument is out of range; in `fit`, `mode="auto"` can't tell which direction is better.
 
     Example:
 
@@ -37,6 +38,21 @@ class PlateauDecay(RateCallback):
     """
 
     whole_epochs_suffice = True
+    untraced_attributes = (
+        *("_product", "_best", "_since", "_unread", "_cooling", "_fresh", "_started", "_warned", "_direction"),
+        *(
+            "_steps_before",
+            "monitor",
+            "patience",
+            "min_delta",
+            "cooldown",
+            "minimum_factor",
+            "mode",
+            "verbose",
+            "factor",
+        ),
+    )
+    fit_attributes = ("_factor",)
 
     def __init__(
         self,
@@ -53,61 +69,77 @@ class PlateauDecay(RateCallback):
         super().__init__(unit)
         self.monitor = monitor
         self.factor = check_number("factor", factor, 0, 1, low_open=True, high_open=True)
-        self.patience = check_number("patience", patience, 0, low_open=True)
+        self.patience = check_number("patience", patience, 0)
         self.min_delta = check_number("min_delta", min_delta, 0)
         self.cooldown = check_number("cooldown", cooldown, 0)
         self.minimum_factor = check_number("minimum_factor", minimum_factor, 0, 1)
-        self.mode = direction(monitor, mode)
+        self.mode = check_choice("mode", mode, ("auto", "min", "max"))
+        direction(monitor, "min")  # the name's own error comes now; "auto" is resolved when there is a model
         self.verbose = check_integer("verbose", verbose, 0)
         self._fresh = True
         self._reset()
 
     def _reset(self):
-        self._product, self._best, self._since, self._cooling = 1.0, None, 0.0, 0.0
+        self._product, self._best, self._since, self._unread, self._cooling = 1.0, None, 0.0, 0.0, 0.0
 
     def get_state(self):
         """Returns what has been counted, as a dictionary of JSON values."""
-        return {"product": self._product, "best": self._best, "since": self._since, "cooling": self._cooling}
+        return {
+            "product": self._product,
+            "best": self._best,
+            "since": self._since,
+            "unread": self._unread,
+            "cooling": self._cooling,
+        }
 
     def set_state(self, state):
         """Goes on from `state` in the next fit, whichever epoch that starts at."""
         self._product, self._best = float(state["product"]), state["best"]
         self._since, self._cooling = float(state["since"]), float(state["cooling"])
+        self._unread = float(state.get("unread", 0.0))
         self._fresh = False
 
     def make_schedule(self, unit_steps, total_steps):
-        with self.model.distribute_strategy.scope():
-            self._variable = local_variable(self._product, "float32", "plateau_factor")
-        return lambda step: self._variable.value()
+        variable = self._factor = self.train_step.variable(self, "plateau_factor", self._product, "float32")
+        return lambda step: variable.value()
 
     def on_train_begin(self, logs=None):
-        self._started = False
+        self._started = self._warned = False
+        self._direction = direction(self.monitor, self.mode, self.model)
         super().on_train_begin(logs)
+
+    def prepare(self):
+        restored = self.train_step.find(keras.callbacks.BackupAndRestore) and keras_internals.initial_epoch(self.model)
+        if restored and self._fresh and self._best is None:
+            warnings.warn(
+                "PlateauDecay starts to count anew, at the compiled learning rate: BackupAndRestore brought back the "
+                "model, but keeps no callback's state. Keep `get_state()` yourself, and give it to `set_state` before "
+                f"`fit`. Received: initial_epoch={restored}",
+                stacklevel=2,
+            )
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
         if not self._started and epoch == 0 and self._fresh:
             self._reset()
         self._started = self._fresh = True
-        self._variable.assign(self._product)
+        self._factor.assign(self._product)
         self._steps_before = self._steps()
 
     def _steps(self):
         return int(keras.ops.convert_to_numpy(self.train_step.step.read_value()))
 
     def on_epoch_end(self, epoch, logs=None):
+        self._unread += 1 if self.unit == "epoch" else self._steps() - self._steps_before
         value = (logs or {}).get(self.monitor)
         if value is None:
-            warnings.warn(
-                f"PlateauDecay watches {self.monitor!r}, which is not in the logs; there are {sorted(logs or {})}",
-                stacklevel=2,
-            )
+            self._warn_of_missing(logs or {})
             return
-        passed = 1 if self.unit == "epoch" else self._steps() - self._steps_before
+        passed, self._unread = self._unread, 0.0
         if self._cooling > 0:
             self._cooling -= passed
             self._since = 0.0
-        if is_better(float(value), self._best, self.mode, self.min_delta):
+        if is_better(float(value), self._best, self._direction, self.min_delta):
             self._best, self._since = float(value), 0.0
         elif self._cooling <= 0:
             self._since += passed
@@ -116,3 +148,15 @@ class PlateauDecay(RateCallback):
                 self._cooling, self._since = self.cooldown, 0.0
                 if self.verbose:
                     print(f"\nEpoch {epoch + 1}: {self.monitor} is flat, learning rate times {self._product:g}")
+
+    def _warn_of_missing(self, logs):
+        """Warns once per fit, unless the quantity may come with a validation that isn't due at every epoch."""
+        validation = self.train_step.validation
+        validates = validation.get("validation_data") is not None or validation.get("validation_split")
+        due_later = validates and self.monitor.startswith("val_") and not any(name.startswith("val_") for name in logs)
+        if not self._warned and not due_later:
+            self._warned = True
+            warnings.warn(
+                f"PlateauDecay watches {self.monitor!r}, which is not in the logs; there are {sorted(logs)}",
+                stacklevel=3,
+            )

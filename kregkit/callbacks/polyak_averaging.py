@@ -2,18 +2,17 @@
 
 import contextlib
 import hashlib
-import itertools
 import numbers
 import warnings
 
 import keras
 from keras import ops
 
-from kregkit._core.checks import check_integer, check_number
+from kregkit._core.checks import check_choice, check_integer, check_number
 from kregkit._core.metrics import direction, is_better
 from kregkit._core.optimizers import leaf_optimizers
 from kregkit._core.weights import assign_values, copy_values, swapped
-from kregkit.callbacks._train_step import local_variable
+from kregkit.callbacks._validation import why_passes_differ
 from kregkit.callbacks.traced import TracedCallback
 
 
@@ -27,10 +26,11 @@ class PolyakAveraging(TracedCallback):
 
     Validation runs on the average. Callbacks placed after this one see it in the model when the epoch ends, so that
     `ModelCheckpoint` saves and `EarlyStopping` restores what was scored; those placed before it see the raw weights,
-    which is where `BackupAndRestore` belongs. Training goes on from the raw weights, whose bits swapping doesn't
-    touch. After `fit` the model holds the average; the raw weights are kept, and another `fit`
-    with this callback goes on from them (unless the model's weights have been changed meanwhile: then from those,
-    with a new average). If `fit` ends in an error, the model holds the raw weights.
+    which is where `BackupAndRestore` belongs, and a warning names the others. Within an epoch all see the raw weights.
+    Training goes on from the raw weights, whose bits swapping doesn't touch. After `fit` the model holds the average;
+    the raw weights are kept, and another `fit` with this callback goes on from them (unless the model's weights have
+    been changed meanwhile: then from those, with a new average). If `fit` ends in an error, the model holds the raw
+    weights.
 
     All floating-point weights are averaged, BatchNormalization statistics among them. After a change of the weights
     the statistics that training averaged may not fit; `kregkit.inference.recompute_batch_normalization` computes them
@@ -39,19 +39,21 @@ class PolyakAveraging(TracedCallback):
     Args:
         decay: Float in [0, 1); `"uniform"`; or a list of these, averages kept side by side. Of several, each epoch's
             validation tells the best, whose scores go into `logs` and which goes into the model at the end; the
-            others cost one evaluation each. Defaults to `0.999`.
+            others cost one evaluation each, so the validation data must be readable again. Defaults to `0.999`.
         start_step: Integer >= 0, the batches before averaging starts; until then the average is the weights. A
             second fit that goes on from the first doesn't start again. Defaults to `0`.
         warmup: Boolean, whether the `t`-th averaged update uses `min(decay, (1 + t) / (10 + t))`, `t` from 0, so that
             early weights are forgotten sooner. Defaults to `False`.
         monitor: String, what tells the best of several averages, a quantity of validation. Defaults to `"val_loss"`.
-        mode: `"min"`, `"max"` or `"auto"` (by the name).
+        mode: `"min"`, `"max"`, or `"auto"`: as the model's metric of that name, or Keras's.
 
     Attributes:
         best: The `decay` that goes into the model: the best so far, at first the first.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: An argument is out of range. In `fit`, before the first step: the optimizer averages as well; the
+            model has no weights yet; the list holds two of these or `BackupAndRestore` behind it; several averages
+            are to be scored on data that differs from pass to pass.
 
     Example:
 
@@ -70,7 +72,13 @@ class PolyakAveraging(TracedCallback):
     [Tarvainen and Valpola, 2017](https://arxiv.org/abs/1703.01780)
     """
 
-    steers_optimizer = True
+    needs_compiled_optimizer = True
+    untraced_attributes = (
+        *("best", "monitor", "mode", "_direction", "_raw", "_left", "_pending", "_ended", "_chosen"),
+        *("_values", "_update_count"),
+    )
+    fit_attributes = ("_averages", "_updates", "_traced")
+    _averages = None  # within a fit: per decay, one variable per weight
 
     def __init__(self, decay=0.999, start_step=0, warmup=False, monitor="val_loss", mode="auto"):
         super().__init__()
@@ -93,9 +101,11 @@ class PolyakAveraging(TracedCallback):
         self.start_step = check_integer("start_step", start_step, 0)
         self.warmup = bool(warmup)
         self.monitor = monitor
-        self.mode = direction(monitor, mode)
+        self.mode = check_choice("mode", mode, ("auto", "min", "max"))
+        direction(monitor, "min")  # the name's own error comes now; "auto" is resolved when there is a model
         self.best = self.decays[0]
-        self._averages = None  # per decay, one variable per weight
+        self._values = None  # after a fit: per decay, one array per weight
+        self._update_count = 0
         self._raw = None  # the raw weights, while an average is in the model
         self._left = None  # the fingerprint of what the last fit left in the model
         self._pending = None  # the state to go on from
@@ -132,8 +142,8 @@ class PolyakAveraging(TracedCallback):
         self._check_started()
         return {
             "best": self.best,
-            "updates": int(ops.convert_to_numpy(self._updates)),
-            "averages": [copy_values(averages) for averages in self._averages],
+            "updates": self._count(),
+            "averages": self._copies(),
             "raw": copy_values(self._weights()) if self._raw is None else list(self._raw),
         }
 
@@ -147,7 +157,7 @@ class PolyakAveraging(TracedCallback):
         self._pending = state
 
     def _check_started(self):
-        if self._averages is None:
+        if self._averages is None and self._values is None:
             raise ValueError("There is no average before the first `fit` with this callback. Received: average=None")
 
     def _weights(self):
@@ -155,41 +165,51 @@ class PolyakAveraging(TracedCallback):
 
     def _average(self, decay):
         """Returns an average as arrays of the weights' own types."""
-        values = copy_values(self._averages[self.decays.index(decay)])
+        index = self.decays.index(decay)
+        values = self._values[index] if self._averages is None else copy_values(self._averages[index])
         return [value.astype(weight.dtype, copy=False) for value, weight in zip(values, self._weights())]
+
+    def _copies(self):
+        """Returns all averages as arrays that no training changes."""
+        if self._averages is None:
+            return [list(values) for values in self._values]
+        return [copy_values(averages) for averages in self._averages]
+
+    def _count(self):
+        return self._update_count if self._averages is None else int(ops.convert_to_numpy(self._updates))
 
     # Inside the step.
 
     def after_update(self, step):
         if len(self._weights()) != len(self._traced):
             raise ValueError(
-                "Averages start from the weights that `fit` starts with, but a model that isn't built has none before "
-                f"the first step: call it once on a batch of inputs. Received: model={self.model.name!r}"
+                "Averages start from the weights that `fit` starts with, but this model makes weights in its first "
+                f"step: call it once on a batch of inputs before `fit`. Received: model={self.model.name!r}"
             )
         if self.start_step == 0:
             self._move()
         else:
-            ops.cond((step >= self.start_step) | (self._updates > 0), self._move, self._follow)
+            ops.cond(ops.logical_or(step >= self.start_step, self._updates > 0), self._move, self._follow)
 
     def _move(self):
         count = self._updates + 1
         self._updates.assign(count)
         for decay, averages in zip(self.decays, self._averages):
-            share = self._share(decay, ops.cast(count, "float32"))
+            new_part = self._new_part(decay, ops.cast(count, "float32"))
             for average, weight in zip(averages, self._traced):
                 value = ops.cast(weight, average.dtype)
                 difference = value - average
                 if not weight.trainable:
                     # What doesn't change stays: masks hold -inf, and inf - inf is no number.
                     difference = ops.where(value == average, 0.0, difference)
-                average.assign_add(ops.cast(share, average.dtype) * difference)
+                average.assign_add(ops.cast(new_part, average.dtype) * difference)
 
     def _follow(self):
         for averages in self._averages:
             for average, weight in zip(averages, self._traced):
                 average.assign(ops.cast(weight, average.dtype))
 
-    def _share(self, decay, count):
+    def _new_part(self, decay, count):
         """Returns the part of the new value in averaged update number `count`, from 1."""
         if decay == "uniform":
             return 1 / count
@@ -209,49 +229,82 @@ class PolyakAveraging(TracedCallback):
                     f"The optimizer {leaf.name!r} puts its own average into the model at the end of `fit`: compile "
                     f"without it. Received: use_ema={leaf.use_ema}"
                 )
-        self._check_places()
+        self._check_callbacks()
+        if len(self.decays) > 1:
+            self._direction = direction(self.monitor, self.mode, self.model)
+            reason = why_passes_differ(
+                self.train_step.validation.get("validation_data"), self.train_step.validation.get("validation_steps")
+            )
+            if reason is not None:
+                raise ValueError(
+                    f"The best of several averages is chosen by scores on the same batches, but `validation_data` "
+                    f"{reason}. Pass arrays or a data set that is read whole and unchanged, such as "
+                    f"`dataset.take(steps).cache()`, or one `decay`. Received: decay={self.decay}"
+                )
+        self._ended, self._chosen = False, False
+
+    def _check_callbacks(self):
+        callbacks = self.train_step.callbacks
+        names = [type(callback).__name__ for callback in callbacks]
+        if len(self.train_step.find(PolyakAveraging)) > 1:
+            raise ValueError(
+                "Two PolyakAveraging callbacks would average each other's averages: make one with "
+                f"`decay=[first, second]`. Received: callbacks={names}"
+            )
+        behind = False
+        for callback in callbacks:
+            behind = behind or callback is self
+            if isinstance(callback, keras.callbacks.BackupAndRestore) and behind:
+                raise ValueError(
+                    "BackupAndRestore would back up the average and train on from it: place it before "
+                    f"PolyakAveraging. Received: callbacks={names}"
+                )
+            problem = self._problem_with(callback, behind)
+            if problem:
+                warnings.warn(f"{type(callback).__name__} {problem}. Received: callbacks={names}", stacklevel=3)
+
+    def _problem_with(self, callback, behind):
+        """Returns what another callback does with the weights or scores that its user may not expect, or None."""
+        saves = isinstance(callback, keras.callbacks.ModelCheckpoint)
+        monitor = str(getattr(callback, "monitor", ""))
+        if saves and callback.save_freq != "epoch":
+            return "saves within epochs, where the model holds the raw weights: use `save_freq='epoch'` for the average"
+        if behind or isinstance(callback, keras.callbacks.BackupAndRestore):
+            return None
+        if saves or getattr(callback, "restore_best_weights", False):
+            by_score = monitor.startswith("val_") and getattr(callback, "save_best_only", True)
+            judged = f" by {monitor!r}, which is that of the average" if by_score else ""
+            return f"keeps the raw weights{judged}: place it after PolyakAveraging to keep the average"
+        if len(self.decays) > 1 and monitor.startswith("val_"):
+            return f"reads {monitor!r} before the best average is chosen: place it after PolyakAveraging"
+        return None
+
+    def prepare(self):
         self._traced = self._weights()
-        state, goes_on = self._pending, self._averages is not None and self._left == self._fingerprint()
+        state, goes_on = self._pending, self._values is not None and self._left == self._fingerprint()
         self._pending = None
         if state is not None:
             self.best = state["best"]
             self._create(state["averages"], state["updates"])
             assign_values(self._traced, state["raw"])
-        elif not goes_on:
+        elif goes_on:
+            self._create(self._values, self._update_count)
+            if self._raw is not None:
+                assign_values(self._traced, self._raw)
+        else:
             self._create([copy_values(self._traced)] * len(self.decays), 0)
-        elif self._raw is not None:
-            assign_values(self._traced, self._raw)
-        self._raw, self._ended, self._chosen = None, False, False
-
-    def _check_places(self):
-        callbacks = self.train_step.callbacks
-        before = list(itertools.takewhile(lambda callback: callback is not self, callbacks))
-        names = [type(callback).__name__ for callback in callbacks]
-        if any(callback not in before for callback in self.train_step.find(keras.callbacks.BackupAndRestore)):
-            raise ValueError(
-                "BackupAndRestore would back up the average and train on from it: place it before PolyakAveraging. "
-                f"Received: callbacks={names}"
-            )
-        for callback in before:
-            # Of ModelCheckpoint and EarlyStopping.
-            keeps_best = getattr(callback, "save_best_only", False) or getattr(callback, "restore_best_weights", False)
-            if keeps_best and str(callback.monitor).startswith("val_"):
-                warnings.warn(
-                    f"{type(callback).__name__} keeps the raw weights by {callback.monitor!r}, which is that of the "
-                    f"average: place it after PolyakAveraging. Received: callbacks={names}",
-                    stacklevel=2,
-                )
+        self._raw = self._values = None
 
     def _create(self, averages, updates):
-        with self.model.distribute_strategy.scope():
-            self._updates = local_variable(updates, "int64", "polyak_updates")
-            self._averages = [
-                [
-                    local_variable(value, "float64" if weight.dtype == "float64" else "float32", "polyak_average")
-                    for value, weight in zip(values, self._traced)
-                ]
-                for values in averages
+        variable = self.train_step.variable
+        self._updates = variable(self, "updates", updates, "int64")
+        self._averages = [
+            [
+                variable(self, f"{decay}_{index}", value, "float64" if weight.dtype == "float64" else "float32")
+                for index, (value, weight) in enumerate(zip(values, self._traced))
             ]
+            for decay, values in zip(self.decays, averages)
+        ]
 
     def _fingerprint(self):
         digest = hashlib.sha256()
@@ -264,12 +317,12 @@ class PolyakAveraging(TracedCallback):
         self._take_out()
 
     def on_test_begin(self, logs=None):
-        if self.train_step is not None:
+        if self._averages is not None and not self._ended:
             self._put_in(self.best)
 
     def on_test_end(self, logs=None):
         # For the callbacks before this one.
-        if self.train_step is not None:
+        if self._averages is not None and not self._ended:
             self._take_out()
 
     def on_epoch_end(self, epoch, logs=None):
@@ -291,7 +344,7 @@ class PolyakAveraging(TracedCallback):
         for decay in self.decays:
             value = float(scores[decay][self.monitor])
             logs[f"{self.monitor}_{decay}"] = value
-            if is_better(value, best, self.mode):
+            if is_better(value, best, self._direction):
                 self.best, best = decay, value
         logs.update(scores[self.best])
 
@@ -302,15 +355,21 @@ class PolyakAveraging(TracedCallback):
                 f"model holds that of {self.best}",
                 stacklevel=2,
             )
+        self.train_step.prepare()
         self._ended = True
         self._put_in(self.best)
-        super().on_train_end(logs)
         self._left = self._fingerprint()
+        super().on_train_end(logs)
 
     def release(self):
+        if self._averages is None:
+            return
+        # The next fit's variables may be these: keep what is in them.
+        self._values, self._update_count = self._copies(), self._count()
         if not self._ended:
             self._take_out()
             self._left = self._fingerprint()
+        self._averages = self._updates = None
 
     def _put_in(self, decay):
         if self._raw is None:

@@ -11,15 +11,14 @@ import numpy as np
 from keras import ops
 
 from kregkit import schedules
+from kregkit._core import keras_internals
 from kregkit._core.architecture import architecture_text
 from kregkit._core.checks import check_integer, check_number
-from kregkit._core.files import file_digest, replacing
 from kregkit._core.optimizers import leaf_optimizers
 from kregkit._core.snapshot_directory import SnapshotDirectory
 from kregkit._core.weights import assign_values, copy_values, swapped, training_state
-from kregkit.callbacks._rates import RateCallback, Rates
-from kregkit.callbacks._train_step import local_variable
 from kregkit.callbacks.learning_rate import Warmup
+from kregkit.callbacks.rate import RateCallback, Rates
 
 
 class SnapshotEnsemble(RateCallback):
@@ -58,6 +57,11 @@ class SnapshotEnsemble(RateCallback):
     """
 
     replaces_base = True
+    untraced_attributes = (
+        *("directory", "ends", "overwrite", "_given", "_replaces", "_settings", "_members", "_start_epoch", "_epoch"),
+        *("_before", "_rate_index"),
+    )
+    fit_attributes = ("_tracked", "_copies", "_end_steps")
 
     def __init__(
         self,
@@ -103,12 +107,14 @@ class SnapshotEnsemble(RateCallback):
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
-        if not self.model.optimizer.built:
+        if not self.model.built or not self.model.optimizer.built:
             raise ValueError(
-                "A member is complete with the optimizer's slots, which a model that isn't built doesn't have before "
-                f"the first step: call it once on a batch of inputs. Received: model={self.model.name!r}"
+                "A member holds all weights and the optimizer's slots, which this model makes in its first step, or "
+                "which Keras doesn't save as it has no `call`: give it one, and call it once on a batch of inputs "
+                f"before `fit`. Received: model={self.model.name!r}"
             )
-        self.ends = self._schedule.ends
+        total_steps = self.train_step.steps_per_epoch * self.train_step.epochs
+        self.ends = self.make_schedule(None, total_steps).ends
         bases = self.train_step.share(Rates).bases
         self._settings = {
             "cycles": self.cycles,
@@ -148,7 +154,7 @@ class SnapshotEnsemble(RateCallback):
                 "BackupAndRestore would take the weights away from the place that the cycles go on from: place it "
                 f"before SnapshotEnsemble. Received: callbacks={[type(callback).__name__ for callback in callbacks]}"
             )
-        return (self.model._initial_epoch or 0) if backups else 0
+        return (keras_internals.initial_epoch(self.model) or 0) if backups else 0
 
     def _go_on_from_backup(self, epoch):
         step = epoch * self.train_step.steps_per_epoch
@@ -170,10 +176,7 @@ class SnapshotEnsemble(RateCallback):
         different = [name for name in new if old.get(name) != new[name]]
         if not manifest["finished"] and not different:
             self._members = manifest["members"]
-            # What a killed run was writing.
-            for name in ("cycle", "manifest", "architecture"):
-                for path in self.directory.path.glob(f".{name}-*"):
-                    path.unlink()
+            self.directory.remove_unfinished()
         elif not self.overwrite and self._given is None:
             kind = "a finished run" if manifest["finished"] else f"a different run (in {', '.join(different)})"
             raise ValueError(
@@ -187,33 +190,30 @@ class SnapshotEnsemble(RateCallback):
     def _replace(self):
         self._replaces = False
         self.directory.write(self._settings, [], finished=False)
-        for pattern in ("cycle-*", ".cycle-*"):
-            for path in self.directory.path.glob(pattern):
-                path.unlink()
+        self.directory.remove_members()
 
     def _go_on(self):
         last = self._members[-1]
         paths = [self.directory.member_path(member) for member in self._members]
-        state = self.directory.member_path(last["state"])
-        self.model.load_weights(paths[-1])
-        with np.load(state) as arrays:
-            values = [arrays[name] for name in arrays.files]
-        # NumPy's files know no bfloat16: they give its bytes back without a type.
         values = [
             value.view(variable.dtype) if value.dtype.kind == "V" else value
-            for value, variable in zip(values, copy_values(self._tracked))
+            for value, variable in zip(self.directory.load_state(last["state"]), copy_values(self._tracked))
         ]
+        self.model.load_weights(paths[-1])
         assign_values(self._tracked, values)
         self._start_epoch, offset = divmod(last["step"], self.train_step.steps_per_epoch)
         self.train_step.offset = offset
-        # As BackupAndRestore does; `fit` reads it next. `on_epoch_begin` clears it for the fits to come.
-        self.model._initial_epoch = self._start_epoch
+        # The rate of the member's last step came with its state; the base is the compiled one.
+        for leaf, base in zip(leaf_optimizers(self.model.optimizer), self.train_step.share(Rates).bases):
+            leaf.learning_rate = base
+        # `fit` reads it next; `on_epoch_begin` clears it for the fits to come.
+        keras_internals.set_initial_epoch(self.model, self._start_epoch)
 
     def _choose_source(self):
         """Where a cycle ends inside an execution of several steps, the step itself keeps a copy of that moment."""
         steps, execution = self.train_step.steps_per_epoch, self.model.steps_per_execution
         places = [(end - self.train_step.offset - 1) % steps + 1 for end in self.ends]
-        self._kept = None
+        self._copies = None
         if all(place % execution == 0 or place == steps for place in places):
             return
         if any(later - earlier < execution for earlier, later in itertools.pairwise(self.ends)):
@@ -221,22 +221,26 @@ class SnapshotEnsemble(RateCallback):
                 f"Cycles must be longer than `steps_per_execution`. Received: cycles={self.cycles} over "
                 f"{self.ends[-1]} steps with steps_per_execution={execution}"
             )
-        with self.model.distribute_strategy.scope():
-            self._kept = [local_variable(value, value.dtype, "snapshot") for value in copy_values(self._tracked)]
+        variable = self.train_step.variable
+        self._copies = [
+            variable(self, f"copy_{index}", value, value.dtype.name)
+            for index, value in enumerate(copy_values(self._tracked))
+        ]
+        self._end_steps = variable(self, "ends", np.asarray(self.ends), "int64")
 
     def after_step(self, step, logs):
-        if self._kept is None:
+        if self._copies is None:
             return
 
         def keep():
-            for kept, variable in zip(self._kept, self._tracked):
-                kept.assign(ops.cast(variable, kept.dtype))
+            for copy, variable in zip(self._copies, self._tracked):
+                copy.assign(ops.cast(variable, copy.dtype))
 
-        ops.cond(ops.any(step + 1 == np.asarray(self.ends)), keep, lambda: None)
+        ops.cond(ops.any(step + 1 == self._end_steps), keep, lambda: None)
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
-        self.model._initial_epoch = None
+        keras_internals.clear_initial_epoch(self.model)
         if self._start_epoch is not None and epoch != self._start_epoch:
             raise ValueError(
                 f"Cycles are laid over the whole run, which begins at epoch {self._start_epoch}. "
@@ -255,16 +259,13 @@ class SnapshotEnsemble(RateCallback):
             self._save(cycle + 1, self.ends[cycle], logs or {})
 
     def _save(self, cycle, step, logs):
-        name = f"cycle-{cycle:02d}.state.npz"
-        state = copy_values(self._tracked if self._kept is None else self._kept)
-        with contextlib.nullcontext() if self._kept is None else swapped(self._tracked, state):
+        state = copy_values(self._tracked if self._copies is None else self._copies)
+        with contextlib.nullcontext() if self._copies is None else swapped(self._tracked, state):
             member = self.directory.save_member(self.model, cycle)
-        with replacing(self.directory.path / name) as temporary:
-            np.savez(temporary, *state)
         self._members.append(
             {
                 **member,
-                "state": {"file": name, "sha256": file_digest(self.directory.path / name)},
+                "state": self.directory.save_state(state, cycle),
                 "cycle": cycle,
                 "epoch": self._epoch,
                 "step": step,
@@ -281,11 +282,11 @@ class SnapshotEnsemble(RateCallback):
         # The manifest is what makes a member count, so it is written last.
         self.directory.write(self._settings, self._members, finished=len(self._members) == self.cycles)
         for member in self._members[:-1]:
-            (self.directory.path / member["state"]["file"]).unlink(missing_ok=True)
+            self.directory.remove_state(member["state"])
 
     def release(self):
         # An error between the two hooks would leave the next fit with this one's first epoch.
-        self.model._initial_epoch = None
+        keras_internals.clear_initial_epoch(self.model)
 
     def on_epoch_end(self, epoch, logs=None):
         # Validation came after the member was saved; it belongs to it if the cycle ended with the epoch.

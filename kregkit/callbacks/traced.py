@@ -12,12 +12,20 @@ class TracedCallback(Hook, keras.callbacks.Callback):
     the compiled step, once for every batch, also where `steps_per_execution` trains several batches per callback
     call, under XLA, and on every replica. `step` counts the batches trained before this one; what `after_step` adds
     to `logs` is seen by every callback and by `History`; `after_update` runs only where the weights have changed, not
-    on batches that loss scaling skipped or that were only accumulated. `release()` runs once when the fit ends, in
-    any way: return, exception or interrupt. After it the model trains as if the callback had never been there.
+    on batches that loss scaling skipped or that were only accumulated. `prepare()` runs after every callback's
+    `on_train_begin` and before the first epoch. `release()` runs once when the fit ends, in any way: return, exception
+    or interrupt; where the fit returns, that is after every callback's `on_train_end`. After it the model trains as if
+    the callback had never been there.
 
-    A subclass that overrides `on_train_begin`, `on_epoch_begin` or `on_train_end` calls `super()`'s. Between the
-    first and the last, `self.train_step` holds what the fit's traced callbacks share: `step` and `epoch` (variables),
-    `steps_per_epoch`, `epochs`, and the list `callbacks` of all the fit's callbacks.
+    A subclass that overrides `on_train_begin` or `on_epoch_begin` calls `super()`'s. Between the first and `release`,
+    `self.train_step` holds what the fit's traced callbacks share: `step` and `epoch` (variables), `steps_per_epoch`,
+    `epochs`, the list `callbacks` of all the fit's callbacks, and `variable(self, name, value, dtype)`, which gives
+    variables to write in the step.
+
+    A later fit with the same model reuses the traced step if all its traced callbacks have the same classes and
+    attributes. Name attributes that the traced methods don't read in `untraced_attributes`, so that their values don't
+    count; take variables from `self.train_step.variable`, since a new `tf.Variable` makes a new trace. A hook that
+    reads anything else in Python, such as a global, is traced with its value at that time.
 
     Example: a number that the step computes, in the logs.
 
@@ -33,14 +41,29 @@ class TracedCallback(Hook, keras.callbacks.Callback):
     [0.0, 1.0]
     """
 
+    untraced_attributes = ("_model", "params", "train_step")
+    # What belongs to one fit, and isn't pickled or copied.
+    fit_attributes = ("_model", "train_step")
     train_step = None
 
     def on_train_begin(self, logs=None):
         self.train_step = TrainStep.join(self)
 
     def on_epoch_begin(self, epoch, logs=None):
+        if self.train_step is None:
+            raise RuntimeError(
+                "The work of kregkit's callbacks in this fit was ended: by `train_on_batch` or a `fit` inside it with "
+                "the same model, or by the fit of another model that was given the same callback object. Call these "
+                f"outside of `fit`, or with other objects. Received: callback={type(self).__name__}"
+            )
         self.train_step.start_epoch(epoch)
 
     def on_train_end(self, logs=None):
-        self.train_step.close()
-        self.train_step = None
+        # Outside of `fit` nobody else says that training has ended.
+        if self.train_step is not None and not self.train_step.callbacks:
+            self.train_step.close()
+
+    def __getstate__(self):
+        # A copy goes on with what was counted and averaged, and belongs to no model until it is given to `fit`.
+        dropped = {name for base in type(self).__mro__ for name in vars(base).get("fit_attributes", ())}
+        return {**{name: value for name, value in vars(self).items() if name not in dropped}, "_model": None}

@@ -2,9 +2,10 @@
 
 from keras import ops
 
+from kregkit._core import keras_internals
 from kregkit._core.checks import check_integer
+from kregkit._core.graph import all_layers
 from kregkit._core.weights import is_kernel
-from kregkit.callbacks._train_step import local_variable
 from kregkit.callbacks.traced import TracedCallback
 
 
@@ -38,25 +39,33 @@ class UpdateRatio(TracedCallback):
     0.02
     """
 
+    untraced_attributes = ("_measured", "_before")
+    fit_attributes = ("_kernels", "_ratios", "_due", "_measured", "_before")
+
     def __init__(self, every=100):
         super().__init__()
         self.every = check_integer("every", every, 1)
 
-    def on_train_begin(self, logs=None):
-        super().on_train_begin(logs)
+    def prepare(self):
+        if not all(layer.built for layer in all_layers(self.model)):
+            raise ValueError(
+                "UpdateRatio needs the layers' weights, and this model makes them in its first step: call it once on a "
+                f"batch of inputs before `fit`. Received: model={self.model.name!r}"
+            )
         self._kernels = {}
-        for layer in self.model._flatten_layers(include_self=False):
-            own = [variable for variable in layer._trainable_variables if variable.trainable]
+        for layer in all_layers(self.model):
+            own = [variable for variable in keras_internals.own_trainable_variables(layer) if variable.trainable]
             kernels = [variable for variable in own if is_kernel(variable)]
             if kernels:
                 name = layer.name
                 while name in self._kernels:
                     name += "_"
                 self._kernels[name] = kernels
-        # In every replica its own: what a replica's step reads and writes needs no exchange.
-        with self.model.distribute_strategy.scope():
-            self._ratios = [local_variable(0.0, "float32", "update_ratio") for _ in self._kernels]
-            self._due = local_variable(False, "bool", "update_ratio_due")
+        self._ratios = [
+            self.train_step.variable(self, f"update_ratio_{index}", 0.0, "float32")
+            for index, _ in enumerate(self._kernels)
+        ]
+        self._due = self.train_step.variable(self, "update_ratio_due", False, "bool")
 
     def before_step(self, step):
         self._measured = ops.logical_or(self._due, ops.equal(step % self.every, 0))

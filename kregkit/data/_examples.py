@@ -3,6 +3,9 @@
 import keras
 import tensorflow as tf
 
+from kregkit.data._epochs import plain
+from kregkit.data._fields import get
+from kregkit.data._graph_checks import require, text
 from kregkit.data._random import make_keys, uniform
 
 
@@ -53,15 +56,14 @@ class Looks:
         source: The source.
         fields: `Fields`, which hold the `Augment`.
         seed: Integer.
-        training: Boolean.
     """
 
-    def __init__(self, source, fields, seed, training):
-        self.source, self.fields, self.seed, self.training = source, fields, seed, training
+    def __init__(self, source, fields, seed):
+        self.source, self.fields, self.seed = source, fields, seed
         augment = fields.augment
         # Partners from the whole epoch need random access.
         self.epoch_partners = (
-            training
+            fields.training
             and augment.mixes
             and hasattr(source, "fetch")
             and all(operation.partners == "epoch" for operation in augment.operations if operation.mixes)
@@ -69,13 +71,16 @@ class Looks:
 
     def prepare(self, epoch, index, element):
         """Transforms a batch. Returns the pair of it and its partners, which may be `None`, and the keys."""
+        self._check(element, index)
         keys = make_keys(self.seed, epoch, index)
-        transformed = self.fields.transform(element, keys, self.training)
+        transformed = self.fields.transform(element, keys)
         other = None
         if self.epoch_partners:
             partner = self._partner(keys)
             other_keys = make_keys(self.seed, epoch, partner)
-            other = self.fields.transform(self.source.fetch(partner), other_keys, self.training)
+            other = self.source.fetch(partner)
+            self._check(other, partner)
+            other = self.fields.transform(other, other_keys)
         return (transformed, other), keys
 
     def prepare_one(self, epoch, index, element):
@@ -84,26 +89,70 @@ class Looks:
         An example whose partner can't be read is mixed with itself.
         """
         key = make_keys(self.seed, epoch, index)
-        transformed = self._transform_one(element, key)
+        transformed = self._transform_one(element, key, index)
         other = None
         if self.epoch_partners:
             partner = self._partner(key[None])[0]
             other, key_of_other = self.source.fetch(partner), make_keys(self.seed, epoch, partner)
             if self.source.skip:
                 other, good = other
-                other = tf.cond(good, lambda: self._transform_one(other, key_of_other), lambda: transformed)
+                other = tf.cond(good, lambda: self._transform_one(other, key_of_other, partner), lambda: transformed)
             else:
-                other = self._transform_one(other, key_of_other)
+                other = self._transform_one(other, key_of_other, partner)
         return (transformed, other), key
+
+    def check_first(self):
+        """Looks at what can be seen before anything is read, so that `pipeline` itself raises the error."""
+        element, labels = self.source.first(256)
+        if element is not None:
+            self.fields.check(element, self.source.describe)
+        path = self.fields.labels
+        if labels is not None and path is not None:
+            self.fields.augment.check_labels(get(labels, path), self.source.describe)
+
+    def has_sizes(self, spec):
+        """Returns whether images of these transformed examples may differ in size."""
+        return self.fields.image is not None and None in get(spec, self.fields.image).shape[:2]
+
+    def same_size(self, dataset, batch_size):
+        """Raises an error that names the example, before batching, where the images of a batch differ in size.
+
+        Args:
+            dataset: Dataset of `(pair, index, ...)`.
+            batch_size: Integer.
+        """
+
+        def compare(state, element):
+            pair, index, *_ = element
+            size = tf.shape(get(pair[0], self.fields.image))[:2]
+            number, expected = state
+            expected = tf.where(number % batch_size == 0, size, expected)
+            sizes = [size] if pair[1] is None else [size, tf.shape(get(pair[1], self.fields.image))[:2]]
+            require(
+                tf.reduce_all([tf.reduce_all(each == expected) for each in sizes]),
+                lambda: text(
+                    self.source.describe(index), ": images of a batch must have one size. Add an operation that gives "
+                    "it, `RandomResizedCrop(size)` or `RandomCrop(0, size)`, with training=False too. Received: ",
+                    *(part for each in (*sizes, expected) for part in (" ", each[0], "x", each[1])),
+                ),
+            )  # fmt: skip
+            return (number + 1, expected), element
+
+        zero = tf.constant(0, tf.int64)
+        return dataset.scan((zero, tf.zeros([2], tf.int32)), plain(compare))
 
     def finish(self, pair, keys):
         """Mixes a batch with its partners, or with itself."""
         element, other = pair
-        return self.fields.mix(element, keys, other, self.training)
+        return self.fields.mix(element, keys, other)
 
-    def _transform_one(self, element, key):
+    def _check(self, element, index):
+        self.fields.check(element, lambda row: self.source.describe(index[row]))
+
+    def _transform_one(self, element, key, index):
         batch = keras.tree.map_structure(lambda value: value[None], element)
-        return keras.tree.map_structure(lambda value: value[0], self.fields.transform(batch, key[None], self.training))
+        self._check(batch, index[None])
+        return keras.tree.map_structure(lambda value: value[0], self.fields.transform(batch, key[None]))
 
     def _partner(self, keys):
         """Returns which example of the source each is mixed with."""

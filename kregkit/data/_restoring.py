@@ -13,7 +13,7 @@ def restore(predictions, matrices, size=None, spacing=(1.0, 1.0), exact=False):
     in pixels from the centre, x to the right and y down.
 
     Args:
-        predictions: `(num, h, w, channels)`, floating: one row for each view of each image.
+        predictions: `(num, h, w, channels)`: one row for each view of each image.
         matrices: `(num, 3, 3)` or `(3, 3)`, as `Views.matrices` and `Augment.matrices` give them.
         size: Pair `(height, width)` of the result. Defaults to that of `predictions`.
         spacing: Pair of numbers, rows and columns: how many of the image's pixels lie between two neighbouring
@@ -36,6 +36,8 @@ def restore(predictions, matrices, size=None, spacing=(1.0, 1.0), exact=False):
     ([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], True)
     """
     predictions = tf.convert_to_tensor(predictions)
+    if not exact and not predictions.dtype.is_floating:
+        predictions = tf.cast(predictions, "float32")
     view_size = _warp.sizes(predictions)
     matrices = tf.broadcast_to(tf.cast(matrices, "float32"), [tf.shape(predictions)[0], 3, 3])
     x, y = _warp.coordinates([("affine", _inverse(matrices, *spacing))], *(view_size if size is None else size))

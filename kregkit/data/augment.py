@@ -11,6 +11,7 @@ import tensorflow as tf
 from kregkit._core.checks import check_choice
 from kregkit.data import _random
 from kregkit.data._arguments import register
+from kregkit.data._graph_checks import require, text, text_of
 from kregkit.data.views import RandomViews
 
 
@@ -42,6 +43,8 @@ class Operation:
     # Preprocessing isn't random: it runs at test time too.
     random = True
     changes_size = False
+    # Pair (height, width): smaller images are an error. `None` if any size will do.
+    minimum_size = None
     # True if what is drawn at one place of an image comes out at another.
     moves_pixels = False
     # True if it mixes each example with another one, labels too: it defines `mix` and `one_hot`.
@@ -89,6 +92,10 @@ class Operation:
         return f"{type(self).__name__}({arguments})"
 
 
+def _name_in_batch(row):
+    return text("Image ", row, " of the batch")
+
+
 @register
 class Augment:
     """Applies operations to images, each image by its own key: `augment(images, key)`.
@@ -108,8 +115,9 @@ class Augment:
         operations: List of operations, such as `[RandomFlip(), RandomCrop(4), ColorJitter()]`. `Standardize` may be
             followed by no operation on colours, and `MixUp` and `CutMix` come last.
         value_range: Pair `(low, high)`, the range of the images that come out. Defaults to `(0.0, 1.0)`. uint8 images
-            are brought from 0..255 to it; float images must be in it already. What comes from outside an image is
-            `low`, black, or 0, the mean, after `Standardize`.
+            are brought from 0..255 to it; float images must be in it already, to within a tenth of its width, which is
+            checked where operations on colours clip to it (not under XLA, which can't stop). What comes from outside an
+            image is `low`, black, or 0, the mean, after `Standardize`.
         fuse: Boolean, whether to fuse. `False` runs each operation by itself, for comparison.
 
     Raises:
@@ -183,8 +191,16 @@ class Augment:
                 raise ValueError("`MixUp` and `CutMix` need a batch. Received: images of rank 3")
             labels, masks = (None if value is None else tf.convert_to_tensor(value)[None] for value in (labels, masks))
         labels, masks = (None if value is None else tf.convert_to_tensor(value) for value in (labels, masks))
-        run = self._compiled(images, labels, masks) if tf.executing_eagerly() else self._run
-        images, labels, masks = run(images, keys, labels, masks, bool(training))
+        if tf.executing_eagerly():
+            try:
+                results = self._compiled(images, labels, masks)(images, keys, labels, masks, bool(training))
+            except tf.errors.InvalidArgumentError as error:
+                if text_of(error) is None:
+                    raise
+                raise ValueError(text_of(error)) from None
+            images, labels, masks = results
+        else:
+            images, labels, masks = self._run(images, keys, labels, masks, bool(training))
         if single:
             images, labels, masks = (None if value is None else value[0] for value in (images, labels, masks))
         results = tuple(value for value in (images, labels, masks) if value is not None)
@@ -243,12 +259,65 @@ class Augment:
         return self._functions[shapes]
 
     def _run(self, images, keys, labels, masks, training):
+        self.check_images(images, training)
         images, masks = self.transform(images, keys, masks, training)
         if self.mixes and training and labels is None:
             raise ValueError("`MixUp` and `CutMix` need labels. Received: labels=None")
         if labels is not None:
+            self.check_labels(labels)
             images, labels = self.mix(images, labels, keys, training=training)
         return images, labels, masks
+
+    def check_images(self, images, training=True, name=_name_in_batch, range_matters=False):
+        """Raises an error, eagerly or in the graph, if the images break a promise.
+
+        Args:
+            images: A batch.
+            training: Boolean.
+            name: Callable from a row to a string, what an error calls this image.
+            range_matters: Boolean, whether float images must lie in the range although no operation needs it.
+        """
+        active = self._active(training)
+        if images.dtype.is_floating and (range_matters or any(operation.needs_range for _, operation in active)):
+            self._check_range(images, name)
+        resizing = next((operation for _, operation in active if operation.changes_size), None)
+        if resizing is not None and resizing.minimum_size is not None and None in images.shape[1:3]:
+            height, width = tf.unstack(tf.shape(images)[1:3])
+            most = resizing.minimum_size
+            require(
+                (height >= most[0]) & (width >= most[1]) | (tf.shape(images)[0] == 0),
+                lambda: text(
+                    name(0), f" must be at least {most[0]}x{most[1]} for the window of {resizing}: make the window "
+                    "smaller, add `padding`, or use RandomResizedCrop. Received: an image of ", height, "x", width,
+                ),
+            )  # fmt: skip
+
+    def _check_range(self, images, name):
+        low, high = self.value_range
+        # Resizing by cubic interpolation goes a little beyond.
+        slack = 0.1 * (high - low)
+        good = tf.reduce_all((images >= low - slack) & (images <= high + slack), (1, 2, 3))
+
+        def describe():
+            row = tf.argmin(tf.cast(good, tf.int32))
+            image = tf.cast(images[row], tf.float32)
+            values = text("values from ", tf.reduce_min(image), " to ", tf.reduce_max(image))
+            finite = tf.reduce_all(tf.math.is_finite(image))
+            return text(
+                name(row), f" must lie in value_range=({low:g}, {high:g}), as all float images: scale it "
+                "before, or say what its range is, such as value_range=(0.0, 255.0) for what "
+                "keras.utils.image_dataset_from_directory gives. Received: ",
+                tf.where(finite, values, "NaN or infinite values"),
+            )  # fmt: skip
+
+        require(tf.reduce_all(good), describe)
+
+    def check_labels(self, labels, name=_name_in_batch):
+        """Raises an error, eagerly or in the graph, if the labels can't be mixed. Arguments as for `check_images`."""
+        labels = tf.convert_to_tensor(labels)
+        for operation in self.operations:
+            if operation.mixes:
+                operation.check_labels(labels, name)
 
     def draws(self, keys, index):
         """Returns the uniform numbers of the operation at an index, `(batch, num_draws)`."""
@@ -300,12 +369,18 @@ class Augment:
         order = tf.argsort(_random.uniform(keys, "partner", 1)[:, 0], stable=True)
         return tf.gather(order, (tf.argsort(order) + 1) % tf.size(order))
 
+    def _active(self, training):
+        """Returns pairs of index and operation of those that act: what is random only in training; none that mixes."""
+        return [
+            (index, operation)
+            for index, operation in enumerate(self.operations)
+            if not operation.mixes and (training or operation.changes_size or not operation.random)
+        ]
+
     def _groups(self, training):
         """Returns lists of indices of operations that run as one."""
         groups = []
-        for index, operation in enumerate(self.operations):
-            if operation.mixes or not (training or operation.changes_size or not operation.random):
-                continue
+        for index, operation in self._active(training):
             if self.fuse and groups and operation.fuses_after([self.operations[i] for i in groups[-1]]):
                 groups[-1].append(index)
             else:

@@ -54,6 +54,10 @@ class RandomCrop(Geometric):
         # A window that is smaller than the image doesn't show all of it; one of the same size is a shift.
         return self.size is None
 
+    @property
+    def minimum_size(self):
+        return None if self.size is None else tuple(side - 2 * self.padding for side in self.size)
+
     def output_size(self, height, width):
         if self.size is None:
             return height, width

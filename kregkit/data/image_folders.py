@@ -1,39 +1,55 @@
-"""Folders of image files, read when an example is wanted."""
+"""Folders of images: which files there are, and of which class each is."""
 
+import collections
 import csv
-import hashlib
 import logging
 import os
 import pathlib
 
-import numpy as np
-import tensorflow as tf
-
 from kregkit._core.checks import check_choice
-from kregkit.data._cache import check_cache, open_cache
+from kregkit.data._cache import check_cache
+from kregkit.data._image_files import FileSource
 
 _LOG = logging.getLogger("kregkit.data")
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
+_OTHER_IMAGES = {".avif", ".heic", ".jfif", ".jp2", ".jpe", ".tga", ".tif", ".tiff", ".webp"}
+_SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"}
 
 
-def image_folder(directory, split=None, labels=None, channels=3, on_error="raise", cache=False, *, class_names=None):
+def image_folder(
+    directory,
+    split=None,
+    labels=None,
+    channels=3,
+    on_error="raise",
+    cache=False,
+    *,
+    class_names=None,
+    orientation=True,
+):
     """Opens a folder of images as a source for `pipeline`.
 
     The layout is that of `tfds.ImageFolder`: `directory/[split/]class/image.jpg`, the classes of all splits numbered in
-    the order of their names. With `labels`, a CSV file of rows `path,class` under an optional header `file,label` names
-    the images instead, relative to the directory; classes that are all whole numbers are ordered as numbers. What
-    starts with a dot is passed over.
+    the order of their names. Images in subfolders of a class belong to the class. Images beside the class folders, and
+    image files of other kinds than .bmp, .gif, .jpeg, .jpg and .png, are left out, which is logged.
+
+    With `labels`, a CSV file of rows `path,class` under an optional header `file,label` names the images instead,
+    relative to the directory; classes that are all whole numbers are ordered as numbers. What starts with a dot is
+    passed over.
 
     Args:
         directory: Path.
         split: String, the subdirectory to read, or `None` (the default) if the classes lie in `directory` itself.
         labels: Path of a CSV file, or `None`.
-        channels: 3 (the default), 1, or 0 for what each file holds.
+        channels: 3 (the default), 1, or 0 for what each file holds. Alpha is dropped, palettes are looked up, and 16
+            bits become 8.
         on_error: `"raise"` (the default): a file that can't be read ends the iteration with an error that names it.
             `"skip"` leaves it out, logs it, and keeps it in the source's `skipped`.
         cache: `True` keeps the decoded images in memory, a path in a directory, one file each.
         class_names: List of strings in the order of their numbers, or `None` (the default) for those that are found.
             With two label files, one for training and one for testing, it makes sure that both number alike.
+        orientation: Boolean, whether to turn photographs as the EXIF orientation in their JPEG or PNG file says.
+            Defaults to `True`, as viewers show them; `tfds.ImageFolder` leaves them as they are stored.
 
     Returns:
         A source of `(image, label)`, with random access, and with `class_names`, `paths` and `skipped`. It is a
@@ -67,11 +83,12 @@ def image_folder(directory, split=None, labels=None, channels=3, on_error="raise
         paths, names = _read_labels(pathlib.Path(labels), root, class_names)
         found = sorted(set(names), key=int if all(name.isdecimal() for name in names) else None)
     else:
-        paths = [path for path in _shown(root, "*/*") if path.suffix.lower() in IMAGE_SUFFIXES]
-        names = [path.parent.name for path in paths]
+        _check_not_splits(root, directory)
+        paths = _images(root)
+        names = [path.relative_to(root).parts[0] for path in paths]
         if not paths:
             raise ValueError(
-                f"The folder {root} holds no images: they are looked for as {root}/CLASS/NAME with the suffixes "
+                f"The folder {root} holds no images: they are looked for as {root}/CLASS/.../NAME with the suffixes "
                 f"{', '.join(IMAGE_SUFFIXES)}. Received: directory={str(directory)!r}"
             )
         for folder in _folders(root):
@@ -85,7 +102,7 @@ def image_folder(directory, split=None, labels=None, channels=3, on_error="raise
     for path, name in zip(paths, names):
         if name not in numbers:
             raise ValueError(f"The class of {path} is not in `class_names`. Received: class_names={class_names}")
-    return FileSource(paths, [numbers[name] for name in names], class_names, channels, on_error, cache)
+    return FileSource(paths, [numbers[name] for name in names], class_names, channels, on_error, cache, orientation)
 
 
 def _shown(root, pattern):
@@ -95,6 +112,54 @@ def _shown(root, pattern):
 
 def _folders(root):
     return [path for path in _shown(root, "*") if path.is_dir()]
+
+
+def _images(root):
+    """Returns the images of all classes, at any depth below the class, and logs what is left out."""
+    images, left_out = [], collections.Counter()
+    for path in _shown(root, "*"):
+        if path.is_file():
+            left_out["image beside the class folders"] += path.suffix.lower() in IMAGE_SUFFIXES
+    for folder in _folders(root):
+        visited = set()
+        for place, folders, files in os.walk(folder, followlinks=True):
+            # A link to a folder above would lead around for ever.
+            visited.add(os.path.realpath(place))
+            folders[:] = [
+                name
+                for name in folders
+                if not name.startswith(".") and os.path.realpath(os.path.join(place, name)) not in visited
+            ]
+            for name in files:
+                path = pathlib.Path(place, name)
+                if name.startswith("."):
+                    continue
+                if path.suffix.lower() in IMAGE_SUFFIXES:
+                    images.append(path)
+                elif path.suffix.lower() in _OTHER_IMAGES:
+                    left_out[f"{path.suffix.lower()} file"] += 1
+    for kind, num in left_out.items():
+        if num:
+            _LOG.warning("Left out of %s: %d %s%s", root, num, kind, "s" if num > 1 and kind.endswith("file") else "")
+    return sorted(images)
+
+
+def _check_not_splits(root, directory):
+    """Raises an error if the folders are splits of a data set, or hold some: reading them would mix the splits."""
+    folders = _folders(root)
+    if not any(_shown(folder, f"*{suffix}") for folder in folders for suffix in IMAGE_SUFFIXES):
+        splits = [folder.name for folder in folders if folder.name.lower() in _SPLITS]
+        if splits and len(splits) >= min(2, len(folders)):
+            raise ValueError(
+                f"The folders of {root} are named as splits: say which one to read, such as split={splits[0]!r}. "
+                f"Received: directory={str(directory)!r}"
+            )
+        inner = [{inside.name.lower() for inside in _folders(folder)} for folder in folders]
+        if inner and all(names and names <= _SPLITS for names in inner):
+            raise ValueError(
+                f"The class folders of {root} hold the splits {sorted(set.union(*inner))}, which would be mixed: lay "
+                f"them out as directory/split/class/image, or give `labels`. Received: directory={str(directory)!r}"
+            )
 
 
 def _check_class_names(names):
@@ -128,74 +193,3 @@ def _read_labels(file, root, class_names):
     if not paths:
         raise ValueError(f"The label file {file} names no images. Received: labels={str(file)!r}")
     return paths, names
-
-
-class FileSource:
-    """Image files and their labels: a sequence of `(image, label)`, decoded when they are wanted.
-
-    Args:
-        paths: List of paths.
-        labels: List of integers.
-        class_names: List of the classes' names.
-        channels: 0 (as in the file), 1 or 3.
-        on_error: `"raise"` or `"skip"`. What was skipped is logged once per file and kept in `skipped`.
-        cache: `True` keeps decoded images in memory, a path in a directory.
-    """
-
-    batched = False
-
-    def __init__(self, paths, labels, class_names, channels=3, on_error="raise", cache=False):
-        self.paths, self.class_names, self.channels = [str(path) for path in paths], class_names, channels
-        self.on_error = check_choice("on_error", on_error, ("raise", "skip"))
-        self.skip = on_error == "skip"
-        self.skipped = {}
-        self.size = len(self.paths)
-        self.labels = tf.constant(labels, tf.int64)
-        self._cache = open_cache(cache)
-        self.spec = (tf.TensorSpec((None, None, channels or None), tf.uint8), tf.TensorSpec((), tf.int64))
-
-    def __len__(self):
-        return self.size
-
-    def __getitem__(self, index):
-        """Returns one example as NumPy values; a file that can't be read is an error whatever `on_error` says."""
-        return self._decode(range(self.size)[index]), int(self.labels[index])
-
-    def _decode(self, index):
-        path = self.paths[index]
-        try:
-            # Another file under the same name is another image.
-            name = hashlib.sha256(f"{path}|{os.stat(path).st_mtime_ns}|{self.channels}".encode()).hexdigest()
-            kept = self._cache.get(name, [tf.uint8])
-            if kept is not None:
-                return kept[0]
-            with open(path, "rb") as file:
-                image = tf.io.decode_image(file.read(), channels=self.channels, expand_animations=False).numpy()
-            if not image.size:
-                raise ValueError("it has no pixels")
-        except (OSError, ValueError, tf.errors.OpError) as error:
-            # TensorFlow puts the node's name in braces before the reason.
-            reason = str(getattr(error, "message", error)).splitlines()[0].rpartition("}} ")[2][:200]
-            raise ValueError(f"The image file {path} can't be read: {reason}") from None
-        self._cache.put(name, [image])
-        return image
-
-    def _decode_or_skip(self, index):
-        path = self.paths[index]
-        try:
-            return self._decode(index), True
-        except ValueError as error:
-            if not self.skip:
-                raise
-            if path not in self.skipped:
-                self.skipped[path] = str(error).partition("can't be read: ")[2]
-                _LOG.warning("Skipped %s (%d so far): %s", path, len(self.skipped), self.skipped[path])
-            return np.zeros((1, 1, self.channels or 3), "uint8"), False
-
-    def fetch(self, index):
-        """Returns an example; with `on_error="skip"`, a pair of it and whether it could be read."""
-        image, good = tf.numpy_function(self._decode_or_skip, [index], [tf.uint8, tf.bool], stateful=False)
-        image.set_shape(self.spec[0].shape)
-        good.set_shape(())
-        example = (image, tf.gather(self.labels, index))
-        return (example, good) if self.skip else example

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from kregkit._core.checks import check_choice, check_integer, check_number
 from kregkit.data._arguments import register
+from kregkit.data._graph_checks import require, text
 from kregkit.data._warp import sizes
 from kregkit.data.augment import Operation
 from kregkit.data.erasing import box_mask
@@ -39,22 +40,62 @@ class Mixing(Operation):
         self.probability = check_number("probability", probability, 0, 1)
         self.partners = check_choice("partners", partners, ("epoch", "batch"))
 
-    def one_hot(self, labels):
-        """Returns labels that can be mixed: floats as they are, integers one-hot."""
+    def check_labels(self, labels, name):
+        """Raises an error if these labels can't be mixed.
+
+        Args:
+            labels: Tensor `(num, ...)`.
+            name: Callable from a row to a string, what an error calls this example.
+        """
+        operation, shape = type(self).__name__, tuple(labels.shape)
+        is_class = labels.shape.rank == 1 or (labels.shape.rank == 2 and labels.shape[-1] == 1)
         if labels.dtype.is_floating:
-            return labels
+            if self.num_classes is not None and shape[1:] != (self.num_classes,):
+                raise ValueError(
+                    f"`{operation}` with `num_classes` needs integer class numbers, or rows of {self.num_classes} "
+                    "floats: cast class numbers to int32, or leave `num_classes` out to mix the labels as they are. "
+                    f"Received: labels of type {labels.dtype.name} and shape={shape}"
+                )
+            _require_each(
+                labels,
+                tf.math.is_finite(labels),
+                lambda row: text(name(row), f" has a label that is NaN or infinite, which `{operation}` would mix."),
+            )
+            return
+        if not (labels.dtype.is_integer or labels.dtype == tf.bool):
+            raise ValueError(
+                f"`{operation}` mixes numbers: turn the labels into class numbers first, such as with "
+                f"keras.layers.StringLookup. Received: labels of type {labels.dtype.name}"
+            )
         if self.num_classes is None:
             raise ValueError(
-                f"`{type(self).__name__}` mixes labels, so integer labels need `num_classes`, to be one-hot encoded. "
+                f"`{operation}` mixes labels, so integer labels need `num_classes`, to be one-hot encoded. "
                 f"Received: num_classes=None, labels of type {labels.dtype.name}"
             )
-        if labels.shape.rank == 2 and labels.shape[-1] == self.num_classes:
-            return tf.cast(labels, tf.float32)
-        if labels.shape.rank == 2 and labels.shape[-1] == 1:
-            labels = labels[:, 0]
-        if labels.shape.rank != 1:
-            raise ValueError(f"Labels must be `(batch,)` or one-hot. Received: shape={tuple(labels.shape)}")
-        return tf.one_hot(labels, self.num_classes)
+        if not is_class and shape[1:] != (self.num_classes,):
+            raise ValueError(
+                f"Labels must be `(batch,)` or one-hot, `(batch, {self.num_classes})`. Received: shape={shape}"
+            )
+        numbers = tf.cast(labels, tf.int64)
+        end = self.num_classes if is_class else 2
+        expected = f"0 to {end - 1}, as num_classes={end} says" if is_class else "0 or 1 in a one-hot row"
+        _require_each(
+            numbers,
+            (numbers >= 0) & (numbers < end),
+            lambda row: text(
+                name(row), f" has a label that `{operation}` cannot mix: it must be {expected}. Received: from ",
+                tf.reduce_min(numbers[row]), " to ", tf.reduce_max(numbers[row]),
+            ),
+        )  # fmt: skip
+
+    def one_hot(self, labels):
+        """Returns labels that can be mixed: floats as they are, integers and Booleans one-hot."""
+        if labels.dtype.is_floating:
+            return labels
+        numbers = tf.cast(labels, tf.int64)
+        if numbers.shape.rank == 2 and numbers.shape[-1] == self.num_classes:
+            return tf.cast(numbers, tf.float32)
+        return tf.one_hot(numbers[:, 0] if numbers.shape.rank == 2 else numbers, self.num_classes)
 
     def mix(self, images, labels, other_images, other_labels, u):
         """Returns mixed images and labels."""
@@ -65,11 +106,17 @@ class Mixing(Operation):
         return others + weight * (values - others)
 
 
+def _require_each(labels, good, describe):
+    """Requires that all of `good` is true; `describe` gets the first row where it isn't."""
+    rows = tf.reduce_all(tf.reshape(good, (tf.shape(labels)[0], -1)), -1)
+    require(tf.reduce_all(rows), lambda: describe(tf.argmin(tf.cast(rows, tf.int32))))
+
+
 _ARGUMENTS = """
     Args:
         alpha: Float > 0. Defaults to `{alpha}`.
-        num_classes: Integer >= 2, to one-hot encode integer labels, at test time too. Labels that are floats are mixed
-            as they are.
+        num_classes: Integer >= 2, to one-hot encode integer and Boolean labels, at test time too. Float labels are
+            mixed as they are; with `num_classes` they must be rows of that length.
         probability: Float in [0, 1], of mixing an example at all. Defaults to `1.0`.
         partners: `"epoch"` (the default) or `"batch"`. In `pipeline`, on a source with random access, an `"epoch"`
             partner is any example of the source, as it looks in this epoch: the result doesn't depend on how the epoch

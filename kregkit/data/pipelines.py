@@ -7,7 +7,7 @@ import tensorflow as tf
 from kregkit._core.checks import check_choice, check_integer
 from kregkit.data._epochs import counted, integer_variable, plain, with_epoch
 from kregkit.data._examples import Looks, Order
-from kregkit.data._fields import Fields
+from kregkit.data._fields import Fields, check_single
 from kregkit.data.augment import Augment
 from kregkit.data.sources import open_source
 
@@ -30,6 +30,7 @@ def pipeline(
     image="image",
     label="label",
     masks=None,
+    unmoved=(),
     value_range=(0.0, 1.0),
     fuse=True,
     with_keys=False,
@@ -72,12 +73,15 @@ def pipeline(
         shard: `None`, a pair `(index, count)`, or the `tf.distribute.InputContext` that
             `strategy.distribute_datasets_from_function` hands out. The shards' union is the epoch, each example once;
             their sizes differ by at most one.
-        cache: `True` keeps examples in memory (before augmentation), a path on the disk: a stream in files whose names
-            begin with it, sources with random access in a directory. Delete them when the source changes. For what
+        cache: `True` keeps examples in memory (before augmentation), a path in a directory, one file each. A directory
+            of another source is refused, as are damaged files. Delete it when the source changes. For what
             `image_folder` returns, say it there.
         split, data_dir: For TFDS names and builders, as in `kregkit.data.load`; `split` also for folders.
-        image, label: The keys under which dictionaries hold images and labels.
+        image, label: The keys under which dictionaries hold images and labels. `image=None` says that nothing is an
+            image: then all passes as it is.
         masks: The key of segmentation masks, which move along with the images; for pairs `(image, mask)`, `1`.
+        unmoved: Key, or list of keys (integers for entries of a tuple), that may stay as they are while images move,
+            though they look like boxes, points or masks: those are an error else.
         value_range, fuse: As for `Augment`.
         with_keys: Boolean, whether to give pairs `(element, keys)`: `Augment(operations)(images, keys)` replays them,
             but for what is mixed with partners of the epoch.
@@ -116,7 +120,12 @@ def pipeline(
     source = open_source(source, split, data_dir, cache, on_error, channels)
     augment = operations if isinstance(operations, Augment) else Augment(list(operations), value_range, fuse)
     order = Order(seed, source.size, shuffle and training, *_check_shard(shard))
-    looks = Looks(source, Fields(source.spec, image, label, masks, augment), seed, training)
+    if not getattr(source, "batched", False):
+        check_single(source.spec, image)
+    looks = Looks(
+        source, Fields(source.spec, image, label, masks, augment, training, unmoved, source.first_spec()), seed
+    )
+    looks.check_first()
     num_batches = order.num_examples()
     if num_batches is not None:
         num_batches = num_batches // batch_size if drop_remainder else -(-num_batches // batch_size)
@@ -194,10 +203,13 @@ def _batched(dataset, looks, batch_size, drop_remainder, parallel):
 
     def prepare(epoch, index, element):
         pair, key = looks.prepare_one(epoch, index, element)
-        return pair, epoch, key
+        return pair, index, epoch, key
 
-    dataset = dataset.map(plain(prepare), **parallel).batch(batch_size, drop_remainder)
-    return dataset.map(plain(lambda pair, epoch, keys: (looks.finish(pair, keys), epoch[0], keys)), **parallel)
+    dataset = dataset.map(plain(prepare), **parallel)
+    if batch_size > 1 and looks.has_sizes(dataset.element_spec[0][0]):
+        dataset = looks.same_size(dataset, batch_size)
+    dataset = dataset.batch(batch_size, drop_remainder)
+    return dataset.map(plain(lambda pair, _, epoch, keys: (looks.finish(pair, keys), epoch[0], keys)), **parallel)
 
 
 def _static(element, batch_size):

@@ -1,6 +1,8 @@
 """Where examples come from: arrays, sequences, TFDS names and builders, any `tf.data.Dataset`.
 
-A source with random access has `size` and `fetch(indices)`; a stream has `dataset`, one example after another.
+A source with random access has `size` and `fetch(indices)`; a stream has `dataset`, one example after another. Both
+have `spec`, an example's structure, `first(num)`, what can be seen of the first examples and of all labels before
+anything is read, and `describe(index)`, what an error calls an example.
 """
 
 import collections.abc
@@ -14,15 +16,35 @@ from kregkit._core.checks import check_choice
 from kregkit._core.optional import import_optional
 from kregkit.data import _tfds
 from kregkit.data._cache import check_cache, open_cache
+from kregkit.data._epochs import plain
+from kregkit.data._graph_checks import text
 from kregkit.data.image_folders import image_folder
 from kregkit.data.loading import builder as prepared_builder
 
 
-class ArraySource:
+class Source:
+    """What all sources share."""
+
+    batched = False
+    skip = False
+
+    def first(self, num):
+        """Returns a batch of the first examples, and a batch with the labels of all; `None` for what isn't known."""
+        return None, None
+
+    def first_spec(self):
+        """Returns the structure of the first example if it is known more exactly than `spec`, else `None`."""
+        return None
+
+    def describe(self, index):
+        """Returns a string tensor from an integer tensor."""
+        return text("Example ", index, " of the source")
+
+
+class ArraySource(Source):
     """Arrays in memory: a structure of arrays with one first dimension. Whole batches are gathered at once."""
 
     batched = True
-    skip = False
 
     def __init__(self, arrays):
         arrays = _without_lists(arrays)
@@ -42,72 +64,168 @@ class ArraySource:
     def fetch(self, indices):
         return keras.tree.map_structure(lambda array: tf.gather(array, indices), self.arrays)
 
+    def first(self, num):
+        return self.fetch(tf.range(min(num, self.size))), self.arrays
 
-class SequenceSource:
+
+class SequenceSource(Source):
     """A Python object with `len(source)` and `source[i]`, such as TFDS's random-access `.array_record` sources.
 
     Examples are read in Python, one after another within an element, several elements at a time. All must have the
     structure, the types and the ranks of the first one.
     """
 
-    batched = False
-    skip = False
-
     def __init__(self, sequence, cache=False):
         self.sequence = sequence
         self.size = len(sequence)
         if not self.size:
             raise ValueError(f"`source` must hold at least one example. Received: source={sequence!r} of length 0")
-        self._cache = open_cache(cache)
+        self._first = _without_lists(sequence[0])
         self.spec = keras.tree.map_structure(
-            lambda value: tf.TensorSpec(_loose(np.shape(value)), tf.as_dtype(np.asarray(value).dtype)),
-            _without_lists(sequence[0]),
+            lambda value: tf.TensorSpec(_loose(np.shape(value)), tf.as_dtype(np.asarray(value).dtype)), self._first
         )
+        self._types = [spec.dtype for spec in keras.tree.flatten(self.spec)]
+        self._cache = open_cache(cache, {"kind": "sequence", "size": self.size, "spec": _spec_text(self.spec)})
+        self._cache.compare(self._read_anew, self._types)
 
     def _read(self, index):
-        specs = keras.tree.flatten(self.spec)
-        values = self._cache.get(index, [spec.dtype for spec in specs])
+        values = self._cache.get(index, self._types)
         if values is None:
-            example = _without_lists(self.sequence[index])
-            keras.tree.assert_same_structure(self.spec, example)
-            values = [self._fitted(index, *pair) for pair in zip(keras.tree.flatten(example), specs)]
+            values = self._read_anew(index)
             self._cache.put(index, values)
         return values
 
-    @staticmethod
-    def _fitted(index, value, spec):
-        value, kind = np.asarray(value), spec.dtype.as_numpy_dtype
-        # A cast to another kind would cut fractions off in silence.
-        if not (np.can_cast(value.dtype, kind, "same_kind") and spec.shape.is_compatible_with(value.shape)):
-            raise ValueError(
-                f"Example {index} of the source must be like the first one, {spec.dtype.name} of shape {spec.shape}. "
-                f"Received: {value.dtype.name} of shape {value.shape}"
-            )
-        return value.astype(kind, copy=False)
+    def _read_anew(self, index):
+        return fitted(
+            _without_lists(self.sequence[index]), self.spec, f"Example {index} of the source", "the first one"
+        )
 
     def fetch(self, index):
-        specs = keras.tree.flatten(self.spec)
-        kinds = [spec.dtype for spec in specs]
-        values = tf.numpy_function(lambda i: self._read(int(i)), [index], kinds, stateful=False)
-        for value, spec in zip(values, specs):
-            value.set_shape(spec.shape)
-        return keras.tree.pack_sequence_as(self.spec, values)
+        return read_in_python(self._read, index, self.spec)
+
+    def first(self, num):
+        return keras.tree.map_structure(lambda value: tf.convert_to_tensor(value)[None], self._first), None
+
+    def first_spec(self):
+        return keras.tree.map_structure(
+            lambda value: tf.TensorSpec.from_tensor(tf.convert_to_tensor(value)), self._first
+        )
 
 
-class StreamSource:
+def fitted(example, spec, name, model):
+    """Returns the arrays of an example or batch, of the types of `spec`; raises an error if they are unlike it."""
+    keras.tree.assert_same_structure(spec, example)
+    values = []
+    for value, part in zip(keras.tree.flatten(example), keras.tree.flatten(spec)):
+        value, kind = np.asarray(value), part.dtype.as_numpy_dtype
+        # A cast to another kind would cut fractions off in silence.
+        if not (np.can_cast(value.dtype, kind, "same_kind") and part.shape.is_compatible_with(value.shape)):
+            raise ValueError(
+                f"{name} must be like {model}, {part.dtype.name} of shape {part.shape}. "
+                f"Received: {value.dtype.name} of shape {value.shape}"
+            )
+        values.append(value.astype(kind, copy=False))
+    return values
+
+
+def read_in_python(read, index, spec):
+    """Returns tensors of the structure `spec` from the list of arrays that `read(index)` returns."""
+    specs = keras.tree.flatten(spec)
+    values = tf.numpy_function(lambda i: read(int(i)), [index], [part.dtype for part in specs], stateful=False)
+    for value, part in zip(values, specs):
+        value.set_shape(part.shape)
+    return keras.tree.pack_sequence_as(spec, values)
+
+
+class StreamSource(Source):
     """Examples that come one after another, from a `tf.data.Dataset` of single examples."""
 
-    batched = False
-    skip = False
-
     def __init__(self, dataset, cache=False):
+        self.spec = dataset.element_spec
+        self.size = _known_size(dataset)
         if isinstance(cache, (str, pathlib.Path)):
-            dataset = dataset.cache(str(cache))
+            dataset = _on_disk(dataset, self.size, cache)
         elif cache:
             dataset = dataset.cache()
         self.dataset = dataset
-        self.spec = dataset.element_spec
-        self.size = _known_size(dataset)
+
+
+def _on_disk(dataset, size, path):
+    """Returns a dataset whose first whole pass writes each example to a directory, from which later passes read."""
+    spec = dataset.element_spec
+    if not all(isinstance(part, tf.TensorSpec) for part in keras.tree.flatten(spec)):
+        raise ValueError(f"`cache` as a path keeps dense tensors only. Received: examples of {spec}")
+    types = [part.dtype for part in keras.tree.flatten(spec)]
+    cache = open_cache(path, {"kind": "stream", "size": size, "spec": _spec_text(spec)})
+    cache.compare(lambda index: keras.tree.flatten(next(dataset.skip(index).as_numpy_iterator())), types, limit=4)
+    seen = []
+
+    def write(index, *values):
+        cache.put(int(index), values)
+        seen[:] = [int(index) + 1]
+        return np.int64(0)
+
+    def finish(_):
+        cache.complete(seen[0])
+        return False
+
+    def keep(index, element):
+        written = tf.numpy_function(write, [index, *keras.tree.flatten(element)], tf.int64)
+        with tf.control_dependencies([written]):
+            return keras.tree.map_structure(tf.identity, element)
+
+    def zeros(_):
+        return keras.tree.map_structure(lambda part: tf.zeros([side or 0 for side in part.shape], part.dtype), spec)
+
+    def one_pass(_):
+        num = tf.ensure_shape(tf.numpy_function(cache.num_complete, [], tf.int64), ())
+        stored = tf.data.Dataset.range(tf.maximum(num, 0))
+        stored = stored.map(
+            plain(lambda index: read_in_python(lambda i: cache.get(i, types, missing_is_damage=True), index, spec)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        fresh = dataset.take(tf.where(num < 0, tf.constant(-1, tf.int64), 0)).enumerate()
+        fresh = fresh.map(plain(lambda index, *parts: keep(index, parts[0] if len(parts) == 1 else parts)))
+        end = tf.data.Dataset.from_tensors(0).take(tf.where(num < 0, tf.constant(1, tf.int64), 0))
+        end = end.filter(plain(lambda x: tf.ensure_shape(tf.numpy_function(finish, [x], tf.bool), ()))).map(
+            plain(zeros)
+        )
+        return stored.concatenate(fresh).concatenate(end)
+
+    kept = tf.data.Dataset.from_tensors(0).flat_map(plain(one_pass))
+    return kept if size is None else kept.apply(tf.data.experimental.assert_cardinality(size))
+
+
+def _py_dataset(source):
+    """Returns the examples of a `keras.utils.PyDataset` as a dataset, in the order of its batches."""
+    try:
+        num = source.num_batches
+    except NotImplementedError:
+        num = None
+    if num is None or not np.isfinite(num):
+        raise ValueError(
+            "`source` must end, since an epoch is one pass over it: define `__len__`. "
+            f"Received: source={source!r} with num_batches={num}"
+        )
+    if not num:
+        raise ValueError(f"`source` must hold at least one example. Received: source={source!r} without batches")
+
+    def batch(index):
+        value = source[index]
+        parts = list(value) if isinstance(value, tuple) else [value]
+        while len(parts) > 1 and parts[-1] is None:
+            parts.pop()
+        return _without_lists(tuple(parts) if len(parts) > 1 else parts[0])
+
+    first = batch(0)
+    spec = keras.tree.map_structure(
+        lambda value: tf.TensorSpec((None, *np.shape(value)[1:]), tf.as_dtype(np.asarray(value).dtype)), first
+    )
+    dataset = tf.data.Dataset.range(num)
+    return dataset.map(
+        plain(lambda index: read_in_python(lambda i: fitted(batch(i), spec, f"Batch {i}", "batch 0"), index, spec))
+    ).unbatch()
 
 
 def _known_size(dataset):
@@ -142,6 +260,8 @@ def _open(source, split, data_dir, cache, on_error, channels):
         return source
     if isinstance(source, tf.data.Dataset):
         return _stream(source, cache)
+    if isinstance(source, keras.utils.PyDataset):
+        return _stream(_py_dataset(source), cache)
     if isinstance(source, (str, pathlib.Path)):
         path = pathlib.Path(source)
         if path.is_dir():
@@ -160,8 +280,9 @@ def _open(source, split, data_dir, cache, on_error, channels):
     if isinstance(source, (tuple, list, dict, np.ndarray, tf.Tensor)) or hasattr(source, "__array__"):
         return ArraySource(source)
     raise ValueError(
-        "`source` must be arrays, a tf.data.Dataset, a TFDS name or builder, a folder of images, or an object with "
-        f"`__len__` and `__getitem__`. Received: source={source!r}"
+        "`source` must be arrays, a tf.data.Dataset, a keras.utils.PyDataset, a TFDS name or builder, a folder of "
+        "images, or an object with `__len__` and `__getitem__`. A generator can be read only once: give "
+        f"tf.data.Dataset.from_generator(function, ...). Received: source={source!r}"
     )
 
 
@@ -230,6 +351,10 @@ def _without_lists(arrays):
         parts = [_without_lists(value) for value in arrays]
         return type(arrays)(*parts) if hasattr(arrays, "_fields") else tuple(parts)
     return arrays
+
+
+def _spec_text(spec):
+    return [f"{tuple(part.shape)} {part.dtype.name}" for part in keras.tree.flatten(spec)]
 
 
 def _loose(shape):

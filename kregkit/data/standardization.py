@@ -101,6 +101,16 @@ def image_batches(dataset):
         if images.ndim != 4:
             raise ValueError(f"`dataset` must hold images (h, w, c) or batches. Received: shape={images.shape[1:]}")
         empty = False
-        yield images * (1 / 255) if images.dtype == np.uint8 else images
+        if images.dtype == np.uint8:
+            yield images * (1 / 255)
+            continue
+        # As for a pipeline's float images, a tenth beyond is let through; NaN isn't.
+        inside = np.issubdtype(images.dtype, np.floating) and images.min() >= -0.1 and images.max() <= 1.1
+        if not inside and images.size:
+            raise ValueError(
+                "`dataset` must hold uint8 images or floats in [0, 1]: scale them first. "
+                f"Received: dtype={images.dtype.name}, values from {images.min()} to {images.max()}"
+            )
+        yield images
     if empty:
         raise ValueError("`dataset` must hold at least one image. Received: dataset=0 images")

@@ -46,7 +46,9 @@ class Views:
         return ops.stack(self.each(images), axis=0)
 
     def get_config(self):
-        names = list(inspect.signature(type(self).__init__).parameters)[1:]
+        parameters = list(inspect.signature(type(self).__init__).parameters.values())[1:]
+        # A class without `__init__` has that of `object`, with `*args` and `**kwargs`.
+        names = [one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
         return {name: getattr(self, name) for name in names}
 
     @classmethod

@@ -1,5 +1,8 @@
 """A model as a pure function of weights and inputs, and the key that models of the same architecture share."""
 
+import contextlib
+import itertools
+
 import keras
 import tensorflow as tf
 
@@ -7,38 +10,147 @@ from kregkit._core import keras_internals
 from kregkit._core.architecture import architecture_text
 from kregkit._core.keras_internals import flatten_layers
 from kregkit._core.tasks import loss_tasks
+from kregkit.inference.noise.draws import key_of_state
+from kregkit.inference.noise.own_numbers import (
+    DrawsInInferenceError,
+    assigns_variables,
+    no_numbers,
+    own_numbers,
+    traced_operations,
+)
 
 
 class Architecture:
-    """A model in inference mode as `architecture(values, inputs)`, which reads and changes nothing of the model.
+    """A model in inference mode as a function of weights and inputs, which reads and changes nothing of the model.
 
     It is traced once, however many members with this architecture a graph calls it for.
 
     Args:
         model: A built Keras model.
+
+    Raises:
+        ValueError: The model predicts by more than its `call`.
     """
 
     def __init__(self, model):
+        check_predicts_by_call(model)
         self.model = model
         self.variables = list(model.variables)
         self.arguments = {"training": False} if keras_internals.takes_training(model) else {}
+        layers = flatten_layers(model)
+        normalizations = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
+        self._statistics = {
+            id(variable) for layer in normalizations for variable in (layer.moving_mean, layer.moving_variance)
+        }
+        generators = [generator for layer in layers for generator in keras_internals.seed_generators(layer)]
+        self._uncounted = {id(generator.state) for generator in generators}
+        self._uncounted |= {id(variable) for layer in layers for variable in layer.metrics_variables}
+        self._draws = False
         self._traced = self.traced(self._run)
+        self._traced_with_numbers = self.traced(self._run_with_numbers)
 
-    def __call__(self, values, inputs):
-        return attach_masks(*self._traced(values, inputs))
+    def __call__(self, values, inputs, stream=0, first_example=None):
+        """Returns the outputs.
+
+        Args:
+            values: List of tensors, the weights and states.
+            inputs: One batch of inputs.
+            stream: Integer. Where the model draws random numbers in inference, each stream has others.
+            first_example: Callable that gives the number of the batch's first example; each batch has other random
+                numbers. Defaults to one that gives 0.
+
+        Raises:
+            ValueError: The model remembers something from batch to batch.
+        """
+        if not self._draws:
+            try:
+                return attach_masks(*self._traced(values, inputs))
+            except DrawsInInferenceError:
+                self._draws = True
+        start = tf.constant(0, "int64") if first_example is None else first_example()
+        return attach_masks(*self._traced_with_numbers(values, inputs, tf.constant(stream, "int64"), start))
 
     def _run(self, values, inputs):
-        with self.scope(values):
-            return with_masks(self.model(inputs, **self.arguments))
+        with own_numbers(self.model, no_numbers), self.scope(values):
+            outputs = with_masks(self.model(inputs, **self.arguments))
+        self.check_operations()
+        return outputs
 
+    def _run_with_numbers(self, values, inputs, stream, start):
+        uses = itertools.count()
+
+        def next_key(index, state):
+            return key_of_state(state, start, stream, next(uses))
+
+        with own_numbers(self.model, next_key), self.scope(values):
+            outputs = with_masks(self.model(inputs, **self.arguments))
+        self.check_operations()
+        return outputs
+
+    @contextlib.contextmanager
     def scope(self, values):
-        """Returns a context manager in which the model's variables have other values and can't be changed."""
-        return keras.StatelessScope(state_mapping=list(zip(self.variables, values)))
+        """A context manager in which the model's variables have other values and can't be changed.
+
+        It yields a list, to which the moving statistics are added afterwards that a BatchNormalization changed,
+        because it is in training mode although the model isn't.
+
+        Raises:
+            ValueError: On leaving, if the model changed anything else that its next batch would read.
+        """
+        changed = []
+        with keras.StatelessScope(state_mapping=list(zip(self.variables, values))) as scope:
+            before = dict(scope.state_mapping)
+            yield changed
+        written = {key for key, value in scope.state_mapping.items() if value is not before.get(key)}
+        changed += written & self._statistics
+        states = written - self._statistics - self._uncounted
+        if states:
+            self._refuse_state(", ".join(self._names(states)))
+
+    def _names(self, ids):
+        """Returns where the variables with these ids are."""
+        names = {id(variable): variable.path for variable in self.variables}
+        for layer in flatten_layers(self.model):
+            # Those that no layer lists, such as the states of a recurrent layer.
+            for name, value in vars(layer).items():
+                names.update((id(leaf), f"{layer.name}.{name}") for leaf in keras.tree.flatten(value))
+        return sorted({names.get(each, "a variable outside of its layers") for each in ids})
+
+    def check_operations(self):
+        """Checks the operations that the model has added to the graph that is being traced, and returns their types.
+
+        Raises:
+            ValueError: They change TensorFlow's own variables.
+        """
+        operations = traced_operations(self.model)
+        if assigns_variables(operations):
+            self._refuse_state("a tf.Variable")
+        return operations
+
+    def _refuse_state(self, what):
+        raise ValueError(
+            f"Model {self.model.name!r} keeps state from one batch to the next, in {what}. Ensembles and marginalised "
+            "models predict each batch from the weights alone, so their predictions would not be the model's. Make the "
+            "layer stateless (stateful=False), or predict with the model itself. "
+            f"Received: model={self.model.name!r}"
+        )
 
     def traced(self, function):
         """Returns a function as a `tf.function`; models that run eagerly get it as it is, also in a later call."""
         traced = tf.function(function, autograph=False, reduce_retracing=True)
         return lambda *arguments: (function if self.model.run_eagerly else traced)(*arguments)
+
+
+def check_predicts_by_call(model):
+    """Raises `ValueError` for a model whose `predict` gives something else than its `call`."""
+    for name in ("predict_step", "make_predict_function", "predict"):
+        owner = next((base for base in type(model).__mro__ if name in vars(base)), type(model))
+        if name in vars(model) or owner.__module__.partition(".")[0] not in ("keras", "kregkit"):
+            raise ValueError(
+                f"Model {model.name!r} has a `{name}` of its own, and ensembles and marginalised models predict by "
+                f"`call`, which may give something else. Move what `{name}` does into `call`, or into a model "
+                f"around this one. Received: model={model.name!r}"
+            )
 
 
 def current_values(model):
@@ -71,6 +183,8 @@ def as_tensors(inputs):
 
 def shared_architectures(models):
     """Returns one `Architecture` per model, the same one for models that compute the same of their weights."""
+    for model in models:
+        check_predicts_by_call(model)
     architectures = {}
     keys = [(architecture_key(model), loss_tasks(model)) for model in models]
     for key, model in zip(keys, models):

@@ -8,11 +8,13 @@ import tensorflow as tf
 
 from kregkit._core import keras_internals
 from kregkit._core.keras_internals import flatten_layers
+from kregkit._core.replacing import replaced_all
 from kregkit.inference._architecture import attach_masks, with_masks
 from kregkit.inference._views import repeated
-from kregkit.inference.noise import drawing, expecting
+from kregkit.inference.noise import drawing, drawn_layers, expecting
 from kregkit.inference.noise.draws import Draws
-from kregkit.inference.noise.keras_layers import commutes, is_elementwise, perturbed
+from kregkit.inference.noise.keras_layers import commutes, is_elementwise, perturbed, without_noise
+from kregkit.inference.noise.own_numbers import DrawsInInferenceError, draws_by_tensorflow, no_numbers, own_numbers
 
 
 class NoisyModel:
@@ -30,10 +32,13 @@ class NoisyModel:
     def __init__(self, architecture, layer_indices, settings):
         self.architecture, self.layer_indices, self.settings = architecture, layer_indices, settings
         self.analytic = settings.draws == "analytic"
+        # Whether a pass that has been traced draws anything, be it by the model itself.
+        self.draws = False
         self._functions = {}
         self._split = None
-        if layer_indices and not self.analytic and can_be_split(architecture.model):
-            split = GraphSplit(architecture.model, layer_indices)
+        drawn = drawn_layers(architecture.model, layer_indices)
+        if drawn and not self.analytic and can_be_split(architecture.model):
+            split = GraphSplit(architecture.model, drawn)
             self._split = split if split.by_examples else None
 
     def largest_tensor(self, views):
@@ -43,9 +48,13 @@ class NoisyModel:
 
     def once(self, values, inputs):
         """Returns what all draws for a batch of inputs have in common: tensors and their masks."""
-        if self._split is None:
-            return inputs
-        return self._traced("once", self._once)(values, inputs)
+        if self._split is not None:
+            try:
+                return self._traced("once", self._once)(values, inputs)
+            except DrawsInInferenceError:
+                # Numbers that the first part draws by itself must differ from draw to draw.
+                self._split = None
+        return inputs
 
     def __call__(self, values, common, samples, start, batch):
         """Returns outputs and masks for all draws of a batch, folded, from what `once` returned.
@@ -70,8 +79,11 @@ class NoisyModel:
         return self._functions[name]
 
     def _once(self, values, inputs):
-        with self.architecture.scope(values):
-            return with_masks(self._split.before(inputs))
+        with own_numbers(self.architecture.model, no_numbers), self.architecture.scope(values):
+            outputs = with_masks(self._split.before(inputs))
+        if draws_by_tensorflow(self.architecture.check_operations()):
+            no_numbers(None, None)
+        return outputs
 
     def _draw(self, values, common, samples, start, batch):
         if self._split is None:
@@ -79,15 +91,31 @@ class NoisyModel:
             return self._draw_whole(values, inputs, samples, start, batch)
         draws = Draws(self.settings.seed, samples, batch, start, self.settings.shared)
         noise = drawing(self.architecture.model, self.layer_indices, draws, self._split.moved)
-        with self.architecture.scope(values), noise:
-            return with_masks(self._split.after(attach_masks(*common), draws))
+        return self._run(values, draws, noise, lambda: self._split.after(attach_masks(*common), draws))
 
     def _draw_whole(self, values, inputs, samples, start, batch):
         model = self.architecture.model
         draws = Draws(self.settings.seed, samples, batch, start, self.settings.shared)
         noise = expecting(model, self.layer_indices) if self.analytic else drawing(model, self.layer_indices, draws)
-        with self.architecture.scope(values), noise:
-            return with_masks(model(inputs, **self.architecture.arguments))
+        return self._run(values, draws, noise, lambda: model(inputs, **self.architecture.arguments))
+
+    def _run(self, values, draws, noise, call):
+        model = self.architecture.model
+        with own_numbers(model, draws.own_key), noise, self.architecture.scope(values) as statistics:
+            outputs = with_masks(call())
+        by_tensorflow = draws_by_tensorflow(self.architecture.check_operations())
+        if by_tensorflow:
+            draws.require_one_draw("TensorFlow's own random numbers, which may be a whole batch's")
+        if statistics:
+            draws.require_one_draw("statistics of a batch, which has to be one draw's")
+        if self.analytic and (draws.drew or by_tensorflow):
+            raise ValueError(
+                f"There is no analytic form for the random numbers that model {model.name!r} draws by itself, in a "
+                "layer of its own or by noise that is always on and not in `noise`: average draws. "
+                "Received: draws='analytic'"
+            )
+        self.draws = self.draws or draws.drew or by_tensorflow
+        return outputs
 
 
 class GraphSplit:
@@ -154,7 +182,10 @@ class GraphSplit:
 
     def before(self, inputs):
         """Returns what no noise reaches, for the examples: a list of tensors."""
-        return self._before(self._standardize(inputs), training=False)
+        # Noise that is always on would be drawn here once, and be in all draws.
+        quiet = [(layer, "call", without_noise) for layer, _ in self._noise if layer is not None]
+        with replaced_all(quiet):
+            return self._before(self._standardize(inputs), training=False)
 
     def after(self, between, draws):
         """Returns the model's outputs from what `before` returned, for all draws; see `drawing`."""

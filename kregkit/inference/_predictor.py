@@ -1,5 +1,8 @@
 """Predicting together: `predict`, `evaluate` and a call, all of them Keras's own, each one pass over the data."""
 
+import contextlib
+import functools
+
 import keras
 import tensorflow as tf
 
@@ -116,21 +119,25 @@ class PassModel(keras.Model):
         self._in_pass = False
 
     def predict(self, *arguments, **options):
-        return self._as_pass(super().predict, arguments, options)
+        with self.one_pass():
+            return super().predict(*arguments, **options)
 
     def evaluate(self, *arguments, **options):
-        return self._as_pass(super().evaluate, arguments, options)
+        with self.one_pass():
+            return super().evaluate(*arguments, **options)
 
-    def _as_pass(self, function, arguments, options):
+    @contextlib.contextmanager
+    def one_pass(self):
+        """Counts the batches that are predicted within the block as one pass."""
         self._next_example.assign(0)
         self._in_pass = True
         try:
-            return function(*arguments, **options)
+            yield
         finally:
             self._in_pass = False
 
     def call(self, inputs):
-        return self.predict_batch(inputs, lambda: self._count(inputs))
+        return self.predict_batch(inputs, functools.cache(lambda: self._count(inputs)))
 
     def _count(self, inputs):
         """Returns the number of the batch's first example, and counts the batch."""

@@ -51,10 +51,12 @@ class Sampler:
         layer_indices: Per member, its noisy layers.
         views: `InputViews`, or `None`.
         settings: `Settings`.
+        must_draw: Boolean, whether a model that turns out to draw nothing is an error. Defaults to `False`.
     """
 
-    def __init__(self, members, weights, layer_indices, views, settings):
+    def __init__(self, members, weights, layer_indices, views, settings, must_draw=False):
         self.members, self.weights, self.views, self.settings = members, weights, views, settings
+        self.must_draw = must_draw
         keys = [(id(member.architecture), tuple(indices)) for member, indices in zip(members, layer_indices)]
         noisy_models = {}
         for key, member, indices in zip(keys, members, layer_indices):
@@ -89,6 +91,12 @@ class Sampler:
                 batch = _Batch(inputs, self.views, group, start, stream)
                 run = _Run(self.settings, noisy_model, member.values, batch, noisy)
                 results.append((weight * number / sum(numbers), run.result(run.draws_per_pass(self._foldable))))
+        if self.must_draw and not any(noisy_model.draws for noisy_model in self._noisy_models):
+            raise ValueError(
+                f"Model {self.members[0].architecture.model.name!r} has no noise that could be averaged out: its own "
+                "layers draw nothing in inference. A layer that draws only in training must say how it is drawn, by "
+                "`draw_call` (docs/inference.md, 'Noise layers of your own'). Received: views=None"
+            )
         return mixture(self.settings, results)
 
 
@@ -169,6 +177,9 @@ class _Run:
         first = tf.constant(0, "int64")
         outputs, masks = self._predict(k, first, common)
         model = self.noisy_model.architecture.model
+        if not (self.noisy_model.draws or model.run_eagerly or (self.views is not None and self.views.endless)):
+            # Layers that might have drawn didn't: all other draws would be the same.
+            self.samples = self.num_views
         tasks = output_tasks(model, outputs, self.settings.outputs)
         layouts = None if self.group is None else self.views.layouts(model, outputs)
         quantities = [Quantities(self.settings, task, self.auto) for task in tasks]

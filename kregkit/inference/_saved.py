@@ -1,8 +1,14 @@
 """What a `.keras` file of a marginalised model holds, and how members are rebuilt for files."""
 
-import keras
+import types
 
+import keras
+import tensorflow as tf
+
+from kregkit._core.checks import check_choice
+from kregkit._core.replacing import replaced_all
 from kregkit.inference._architecture import Architecture, current_values
+from kregkit.inference._export import export
 from kregkit.inference._predictor import PassModel
 from kregkit.inference._sampler import Sampler, Settings
 from kregkit.inference._views import InputViews
@@ -41,15 +47,19 @@ class MarginalModel(PassModel):
         places: Per model, the indices of its noisy layers.
         views: `InputViews` or `None`.
         plan: Dictionary, the other arguments of `marginalize`.
+        inputs: Structure of `keras.KerasTensor`, the inputs met so far, with `None` for axes whose sizes differed.
     """
 
-    def __init__(self, models, weights, places, views, plan, **kwargs):
+    def __init__(self, models, weights, places, views, plan, inputs=None, **kwargs):
         super().__init__(**kwargs)
         self.models, self.weights_of_models, self.places, self.views = list(models), weights, places, views
         self.plan = plan
         # XLA on a CPU takes many times as long for random numbers.
         self.supports_jit = False
-        self._sampler = None
+        self._members = [_LiveMember(Architecture(model)) for model in self.models]
+        self._sampler = Sampler(self._members, weights, places, views, Settings(**plan))
+        # Keras would change a dictionary that is an attribute of a model.
+        self._met = types.SimpleNamespace(inputs=inputs)
         names = getattr(self.models[0], "output_names", None)
         if names:
             self.output_names = names
@@ -57,11 +67,50 @@ class MarginalModel(PassModel):
         self.built = True
 
     def predict_batch(self, inputs, first_example):
-        if self._sampler is None:
-            members = [_LiveMember(Architecture(model)) for model in self.models]
-            settings = Settings(**self.plan)
-            self._sampler = Sampler(members, self.weights_of_models, self.places, self.views, settings)
+        specs = keras.tree.map_structure(_spec, inputs)
+        met = self._met.inputs
+        self._met.inputs = specs if met is None else keras.tree.map_structure(_common_spec, met, specs)
         return self._sampler(inputs, first_example())
+
+    def export(self, filepath, format="tf_saved_model", verbose=None, input_signature=None, **options):
+        """Writes this model for inference elsewhere: as a SavedModel or a TFLite file, with its weights as constants.
+
+        The examples of each batch are counted anew, as in a call. The endpoint `serve` takes what the model takes.
+
+        Args:
+            filepath: String or path: a folder, or a file that ends in `.tflite`.
+            format: `"tf_saved_model"` (the default), or `"litert"`, TFLite, which lacks random numbers.
+            verbose: Boolean, whether to say where the artifact is. Defaults to `None`, which means `True`.
+            input_signature: Structure of `tf.TensorSpec`, `keras.InputSpec` or `keras.KerasTensor`, like the inputs.
+                Defaults to the inputs that the model has met, else to those of its first member.
+            **options: Attributes of `tf.lite.TFLiteConverter`, for `"litert"`, as in `keras.Model.export`.
+
+        Raises:
+            ValueError: The format is none of these, the inputs aren't known, or TFLite lacks an operation.
+        """
+        check_choice("format", format, ("tf_saved_model", "litert"))
+        specs = self._export_inputs(input_signature)
+        snapshots = [(member, "snapshot", current_values(member.architecture.model)) for member in self._members]
+        with replaced_all(snapshots):
+            export(self._sampler_of_batch, specs, filepath, format, verbose, options)
+
+    def _sampler_of_batch(self, inputs):
+        return self._sampler(inputs, tf.constant(0, "int64"))
+
+    def _export_inputs(self, given):
+        """Returns a structure of `tf.TensorSpec`, with any number of examples."""
+        if given is None:
+            given = symbolic_inputs(self.models) if self._met.inputs is None else self._met.inputs
+        elif isinstance(given, (list, tuple)) and len(given) == 1:
+            # As Keras takes it: a list of the arguments.
+            (given,) = given
+        specs = [
+            # Of several inputs the endpoint's arguments have the names.
+            tf.TensorSpec((None, *spec.shape[1:]), spec.dtype, name=path[-1] if path and path[-1] in names else None)
+            for path, spec in keras.tree.flatten_with_path(given)
+            for names in [given if isinstance(given, dict) else ()]
+        ]
+        return keras.tree.pack_sequence_as(given, specs)
 
     def get_config(self):
         return {
@@ -71,22 +120,56 @@ class MarginalModel(PassModel):
             "places": [list(indices) for indices in self.places],
             "views": None if self.views is None else self.views.get_config(),
             "plan": dict(self.plan),
+            "inputs": None if self._met.inputs is None else keras.saving.serialize_keras_object(self._met.inputs),
         }
 
     @classmethod
     def from_config(cls, config):
         config = dict(config)
         config["models"] = [keras.saving.deserialize_keras_object(model) for model in config["models"]]
+        if config.get("inputs") is not None:
+            config["inputs"] = keras.saving.deserialize_keras_object(config["inputs"])
         config["views"] = None if config["views"] is None else InputViews.from_config(config["views"])
         return cls(**config)
 
 
 class _LiveMember:
-    """A member whose values are those that its model has at the time."""
+    """A member whose values are those that its model has at the time, or had when `snapshot` was taken."""
 
     def __init__(self, architecture):
         self.architecture = architecture
+        self.snapshot = None
 
     @property
     def values(self):
-        return current_values(self.architecture.model)
+        return current_values(self.architecture.model) if self.snapshot is None else self.snapshot
+
+
+def symbolic_inputs(models):
+    """Returns new Inputs like those of the first model that has any.
+
+    Raises:
+        ValueError: None has.
+    """
+    for model in models:
+        if getattr(model, "inputs", None):
+            # A Sequential model's `input` is defined only once it was called.
+            inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+            return keras.tree.map_structure(
+                lambda tensor: keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name), inputs
+            )
+    raise ValueError(
+        "The inputs aren't known: this needs a functional or Sequential model among the members, or, to export, "
+        "`input_signature` or a batch that was predicted. "
+        f"Received: models={[type(model).__name__ for model in models]}"
+    )
+
+
+def _spec(tensor):
+    return keras.KerasTensor((None, *tensor.shape[1:]), keras.backend.standardize_dtype(tensor.dtype))
+
+
+def _common_spec(one, other):
+    if len(one.shape) != len(other.shape):
+        return other
+    return keras.KerasTensor([a if a == b else None for a, b in zip(one.shape, other.shape)], other.dtype)

@@ -94,7 +94,9 @@ class InputViews:
         # Whether there is an inverse doesn't depend on the draws.
         invertible = augment.moves and augment.matrices(tf.zeros([1], "int64"), *sides) is not None
         matrices = (lambda samples, start: augment.matrices(keys(samples, start), *sides)) if invertible else None
-        return ViewGroup(number, make, matrices, augment.moves, augment.exact, False, size, size, self.views)
+        # A crop's size isn't known here, nor is it needed: there is no way back from it.
+        view_size = size if invertible or size is None else (None, None)
+        return ViewGroup(number, make, matrices, augment.moves, augment.exact, False, view_size, size, self.views)
 
     def layouts(self, model, structure):
         """Returns one layout per flat output."""
@@ -272,13 +274,13 @@ def _grid(shape, view_size, layout, task, views):
 
 def _told_grid(shape, view_size, task):
     """Returns the `_Grid`, `None` for one prediction per image, or `False` where the shape doesn't tell."""
+    if len(shape) == 3 and shape[:2] == (1, 1):
+        return None
     if view_size is None or None in view_size:
         # Of an input of rank 4 whose size isn't known before it is fed.
         return None if len(shape) < 2 else _Grid(shape[:2]) if len(shape) == 3 and view_size else False
     pixels = math.prod(view_size)
     if len(shape) == 3:
-        if shape[:2] == (1, 1):
-            return None
         spacing = (1, 1) if None in shape[:2] else _spacing(view_size, shape[:2])
         return spacing is not None and _Grid(shape[:2], spacing)
     # The last axis of a distribution holds classes.

@@ -15,7 +15,7 @@ from kregkit._core.weights import swapped
 from kregkit.inference._architecture import Architecture, current_values, shared_architectures
 from kregkit.inference._averaging import REDUCTIONS, Combination
 from kregkit.inference._predictor import PredictionModel, Predictor
-from kregkit.inference._saved import rebuilt
+from kregkit.inference._saved import rebuilt, symbolic_inputs
 from kregkit.inference.report import Report, disagreement, scores
 
 
@@ -41,7 +41,7 @@ class Member(Predictor):
         return f"<Member {self.name!r} of {self.architecture.model.name!r}>"
 
     def _predict_batch(self, inputs, first_example):
-        return self.architecture(self.values, inputs)
+        return self.architecture(self.values, inputs, 0, first_example)
 
     def to_model(self):
         """Returns a new Keras model, uncompiled, with this member's weights."""
@@ -195,10 +195,13 @@ class Ensemble(Predictor):
         return f"<Ensemble of {len(self)}: {', '.join(member.name for member in self._members)}>"
 
     def _predict_batch(self, inputs, first_example):
-        return self._combination(self._predict_each(inputs))
+        return self._combination(self._predict_each(inputs, first_example))
 
-    def _predict_each(self, inputs):
-        return [member.architecture(member.values, inputs) for member in self._members]
+    def _predict_each(self, inputs, first_example):
+        return [
+            member.architecture(member.values, inputs, index, first_example)
+            for index, member in enumerate(self._members)
+        ]
 
     def to_model(self):
         """Returns the ensemble as one functional Keras model, made of the members and of Keras's own layers.
@@ -209,7 +212,7 @@ class Ensemble(Predictor):
         Raises:
             ValueError: A member can't be rebuilt from its config, or its inputs are not known.
         """
-        inputs = _symbolic_inputs(self._models)
+        inputs = symbolic_inputs(self._models)
         copies = [
             rebuilt(model, member.values, f"member_{index + 1}")
             for index, (model, member) in enumerate(zip(self._models, self._members))
@@ -328,32 +331,18 @@ class Ensemble(Predictor):
 
     def _predict_members(self, validation, batch_size):
         """Returns targets, sample weights and a list of the members' predictions, from one pass over the data."""
-        each = PredictionModel(self._models, lambda inputs, first_example: self._predict_each(inputs))
+        each = PredictionModel(self._models, self._predict_each)
         targets, weights, predictions = [], [], []
-        for x, y, weight in read_batches(validation, batch_size):
-            if y is None:
-                raise ValueError("`validation` must hold targets: (x, y) or batches of them")
-            predictions.append(each.predict_on_batch(x))
-            targets.append(y)
-            weights.append(weight)
+        with each.one_pass():
+            for x, y, weight in read_batches(validation, batch_size):
+                if y is None:
+                    raise ValueError("`validation` must hold targets: (x, y) or batches of them")
+                predictions.append(each.predict_on_batch(x))
+                targets.append(y)
+                weights.append(weight)
         if not predictions:
             raise ValueError("`validation` is empty")
         return concatenate(targets), concatenate(weights), concatenate(predictions)
-
-
-def _symbolic_inputs(models):
-    """Returns new Inputs like those of the first model that has any."""
-    for model in models:
-        if getattr(model, "inputs", None):
-            # A Sequential model's `input` is defined only once it was called.
-            inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-            return keras.tree.map_structure(
-                lambda tensor: keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name), inputs
-            )
-    raise ValueError(
-        "A saved ensemble needs a member whose inputs are known: a functional or Sequential model. "
-        f"Received: models={[type(model).__name__ for model in models]}"
-    )
 
 
 def _matching(y, structure):

@@ -14,7 +14,7 @@ from kregkit.inference._sampler import Sampler, Settings, default_rows
 from kregkit.inference._saved import MarginalModel, rebuilt
 from kregkit.inference._views import InputViews
 from kregkit.inference.ensemble import Ensemble
-from kregkit.inference.noise import check_expectations, select_noise
+from kregkit.inference.noise import check_expectations, drawn_layers, select_noise
 
 
 def marginalize(
@@ -171,7 +171,11 @@ class Marginal(Predictor):
         if settings.draws == "analytic":
             for each, layer_indices in zip(self._models, self._layer_indices):
                 check_expectations(each, layer_indices)
-        self._sampler = Sampler(self._members, self._weights, self._layer_indices, views, settings)
+        # Whether layers with code of their own draw anything is seen at the first prediction; not where that is eager.
+        drawn = any(drawn_layers(*pair) for pair in zip(self._models, self._layer_indices))
+        unsure = not drawn and views is None and noise is not None and settings.draws != "analytic"
+        must_draw = unsure and len(self._members) == 1 and not self._models[0].run_eagerly
+        self._sampler = Sampler(self._members, self._weights, self._layer_indices, views, settings, must_draw)
         # Losses and metrics are measured on the prediction alone.
         without_spread = dataclasses.replace(settings, spread=False)
         self._mean = Marginal(model, noise, views, without_spread) if settings.spread else None

@@ -1,9 +1,9 @@
-"""Stochastic layers: noise that exists only while training, or whenever someone outside asks for it.
+"""Stochastic layers: noise that exists while training, and that `kregkit.inference` draws to average over it.
 
 Every stochastic layer here has two methods with one signature. `call` draws noise if `training` is true and computes
 the expectation, or another fixed choice, if not. `draw_call` always draws, by the training rule, and hands `training`
-to the layers inside unchanged. Averaging predictions over draws is thus to put `layer.draw_call` in place of
-`layer.call`, for each layer of a model that has one, while the model is called with `training=False`:
+to the layers inside unchanged. So a model predicts with noise when each layer's `draw_call` takes the place of its
+`call` while the model is called with `training=False`:
 BatchNormalization, inside a branch too, goes on using its running statistics, and no state but the seeds changes.
 Noise comes from the layer's `seed_generator`; setting its `state` repeats a draw.
 

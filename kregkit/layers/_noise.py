@@ -1,4 +1,4 @@
-"""What all of kregkit's stochastic layers share: a seed, and noise that can be forced from outside."""
+"""The base class of kregkit's stochastic layers: a seed, and noise that can be drawn outside of training too."""
 
 import keras
 from keras import ops
@@ -9,7 +9,7 @@ from kregkit.layers._hash import mixed_key
 
 
 class _FixedKey(keras.random.SeedGenerator):
-    """One key for one draw, where `keras.random` accepts nothing but generators and integers."""
+    """A key for one draw. `keras.random` accepts keys from generators only."""
 
     def __init__(self, value):  # No state of its own, hence no call of the parent.
         self.value = value

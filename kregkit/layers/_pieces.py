@@ -1,4 +1,4 @@
-"""What the maxout layers share: how wide to start, one product for all pieces, and the maximum over them."""
+"""The base class of the maxout layers, and the initialiser that keeps the scale of activations."""
 
 import math
 
@@ -27,9 +27,9 @@ def initializer(pieces, given=None):
 
 
 class MaxOfPieces(keras.layers.Layer):
-    """The entry-wise maximum of the `pieces` contiguous parts of what a layer called `product` computes.
+    """Splits the output of a layer called `product` into `pieces` contiguous parts and takes their maximum, entry-wise.
 
-    A subclass makes `product` and `pieces`, and names in `arguments` those of its own that are the product's.
+    A subclass sets `product` and `pieces`. It lists in `arguments` those arguments that it hands on to `product`.
     """
 
     arguments = ()

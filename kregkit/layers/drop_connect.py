@@ -22,17 +22,17 @@ class DropConnect(NoisyLayer):
     That is, training computes `activation(((M / p) * W) v + (m / p) * b)`: inverted, as Keras's Dropout is, so that
     inference uses the weights as they are. Gradients are masked as the weights are.
 
-    What a mask is drawn for:
+    `mask` says which examples share a mask:
 
-    - `"example"`: each example, at the cost of two products and without `batch x in x out` memory. One mask `R` of
-      random signs is shared, and turned for each example by random signs `s` on its inputs and `r` on its outputs:
-      `M = (1 + R * r s^T) / 2`. At rate 0.5, every example's mask is exactly Bernoulli, and independent from entry to
-      entry; masks of different examples depend on each other through `R` (any two agree in all entries up to signs).
-      At other rates, `R` is the shared mask's deviation from its mean: the outputs' mean, variance and covariance over
-      an example are exact, higher moments are not. Bias masks are exact at any rate, and independent.
-    - `"batch"`: one mask for the mini-batch, the cheapest: one product.
-    - `"exact"`: independent masks, an example at a time in a loop, so that one mask is in memory at once. Slow; meant
-      for checking the others.
+    - `"example"`: none, at the cost of two products and without `batch x in x out` memory. One matrix `R` of random
+      signs is drawn for the batch, and turned for each example by random signs `s` on its inputs and `r` on its
+      outputs: `M = (1 + R * r s^T) / 2`. At rate 0.5, every example's mask is exactly Bernoulli, and independent from
+      entry to entry; masks of different examples depend on each other through `R` (any two agree in all entries up to
+      signs). At other rates, `R` is the shared mask's deviation from its mean: the outputs' mean, variance and
+      covariance over an example are exact, higher moments are not. Bias masks are exact at any rate, and independent.
+    - `"batch"`: all examples of a mini-batch. The cheapest: one product.
+    - `"exact"`: none, and masks are independent. A loop draws them one example at a time, so that a single mask is in
+      memory at once. Slow; meant for checking the others.
 
     A seed gives the same masks eagerly, in a graph and under XLA. Keras's Dropout on the inputs drops whole rows of
     `W`; this drops single entries.
@@ -47,7 +47,7 @@ class DropConnect(NoisyLayer):
 
     Args:
         layer: A `Dense`, `EinsumDense`, `Conv1D`, `Conv2D` or `Conv3D` layer, built or not. It keeps its weights and
-            their names; it can be used without the wrapper at any time.
+            their names, and can be called without the wrapper at any time.
         rate: Float in [0, 1), the fraction of weights dropped. Defaults to 0.5.
         mask: `"example"`, `"batch"` or `"exact"`. Defaults to `"example"`.
         inference: `"mean"` or `"gaussian"`. Defaults to `"mean"`.
@@ -98,11 +98,11 @@ class DropConnect(NoisyLayer):
     def call(self, inputs, training=None):
         if training:
             return self.draw_call(inputs, training=training)
-        return self.layer(inputs) if self.inference == "mean" else self.expected_call(inputs)
+        return self._without_mask(inputs) if self.inference == "mean" else self.expected_call(inputs)
 
     def draw_call(self, inputs, training=None):
         if self.rate == 0:
-            return self.layer(inputs)
+            return self._without_mask(inputs)
         inputs = ops.cast(inputs, self.compute_dtype)
         kernel = ops.cast(self.layer.kernel, self.compute_dtype)
         # What is the same for all examples of a draw is what one mask for the batch is.
@@ -118,8 +118,18 @@ class DropConnect(NoisyLayer):
     def expected_call(self, inputs, training=None):
         """Returns the mean over masks by the paper's Gaussian, whatever `inference` says."""
         if self.rate == 0 or self._activation() == "linear":
-            return self.layer(inputs)
+            return self._without_mask(inputs)
         return self._with_activity_loss(self._gaussian(inputs))
+
+    def _without_mask(self, inputs):
+        """Returns what the wrapped layer computes, in this layer's precision."""
+        if self.compute_dtype == self.layer.compute_dtype:
+            return self.layer(inputs)
+        outputs = self._product(ops.cast(inputs, self.compute_dtype), ops.cast(self.layer.kernel, self.compute_dtype))
+        if self.layer.bias is not None:
+            bias = ops.cast(self.layer.bias, self.compute_dtype)[None]
+            outputs = outputs + self._behind_examples(bias, outputs)
+        return self._with_activity_loss(self._activate(outputs))
 
     def _with_activity_loss(self, outputs):
         """Returns the outputs, after adding the loss that the wrapped layer adds where it is called itself."""
@@ -242,11 +252,12 @@ class DropConnect(NoisyLayer):
         return outputs if self.layer.activation is None else self.layer.activation(outputs)
 
     def _gaussian(self, inputs):
-        # In float32: squares leave the range of float16, and the ratio of two of its small numbers would be noise.
-        inputs, kernel = ops.cast(inputs, "float32"), ops.cast(self.layer.kernel, "float32")
+        # At least in float32: squares leave the range of float16, and the ratio of two of its small numbers is noise.
+        dtype = "float64" if self.compute_dtype == "float64" else "float32"
+        inputs, kernel = ops.cast(inputs, dtype), ops.cast(self.layer.kernel, dtype)
         mean, variance = self._product(inputs, kernel), self._product(ops.square(inputs), ops.square(kernel))
         if self.layer.bias is not None:
-            bias = ops.cast(self.layer.bias, "float32")[None]
+            bias = ops.cast(self.layer.bias, dtype)[None]
             mean = mean + self._behind_examples(bias, mean)
             variance = variance + self._behind_examples(ops.square(bias), mean)
         deviation = ops.sqrt(ops.maximum(variance, 1e-20) * (self.rate / (1 - self.rate)))
@@ -258,8 +269,8 @@ class DropConnect(NoisyLayer):
         units = tuple(self.layer.bias.shape) if self.layer.bias is not None else (mean.shape[self._unit_axis()],)
         total = 0.0
         for noise in _latin_hypercube(self.draws, units):
-            noise = self._behind_examples(ops.convert_to_tensor(noise[None]), mean)
-            total = total + ops.cast(self._activate(mean + deviation * noise), "float32")
+            noise = self._behind_examples(ops.convert_to_tensor(noise[None], dtype), mean)
+            total = total + ops.cast(self._activate(mean + deviation * noise), dtype)
         return ops.cast(total / self.draws, self.compute_dtype)
 
     def _unit_axis(self):

@@ -60,7 +60,7 @@ def random_boundaries(size, outputs, noise):
 
 
 class _FractionalMaxPooling(NoisyLayer):
-    """What the classes for one, two and three axes share; `num_axes` is the class's."""
+    """The base class of the layers for one, two and three axes; `num_axes` says which."""
 
     num_axes = None
 
@@ -181,9 +181,9 @@ _DOCSTRING = """Takes the maximum over {what} of alternating size, `ratio` long 
     - `regions="pseudorandom"`: `s_i = ceil(n / N (i + u)) - 1`, `u` uniform below the cap that keeps the first and the
       last increment right. Neighbouring windows differ less, so that images are distorted less.
 
-    Inference uses one fixed set of regions, the pseudorandom one at the middle of `u`'s range, whatever `regions` and
-    `seed` are: the same at every call and in every process. Averaging predictions over draws, which the paper shows to
-    be better, is what `draw_call` is for (see `kregkit.layers`).
+    Inference uses one fixed set of regions, whatever `regions` and `seed` are: the pseudorandom regions at the middle
+    of `u`'s range, the same at every call and in every process. The paper shows that the mean prediction over several
+    draws is better: `kregkit.inference.marginalize` computes it.
 
     Keras has no such layer. TensorFlow's operation runs on CPUs alone, without XLA and half precision.
 

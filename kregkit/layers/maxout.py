@@ -18,7 +18,7 @@ class Maxout(MaxOfPieces):
     square of activations from layer to layer, at the value it has in He-initialised ReLU networks. Their mean is larger
     than with ReLU.
 
-    Keras has no such layer; `pieces` times the parameters of a Dense layer is what it costs.
+    Keras has no such layer. It has `pieces` times the parameters of a Dense layer with the same outputs.
 
     Args:
         units: Integer >= 1, the outputs.

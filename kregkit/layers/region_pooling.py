@@ -20,7 +20,7 @@ def fractional_max_pool(inputs, boundaries, overlapping=False, data_format=None,
 
     A rectangle's maximum is the maximum over columns of the maxima over rows, so that an axis is pooled at a time, by
     as many gathers as the largest increment (and one more if overlapping). An input lies in at most two windows of an
-    axis, so that the gradient is two gathers as well, and no scatter; only each axis's input is kept for it.
+    axis, so that the gradient is two gathers as well, and no scatter; it needs nothing but each axis's input.
 
     Args:
         inputs: Float tensor with one, two or three spatial axes, all of known length: `(batch, ..., channels)` or
@@ -102,7 +102,7 @@ def spatial_sizes(shape, data_format):
 
 
 def _largest_increment(boundaries, size):
-    """Returns the longest window, after checking what can be known of the boundaries without running a graph."""
+    """Returns the longest window, after checking the boundaries where their values can be read."""
     if ops.is_tensor(boundaries) and not runs_eagerly():
         return -(-size // (boundaries.shape[-1] - 1))
     array = ops.convert_to_numpy(boundaries)
@@ -193,7 +193,7 @@ def _code(width):
 
 
 def _unpool_axis(gradient, axis, size, boundaries, width, winner, overlapping):
-    """Returns the gradient with respect to what `_pool_axis` pooled."""
+    """Returns the gradient with respect to the input of `_pool_axis`."""
     first, behind = boundaries[..., :-1], boundaries[..., 1:]
     outputs = first.shape[-1]
     # The window in which an input is not the next one's first entry, and its index there.

@@ -46,7 +46,7 @@ class StochasticDepth(NoisyLayer):
     The equation is that of `scale="train"`. With `scale="test"`, as the paper has it, training computes
     `shortcut(x) + b * branch(x)` and inference `shortcut(x) + p * branch(x)`. In expectation both are consistent.
 
-    What one `b` is drawn for is the `mode`:
+    `mode` says which examples share one `b`:
 
     - `"batch"`: one coin per mini-batch, the paper's. A dropped branch isn't computed, forward or backward, so that
       training gets faster by about `1 - mean(p)` of the branches' time. XLA on CPUs computes a convolution's gradient
@@ -81,8 +81,8 @@ class StochasticDepth(NoisyLayer):
             branch. In mode `"subset"`, the first axis of every tensor that isn't a scalar must be the batch, or of
             length 1.
         training: Boolean, whether to draw; passed on to the branch and the shortcut.
-        mask: Passed on to a branch that takes a mask; also what the output carries on (the first input's). Masks that
-            further tensors carry reach the branch as Keras hands them on.
+        mask: Passed on to a branch that takes a mask. The output carries the first input's mask on. Masks of further
+            tensors reach the branch as Keras hands them on.
 
     Raises:
         ValueError: for an argument outside its range, and when the branch's output has another shape than the
@@ -185,7 +185,7 @@ class StochasticDepth(NoisyLayer):
         return outputs
 
     def _factor(self, training, batch=None, mode=None):
-        """Returns what the branch is multiplied by."""
+        """Returns the factor of the branch's output."""
         if (self.scale == "train") != training:
             return 1.0
         if (mode or self.mode) != "subset":
@@ -226,7 +226,7 @@ class StochasticDepth(NoisyLayer):
         def skip():
             if not runs_eagerly():
                 return shortcut, ops.zeros((), "float32"), before
-            # No graph knows of the skipped weights then: they would have no gradient in place of a zero one.
+            # Without a graph the tape doesn't see the skipped weights: their gradient would be None instead of zero.
             zero = sum((ops.sum(weight * 0) for weight in self.branch.trainable_variables), 0.0)
             return shortcut + ops.cast(zero, shortcut.dtype), ops.zeros((), "float32"), before
 

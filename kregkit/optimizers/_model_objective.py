@@ -22,11 +22,14 @@ def model_objective(model, x, y, loss, batch_size, stochastic, batch_normalizati
     if tf.distribute.has_strategy() or any(
         isinstance(variable.value, tf.distribute.DistributedValues) for variable in model.variables
     ):
-        raise ValueError("minimize and curvature work on one device: build the model outside of a strategy's scope")
+        raise ValueError(
+            "Full-batch solvers work on one device: build the model outside of a `tf.distribute` scope. "
+            f"Received: model={model!r}"
+        )
     x, y = _tensors("x", x), _tensors("y", y)
     lengths = {int(tensor.shape[0]) for tensor in keras.tree.flatten((x, y)) if tensor is not None}
     if len(lengths) != 1 or 0 in lengths:
-        raise ValueError(f"`x` and `y` must have one and the same number of examples. Received: lengths={lengths}")
+        raise ValueError(f"`x` and `y` must have the same number of examples. Received: lengths={sorted(lengths)}")
     (num,) = lengths
     batch_size = num if batch_size is None else min(batch_size, num)
     chunked = batch_size < num
@@ -159,7 +162,7 @@ def _drawn_generators(layers, model, x):
 
 
 def _training_mode(layers):
-    """Makes these layers run in training mode, whatever they are told, while a graph is traced."""
+    """Makes these layers run in training mode for a block, whatever `training` they are called with."""
 
     def trained(layer):
         call, arguments = layer.call, {"training": True} if keras_internals.takes_training(layer) else {}
@@ -207,4 +210,7 @@ def _loss_function(model, loss, chunked):
 
 def _refuse_mask(prediction, chunked):
     if chunked and any(keras_internals.get_mask(tensor) is not None for tensor in keras.tree.flatten(prediction)):
-        raise ValueError("A masked loss is no sum over examples: `batch_size` must be None for this model")
+        raise ValueError(
+            "`batch_size` must be None for a model whose output has a mask: chunks may differ in the number of steps "
+            "that count. Received: a masked output"
+        )

@@ -10,7 +10,7 @@ class Objective:
     """A scalar function of a flat float64 vector, compiled once.
 
     Args:
-        variables: List of `tf.Variable`, what the vector stands for.
+        variables: List of `tf.Variable`, whose values the vector holds one after another.
         parts: List of `(count, value_function)`: the function's value is the sum over `parts` and over `index in
             range(count)` of `value_function(index)`, a scalar tensor. A part with a count above one becomes a loop in
             the graph, so that the memory of its activations is used once.

@@ -1,4 +1,4 @@
-"""SciPy's solvers on an objective, and what must be true of an objective before they run."""
+"""Runs SciPy's solvers on an objective, after checking that it is the same at every evaluation."""
 
 import keras
 import numpy as np
@@ -16,18 +16,9 @@ def objective_of(model, x, y, loss, batch_size, stochastic, batch_normalization,
     check_integer("seed", seed, 0)
     if batch_size is not None:
         check_integer("batch_size", batch_size, 1)
-    require_tensorflow()
     from kregkit.optimizers._model_objective import model_objective
 
     return model_objective(model, x, y, loss, batch_size, stochastic, batch_normalization, seed, jit_compile)
-
-
-def require_tensorflow():
-    """Raises `RuntimeError` on Keras's other backends."""
-    if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(
-            f"Full-batch solvers need Keras on TensorFlow. Received: backend={keras.backend.backend()!r}"
-        )
 
 
 def check_constant(objective, vector):
@@ -59,18 +50,18 @@ def solve(objective, start, value_and_gradient, method, iterations, report, tole
         method: String, one of `METHODS`.
         iterations: Range, the numbers of the iterations.
         report: Callable `(iteration, vector, logs)` that sees each iterate and returns True to stop.
-        tolerance, options, bounds: What SciPy takes.
-        verbose: What Keras's progress bar takes.
+        tolerance, options, bounds: As `scipy.optimize.minimize` takes them.
+        verbose: As `keras.utils.Progbar` takes it.
     """
     import threadpoolctl
     from scipy import optimize
 
     evaluations = 0
-    norms = {}
-    done = iterations.start
+    norms, logs = {}, {}
+    done, stopped = iterations.start, False
     bar = keras.utils.Progbar(
         iterations.stop,
-        verbose=verbose,
+        verbose=1 if verbose == "auto" else verbose,
         unit_name="iteration",
         stateful_metrics=["loss", "gradient_norm", "evaluations"],
     )
@@ -92,16 +83,16 @@ def solve(objective, start, value_and_gradient, method, iterations, report, tole
         return objective.hessian_product(vector, direction)
 
     def step(intermediate_result):
-        nonlocal done
+        nonlocal done, stopped, logs
         value = float(intermediate_result.fun)
         norm = norms.get(value, np.nan)
         norms.clear()
         norms[value] = norm
         logs = {"loss": value, "gradient_norm": norm, "evaluations": evaluations}
-        stop = report(done, intermediate_result.x, logs)
+        stopped = report(done, intermediate_result.x, logs)
         done += 1
-        bar.update(done, list(logs.items()), finalize=stop or done == iterations.stop)
-        if stop:
+        bar.update(done, list(logs.items()), finalize=stopped or done == iterations.stop)
+        if stopped:
             raise StopIteration
 
     # SciPy's own work is a few vectors long; its BLAS threads, waiting for more, take the cores from TensorFlow's.
@@ -117,7 +108,8 @@ def solve(objective, start, value_and_gradient, method, iterations, report, tole
             callback=step,
             options={"maxiter": len(iterations), **(options or {})},
         )
-    if verbose and done < iterations.stop:
-        # A line of its own below the progress bar, which isn't full.
-        print(f"\n{result.message}")
+    if verbose and not stopped and done < iterations.stop:
+        if logs:
+            bar.update(done, list(logs.items()), finalize=True)
+        print(f"The solver stopped by itself: {result.message}")
     return result

@@ -20,7 +20,7 @@ class Adam(keras.optimizers.Adam):
 
     Both averages start at zero, `s` recovers from it more slowly than `m`, and the uncorrected rule divides by it. With
     the default betas and a constant gradient its first step is 3.16 learning rates long and its twelfth, the longest,
-    6.6; with the correction every step is one learning rate long. The uncorrected rule is there to see this.
+    6.6; with the correction every step is one learning rate long. The uncorrected rule is there to show this.
 
     As in Keras, `epsilon` is added to the root of the uncorrected `s` (Kingma and Ba's "epsilon hat").
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from kregkit._core.backends import require_tensorflow
 from kregkit._core.checks import check_integer
 from kregkit.optimizers._solver import check_constant, objective_of
 
@@ -108,6 +109,7 @@ def curvature(
 
     Reference: [Dauphin et al., 2014](https://arxiv.org/abs/1406.2572)
     """
+    require_tensorflow("curvature")
     check_integer("k", k, 1)
     with objective_of(model, x, y, loss, batch_size, stochastic, batch_normalization, seed) as objective:
         point = objective.get()

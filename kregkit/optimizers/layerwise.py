@@ -1,4 +1,4 @@
-"""One optimizer, one learning rate, a factor per variable."""
+"""A multiple of one optimizer's learning rate for each variable."""
 
 import re
 
@@ -33,7 +33,7 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
     learning_rate(variable) = factor(variable) * optimizer.learning_rate
     ```
 
-    There is one learning rate, which schedules and callbacks read and set through this optimizer as through any other.
+    Schedules and callbacks read and set the one learning rate through this optimizer as through any other.
     The update and the decoupled weight decay of a variable use its multiple of it. A factor of 0 freezes, like
     `trainable=False`: the variable and its slots stay as they are, bit for bit, its constraint is not applied, and
     `global_clipnorm` doesn't count its gradient.
@@ -45,8 +45,11 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
     Compared with `keras.optimizers.MultiOptimizer`, which gives each group of variables an optimizer, and so a
     learning rate and a step counter, of its own: callbacks and schedules drive all variables at once.
 
-    Keras drops the names of a model and of the models inside it from the paths when it loads a file. So a file keeps
-    each variable's factor beside the patterns; to have it so, save after the optimizer was built, which `fit` does.
+    Keras drops the names of models from the paths when it clones a model or loads it from a file. A copy whose patterns
+    no longer match gets its factors from the config, which holds them once the optimizer was built, or matches the
+    patterns with the names of all models and layers around a variable.
+
+    Plain `tf.Variable`s have no path: their name stands for it.
 
     Args:
         optimizer: A `keras.optimizers.Optimizer`, not yet built.

@@ -4,8 +4,9 @@ import keras
 import numpy as np
 
 from kregkit._core import keras_internals
+from kregkit._core.backends import require_tensorflow
 from kregkit._core.checks import check_choice, check_integer
-from kregkit.optimizers._solver import METHODS, check_constant, objective_of, require_tensorflow, solve
+from kregkit.optimizers._solver import METHODS, check_constant, objective_of, solve
 
 
 def minimize(
@@ -68,10 +69,11 @@ def minimize(
             without `batch_size`; they become the moving statistics). Defaults to `"inference"`.
         seed: Integer >= 0, the draws of `stochastic="freeze"`. The layers' own seeds are restored. Defaults to `0`.
         jit_compile: Boolean, whether XLA compiles the evaluations. Defaults to `False`.
-        verbose: 0 for silence, 1 for a progress line. Defaults to `1`.
+        verbose: 0 for silence, 1 or `"auto"` for a progress line and the reason for an early end. Defaults to `1`.
 
     Returns:
-        A `keras.callbacks.History`, with SciPy's `OptimizeResult` as its attribute `result`.
+        A `keras.callbacks.History`, with SciPy's `OptimizeResult` as its attribute `result`. Its dictionary `history`
+        is empty where the solver finds nothing to improve at the start.
 
     Raises:
         ValueError: An argument is wrong; the model draws random numbers and `stochastic` is `"refuse"`; the loss is not
@@ -88,6 +90,7 @@ def minimize(
     Reference: [Liu and Nocedal, 1989](https://doi.org/10.1007/BF01589116); [Pearlmutter,
     1994](https://doi.org/10.1162/neco.1994.6.1.147) for the Hessian-vector products.
     """
+    require_tensorflow("minimize")
     check_choice("method", method, METHODS)
     check_integer("initial_iteration", initial_iteration, 0)
     check_integer("max_iterations", max_iterations, initial_iteration + 1)
@@ -174,6 +177,7 @@ def minimize_function(
     >>> result.x.round(4).tolist()
     [[3.0, 3.0], [3.0, 3.0]]
     """
+    require_tensorflow("minimize_function")
     check_choice("method", method, METHODS)
     check_integer("max_iterations", max_iterations, 1)
     x0 = np.asarray(keras.ops.convert_to_numpy(x0))
@@ -181,7 +185,6 @@ def minimize_function(
         raise ValueError(f"`x0` must be an array of floats. Received: dtype={x0.dtype}")
     if bounds is not None and method != "L-BFGS-B":
         raise ValueError(f"`bounds` needs method 'L-BFGS-B'. Received: method={method!r}")
-    require_tensorflow()
     from kregkit.optimizers._objective import function_objective
 
     objective = function_objective(f, x0, jit_compile)

@@ -27,7 +27,7 @@ class Momentum(keras.optimizers.Optimizer):
     Args:
         learning_rate: Float, `LearningRateSchedule` or callable. Defaults to `0.01`. A constant gradient moves
             `learning_rate / (1 - momentum)` times itself per step.
-        momentum: Float in [0, 1), the share of the velocity kept each step. Defaults to `0.9`.
+        momentum: Float in [0, 1), the fraction of the velocity that each step keeps. Defaults to `0.9`.
         nesterov: Boolean, whether to look ahead. Defaults to `False`.
         **kwargs: Arguments of `keras.optimizers.Optimizer`: `weight_decay`, `clipnorm`, `use_ema`, ...
 

@@ -156,8 +156,8 @@ class SOAP(keras.optimizers.Optimizer):
 
         if slots.sides:
             statistics = [
-                kept + (1 - self.beta_2) * (_second_moment(gradient, axis) - kept)
-                for axis, kept in zip(slots.sides, slots.statistics)
+                average + (1 - self.beta_2) * (_second_moment(gradient, axis) - average)
+                for axis, average in zip(slots.sides, slots.statistics)
             ]
             # All state goes through the branches as values: JAX can't assign in them.
             refresh = ops.logical_and(
@@ -182,7 +182,7 @@ class SOAP(keras.optimizers.Optimizer):
                 values, vectors = ops.linalg.eigh(matrix)
                 # Falling eigenvalues, the order in which orthogonal iteration converges.
                 basis, energy = ops.flip(vectors, axis=1), ops.maximum(ops.flip(values), 0)
-                # What the squares would be if the entries were independent, then set right in each new axis's sum.
+                # The expected squares if the entries were independent, scaled so that each new axis's sum is right.
                 scales = _rotate(scales, [axis], [ops.square(basis)])
                 sums = ops.sum(scales, axis=1 - axis)
                 scales = scales * ops.expand_dims(energy / ops.maximum(sums, 1e-30), axis=1 - axis)

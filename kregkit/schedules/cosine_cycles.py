@@ -63,6 +63,7 @@ class CosineCycles(keras.optimizers.schedules.LearningRateSchedule):
         self.name = name
         starts, lengths, self.ends = self._layout()
         self._starts, self._lengths = np.asarray(starts, "float32"), np.asarray(lengths, "float32")
+        self._last_step = float(self.total_steps - 1)
 
     def _layout(self):
         total, cycles, ratio = self.total_steps, self.cycles, self.restart_multiplier
@@ -84,9 +85,10 @@ class CosineCycles(keras.optimizers.schedules.LearningRateSchedule):
         return starts, lengths, ends
 
     def __call__(self, step):
-        step = ops.minimum(ops.cast(step, "float32"), float(self.total_steps - 1))
-        index = ops.sum(ops.cast(step >= self._starts[1:], "int32"))
-        phase = (step - ops.take(self._starts, index)) / ops.take(self._lengths, index)
+        step = ops.minimum(ops.cast(step, "float32"), self._last_step)
+        starts, lengths = ops.cast(self._starts, "float32"), ops.cast(self._lengths, "float32")
+        index = ops.sum(ops.cast(step >= starts[1:], "int32"))
+        phase = (step - ops.take(starts, index)) / ops.take(lengths, index)
         low, high = self.minimum_learning_rate, self.maximum_learning_rate
         return low + (high - low) / 2 * (ops.cos(math.pi * phase) + 1)
 

@@ -12,6 +12,9 @@ from kregkit._core.checks import check_number
 # Steps may be int32, so whatever comes later never comes.
 _LARGEST = 2**31 - 1
 
+# Two units in the last place of float32: what the divisions that led to a fraction of a step may have lost.
+_TOLERANCE = 2.4e-7
+
 
 @keras.saving.register_keras_serializable(package="kregkit")
 class StepDecay(keras.optimizers.schedules.LearningRateSchedule):
@@ -53,6 +56,16 @@ class StepDecay(keras.optimizers.schedules.LearningRateSchedule):
                 raise ValueError(f"`at` must be a non-empty, increasing list. Received: at={at}")
         self.at = at
         self.name = name
+        if at is not None:
+            # The first whole step at or after each boundary; 0.3 * 10 steps is meant to be 3.
+            self._steps = [min(math.ceil(boundary - 1e-9 * max(1.0, boundary)), _LARGEST) for boundary in at]
+            self._times = [boundary * (1 - _TOLERANCE) for boundary in at]
+            self._interval = self._numerator = self._denominator = None
+        else:
+            self._steps = self._times = None
+            self._interval = self.every
+            ratio = fractions.Fraction(min(self.every, _LARGEST)).limit_denominator(10**6)
+            self._numerator, self._denominator = ratio.numerator, ratio.denominator
 
     def __call__(self, step):
         step = ops.convert_to_tensor(step)
@@ -63,22 +76,17 @@ class StepDecay(keras.optimizers.schedules.LearningRateSchedule):
         return self.initial_learning_rate * ops.power(self.factor, ops.cast(count, "float32"))
 
     def _count_whole(self, step):
-        if self.at is not None:
-            # The first whole step at or after each boundary; 0.3 * 10 steps is meant to be 3.
-            steps = [min(math.ceil(boundary - 1e-9 * max(1.0, boundary)), _LARGEST) for boundary in self.at]
-            return ops.sum(ops.cast(step >= ops.convert_to_tensor(steps, dtype=step.dtype), "int32"))
-        every = fractions.Fraction(min(self.every, _LARGEST)).limit_denominator(10**6)
-        if every.denominator != 1:
-            step = ops.cast(step, "int64") * every.denominator
-        return ops.floor_divide(step, every.numerator)
+        if self._steps is not None:
+            return ops.sum(ops.cast(step >= ops.cast(self._steps, step.dtype), "int32"))
+        # Steps that are whole need no wider integers.
+        if not (isinstance(self._denominator, int) and self._denominator == 1):
+            step = ops.cast(step, "int64") * self._denominator
+        return ops.floor_divide(step, self._numerator)
 
     def _count_fractional(self, step):
-        # Two units in the last place: what the two divisions before may have lost.
-        tolerance = 2.4e-7
-        if self.at is not None:
-            boundaries = [boundary * (1 - tolerance) for boundary in self.at]
-            return ops.sum(ops.cast(step >= ops.convert_to_tensor(boundaries, dtype=step.dtype), "int32"))
-        return ops.floor(step / self.every * (1 + tolerance))
+        if self._times is not None:
+            return ops.sum(ops.cast(step >= ops.cast(self._times, step.dtype), "int32"))
+        return ops.floor(step / self._interval * (1 + _TOLERANCE))
 
     def get_config(self):
         return {

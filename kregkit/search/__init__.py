@@ -7,9 +7,10 @@ from kregkit.search.random_search import search
 from kregkit.search.ranges import Choice, Range, choice, integer, log_uniform, uniform
 from kregkit.search.result import SearchResult, Trial
 from kregkit.search.space import Space
-from kregkit.search.training import build_and_fit
+from kregkit.search.training import BuildAndFit, build_and_fit
 
 __all__ = [
+    "BuildAndFit",
     "Choice",
     "CrossValidation",
     "Range",

@@ -12,6 +12,7 @@ from kregkit.search._progress import Progress
 from kregkit.search._round import Round, open_storage
 from kregkit.search._trial import PROCESS, WorkerDied, derived_seed, run_trial, run_trial_in_process
 from kregkit.search.result import SearchResult, trial_of
+from kregkit.search.training import BuildAndFit
 
 
 @dataclasses.dataclass
@@ -37,7 +38,8 @@ class Engine:
         if not callable(self.train):
             raise ValueError(f"`train` must be callable, as `build_and_fit` makes it. Received: train={self.train!r}")
         check_choice("direction", self.direction, ("auto", "min", "max"))
-        self.mode = direction_of(self.metric, self.direction)
+        if not isinstance(self.metric, str) or not self.metric:
+            raise ValueError(f"`metric` must be the name of a logged quantity. Received: metric={self.metric!r}")
         check_integer("seed", self.seed, 0)
         check_integer("repeats", self.repeats, 1)
         if not isinstance(self.name, str) or not self.name:
@@ -48,9 +50,20 @@ class Engine:
             check_number("max_loss_ratio", self.max_loss_ratio, 1, low_open=True)
         check_number("timeout", self.timeout, 0, low_open=True)
         self.catch = tuple(self.catch) if isinstance(self.catch, (tuple, list)) else (self.catch,)
-        if not all(isinstance(one, type) and issubclass(one, BaseException) for one in self.catch):
+        if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in self.catch):
             raise ValueError(f"`catch` must be a tuple of classes of exceptions. Received: catch={self.catch!r}")
         check_integer("verbose", self.verbose, 0, 1)
+
+    def _mode(self, space):
+        """Returns `"min"` or `"max"`, asking a model if the metric's name isn't one of Keras's."""
+        try:
+            return direction_of(self.metric, self.direction, argument="direction")
+        except ValueError:
+            # A process of its own for each trial is there to keep models out of this one.
+            if not isinstance(self.train, BuildAndFit) or self.fresh_process:
+                raise
+        model, _ = self.train.built(space.values(space.middle()))
+        return direction_of(self.metric, self.direction, model, "direction")
 
     def run(self, space, trials, epochs, quantile=0.2, fixed=None):
         """Runs all rounds and returns a `SearchResult`; `trials` and `epochs` are lists, one number per round.
@@ -66,6 +79,7 @@ class Engine:
                 "A trial's own process has come to the search again: with `fresh_process=True`, a script must start it "
                 'under `if __name__ == "__main__":`. Received: fresh_process=True'
             )
+        self.mode = self._mode(space)
         storage = open_storage(self.storage)
         finished, rounds, studies, remarks = [], [], [], {}
         with _quiet(optuna), Progress(sum(trials), self.metric, self.mode, self.verbose) as progress:
@@ -129,7 +143,15 @@ class Engine:
                 values = space.values(space.draw(trial))
                 try:
                     outcome = run(
-                        self.train, values, epochs, seeds, self.metric, self.mode, self.max_loss_ratio, report
+                        self.train,
+                        values,
+                        epochs,
+                        seeds,
+                        self.metric,
+                        self.mode,
+                        self.max_loss_ratio,
+                        report,
+                        self.direction == "auto",
                     )
                 except (*self.catch, WorkerDied) as error:
                     outcome = {"state": "failed", "value": None, "reason": f"{type(error).__name__}: {error}"}

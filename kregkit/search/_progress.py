@@ -55,7 +55,7 @@ class Progress:
         elif trials:
             self._say(f"no trial is complete; the first one {trials[0].state}: {trials[0].reason}")
         for name, remark in remarks.items():
-            self._say(f"{name} would be {remark}: search on from `result.space`")
+            self._say(f"a further round would have {name} {remark}: search on from `result.space`")
 
     def _say(self, text):
         if self.verbose:

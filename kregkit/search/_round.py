@@ -4,6 +4,11 @@ A round has a fixed number of slots. A worker takes a slot by adding a trial tha
 looking who holds it: of several trials with one index that have not failed, the first to be stored holds the slot, and
 the others withdraw. Storages number trials atomically, so this needs no lock, and a worker may be killed at any moment:
 its trial stops beating, the others give it up, and the slot is free again.
+
+Optuna's own heartbeats and `RetryFailedTrialCallback` don't give this. They work in relational databases only, not in
+journal files or in memory; they run within `study.optimize`, which has no slots, so that a round would have more or
+fewer trials than it should, and other ones with every number of workers; they compare by the clocks of other machines;
+and they can't tell at once that a process of this machine has ended.
 """
 
 import contextlib
@@ -14,6 +19,7 @@ import threading
 import time
 import uuid
 
+from kregkit._core import keras_internals
 from kregkit._core.optional import import_optional
 
 # A slot whose worker died this often is given up for good: its setting may be what kills them.
@@ -167,7 +173,7 @@ class Round:
             holder = self._slots()[slot]
             if holder.user_attrs["bid"] == bid:
                 self.study.sampler = sampler(slot)
-                return slot, self.optuna.Trial(self.study, holder._trial_id)
+                return slot, self.optuna.Trial(self.study, keras_internals.trial_id(holder))
             mine = next(trial for trial in self.study.get_trials(deepcopy=False) if trial.user_attrs.get("bid") == bid)
             self._finish(mine.number, self.states.FAIL)
 
@@ -213,7 +219,7 @@ class Round:
             self._watched[trial.number] = (beat, since if beat == seen else now)
             if is_gone(trial.user_attrs["worker"]) or now - self._watched[trial.number][1] > self.timeout:
                 with contextlib.suppress(self.optuna.exceptions.UpdateFinishedTrialError):
-                    self.optuna.Trial(self.study, trial._trial_id).set_user_attr("lost", True)
+                    self.optuna.Trial(self.study, keras_internals.trial_id(trial)).set_user_attr("lost", True)
                     self._finish(trial.number, self.states.FAIL)
 
     @contextlib.contextmanager

@@ -8,8 +8,8 @@ import traceback
 import keras
 import numpy as np
 
-from kregkit._core.metrics import is_better
-from kregkit.search.interval import mean_interval
+from kregkit._core.metrics import bounds, direction, is_better
+from kregkit.search.interval import metric_interval
 
 
 class Monitor(keras.callbacks.Callback):
@@ -23,18 +23,26 @@ class Monitor(keras.callbacks.Callback):
         epochs: Integer; the last of them is reported, but stops nothing.
         max_loss_ratio: Float or None: a loss above this many times the first batch's loss, or one that isn't finite,
             stops at once. The loss is Keras's running mean over the epoch's batches.
+        guessed: Boolean, whether `mode` was read from the metric's name: a model that says otherwise is an error.
     """
 
-    def __init__(self, metric, mode, report, epochs, max_loss_ratio):
+    def __init__(self, metric, mode, report, epochs, max_loss_ratio, guessed=False):
         super().__init__()
         self.metric, self.mode = metric, mode
         self.report, self.total, self.max_loss_ratio = report, epochs, max_loss_ratio
+        self.guessed = guessed
         self.reason = None
         self.epochs = 0
         self.fits = 0
 
     def on_train_begin(self, logs=None):
         self.fits += 1
+        if self.guessed and direction(self.metric, "auto", self.model, "direction") != self.mode:
+            better = "larger" if self.mode == "min" else "smaller"
+            raise ValueError(
+                f"Of the model's {self.metric!r} {better} values are better, unlike what Keras gives this name to: "
+                f"pass `direction` to the search, or name the metric otherwise. Received: direction='auto'"
+            )
         self._initial_loss = self._best = None
 
     def on_train_batch_end(self, batch, logs=None):
@@ -83,23 +91,23 @@ def best_epoch(history, metric, mode):
     if not isinstance(record, dict) or not record.get(metric):
         keys = sorted(record) if isinstance(record, dict) else record
         raise ValueError(f"`train` must return a History that holds {metric!r}. Received: history={keys!r}")
-    best, place = None, 0
+    best, best_index = None, 0
     for epoch, value in enumerate(record[metric]):
         if is_better(float(value), best, mode):
-            best, place = float(value), epoch
+            best, best_index = float(value), epoch
     length = len(record[metric])
     # With validation_freq > 1 the lists differ in length; those of another length are left out.
-    return {name: float(values[place]) for name, values in record.items() if len(values) == length}
+    return {name: float(values[best_index]) for name, values in record.items() if len(values) == length}
 
 
-def run_trial(train, parameters, epochs, seeds, metric, mode, max_loss_ratio, report):
+def run_trial(train, parameters, epochs, seeds, metric, mode, max_loss_ratio, report, guessed=False):
     """Trains once per seed; returns the outcome as a dictionary of JSON values.
 
     Its keys: `state` (`"complete"` or `"pruned"`), `value` (the mean over seeds of the metric at each run's best
     epoch), `values`, `interval`, `metrics` (means of all logged quantities at those epochs), `epochs` (how many were
     trained, all told), `reason`.
     """
-    monitor = Monitor(metric, mode, report, epochs, max_loss_ratio)
+    monitor = Monitor(metric, mode, report, epochs, max_loss_ratio, guessed)
     runs, epochs_returned = [], 0
     for seed in seeds:
         keras.utils.set_random_seed(seed)
@@ -114,7 +122,7 @@ def run_trial(train, parameters, epochs, seeds, metric, mode, max_loss_ratio, re
     reason = monitor.reason or ("" if all(map(math.isfinite, values)) else f"{metric} is {values}")
     if reason:
         return {"state": "pruned", "value": None, "epochs": trained, "reason": reason}
-    value, low, high = mean_interval(values)
+    value, low, high = metric_interval(values, bounds(metric, monitor.model))
     names = [name for name in runs[0] if all(name in run for run in runs)]
     means = {name: float(np.mean([run[name] for run in runs])) for name in names}
     return {
@@ -144,7 +152,8 @@ def _child(connection, arguments):
 
     try:
         connection.send(("begun", None))
-        connection.send(("outcome", run_trial(*arguments, report)))
+        *arguments, guessed = arguments
+        connection.send(("outcome", run_trial(*arguments, report, guessed)))
     except EOFError:
         return
     except BaseException as error:
@@ -174,7 +183,7 @@ def _received(error, text):
     return made
 
 
-def run_trial_in_process(*arguments):
+def run_trial_in_process(train, parameters, epochs, seeds, metric, mode, max_loss_ratio, report, guessed=False):
     """Does what `run_trial` does, in a new process, so that all memory is given back at its end.
 
     Raises:
@@ -182,8 +191,7 @@ def run_trial_in_process(*arguments):
         RuntimeError: The process can't import the script, or what `train` needs.
         WorkerDied: The process ended without a result.
     """
-    *arguments, report = arguments
-    train = arguments[0]
+    arguments = (train, parameters, epochs, seeds, metric, mode, max_loss_ratio, guessed)
     try:
         pickle.dumps(train)
     except Exception as error:

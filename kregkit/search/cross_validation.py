@@ -6,10 +6,12 @@ import keras
 import numpy as np
 
 from kregkit._core.checks import check_choice, check_integer
+from kregkit._core.folds import deal
+from kregkit._core.metrics import bounds
 from kregkit._core.metrics import direction as direction_of
 from kregkit.search._trial import best_epoch, derived_seed
-from kregkit.search.interval import mean_interval
-from kregkit.search.training import fit_built
+from kregkit.search.interval import metric_interval
+from kregkit.search.training import BuildAndFit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,10 +20,11 @@ class CrossValidation:
 
     Args:
         values: List of floats, the metric of each fold at its best epoch.
-        mean, low, high: Floats, their mean and its 95% confidence interval.
+        mean, low, high: Floats, their mean and its 95% confidence interval (Student's, cut where the metric can't be).
         history: Dictionary of lists: all logged quantities per epoch, as means over the folds.
         folds: List of the folds' own such dictionaries.
         indices: List of arrays: the examples on which each fold was validated.
+        metric: String, what was measured.
     """
 
     values: list
@@ -31,6 +34,11 @@ class CrossValidation:
     history: dict
     folds: list
     indices: list
+    metric: str = "value"
+
+    def __repr__(self):
+        interval = f"95% interval {self.low:.4g} to {self.high:.4g}"
+        return f"CrossValidation({len(self.values)} folds, {self.metric} {self.mean:.4g}, {interval})"
 
 
 def fold_indices(labels, folds, seed=0, stratify="auto"):
@@ -48,11 +56,8 @@ def fold_indices(labels, folds, seed=0, stratify="auto"):
     labels = np.asarray(labels)
     check_integer("folds", folds, 2, len(labels))
     check_choice("stratify", stratify if isinstance(stratify, str) else bool(stratify), ("auto", True, False))
-    order = np.random.default_rng(seed).permutation(len(labels))
-    if stratify is True or (stratify == "auto" and labels.ndim == 1 and labels.dtype.kind in "iub"):
-        order = order[np.argsort(labels[order], kind="stable")]
-    # Dealt like cards, a sorted deck gives each hand its share.
-    return [np.sort(order[fold::folds]) for fold in range(folds)]
+    stratified = stratify is True or (stratify == "auto" and labels.ndim == 1 and labels.dtype.kind in "iub")
+    return deal(len(labels), folds, seed, labels if stratified else None)
 
 
 def cross_validate(
@@ -82,7 +87,7 @@ def cross_validate(
         epochs: Integer, how long to train on each.
         parameters: Dictionary, for `build`. Defaults to an empty one.
         metric: String, the logged quantity to summarise, at each fold's best epoch. Defaults to `"val_loss"`.
-        direction: `"min"`, `"max"`, or `"auto"`, which decides by the metric's name.
+        direction: `"min"`, `"max"`, or `"auto"`, which asks the model's own metric or knows Keras's names.
         callbacks: List of callbacks, the same ones in every fit.
         stratify: Boolean, whether every fold has its share of each class. Defaults to `"auto"`: where `y` is an array
             of integers `(examples,)`.
@@ -90,10 +95,13 @@ def cross_validate(
         **fit_arguments: Further arguments of `fit`; `callbacks` given there can't be, they are above.
 
     Returns:
-        A `CrossValidation` with `values`, `mean`, `low`, `high`, `history`, `folds` and `indices`.
+        A `CrossValidation` with `values`, `mean`, `low`, `high`, `history`, `folds` and `indices`. The interval is
+        Student's over the folds' values, which share training examples: it is somewhat too narrow. That of an accuracy,
+        or of another metric of Keras that can't leave a range, is cut at that range: no true mean lies beyond.
 
     Raises:
-        ValueError: The arrays differ in length, or there are fewer examples than folds, or the metric isn't logged.
+        ValueError: The arrays differ in length, or there are fewer examples than folds, or the metric isn't logged, or
+            it isn't known which of its values are better.
 
     Example:
 
@@ -107,7 +115,6 @@ def cross_validate(
     (3, True)
     """
     check_choice("direction", direction, ("auto", "min", "max"))
-    mode = direction_of(metric, direction)
     check_integer("epochs", epochs, 1)
     if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
         raise ValueError(f"`data` must be `(x, y)` or `(x, y, sample_weight)`. Received: data={type(data).__name__}")
@@ -122,7 +129,10 @@ def cross_validate(
         rest = np.setdiff1d(np.arange(length), held_out)
         training, validation = _chosen(data, rest), _chosen(data, held_out)
         keras.utils.set_random_seed(derived_seed(seed, fold))
-        history = fit_built(build, parameters or {}, training, validation, epochs, callbacks, fit_arguments).history
+        trainer = BuildAndFit(build, training, validation, **fit_arguments)
+        model, own_arguments = trainer.built(parameters or {})
+        mode = direction_of(metric, direction, model, "direction")
+        history = trainer.fit(model, own_arguments, epochs, callbacks).history
         histories.append({name: [float(value) for value in values] for name, values in history.items()})
         # A trial that the search has ended needs no further folds.
         if any(getattr(callback, "reason", None) for callback in callbacks):
@@ -134,7 +144,8 @@ def cross_validate(
         for name in histories[0]
         if all(len(history.get(name, ())) >= shortest for history in histories)
     }
-    return CrossValidation(values, *mean_interval(values), means, histories, parts)
+    interval = metric_interval(values, bounds(metric, model))
+    return CrossValidation(values, *interval, means, histories, parts, metric)
 
 
 def _chosen(data, indices):

@@ -1,27 +1,32 @@
 """A mean and how far it can be trusted."""
 
 import numpy as np
+from scipy import stats
 
 from kregkit._core.checks import check_number
 
 
-def mean_interval(values, confidence=0.95):
+def mean_interval(values, confidence=0.95, bounds=None):
     """Returns `(mean, low, high)`: the mean of repeated measurements and Student's confidence interval of it.
 
     `mean ± t(confidence, n - 1) s / sqrt(n)`, where `s` is the sample's standard deviation; one value alone says
-    nothing of its spread, and its interval is NaN.
+    nothing of its spread, and its interval is NaN. With `bounds` the interval is cut there: the true mean can't lie
+    beyond, so that the rest holds it just as often.
 
     Args:
         values: Sequence of numbers.
         confidence: Float in (0, 1).
+        bounds: Optional `(lowest, highest)` possible values, such as `(0, 1)` for an accuracy.
 
     Raises:
-        ValueError: There are no values.
+        ValueError: There are no values, or one lies outside `bounds`.
 
     Example:
 
     >>> [round(x, 3) for x in mean_interval([1.0, 2.0, 3.0])]
     [2.0, -0.484, 4.484]
+    >>> [round(x, 3) for x in mean_interval([0.9, 0.95, 1.0], bounds=(0, 1))]
+    [0.95, 0.826, 1.0]
 
     Reference: Student, The probable error of a mean, [Biometrika 1908](https://doi.org/10.1093/biomet/6.1.1)
     """
@@ -29,10 +34,16 @@ def mean_interval(values, confidence=0.95):
     values = np.asarray(values, "float64")
     if values.ndim != 1 or not len(values):
         raise ValueError(f"`values` must be a sequence of at least one number. Received: values={values}")
+    lowest, highest = (-np.inf, np.inf) if bounds is None else bounds
+    if (values < lowest).any() or (values > highest).any():
+        raise ValueError(f"`values` must lie within `bounds`. Received: values={values.tolist()}, bounds={bounds}")
     mean = float(values.mean())
     if len(values) == 1:
         return mean, float("nan"), float("nan")
-    from scipy import stats
+    half = stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * stats.sem(values)
+    return mean, float(max(mean - half, lowest)), float(min(mean + half, highest))
 
-    half = stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return mean, float(mean - half), float(mean + half)
+
+def metric_interval(values, bounds):
+    """Returns `mean_interval`, cut at a metric's `bounds` if it keeps to them: a user's accuracy may be in percent."""
+    return mean_interval(values, bounds=bounds if all(bounds[0] <= value <= bounds[1] for value in values) else None)

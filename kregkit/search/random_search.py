@@ -49,7 +49,9 @@ def search(
             for each round.
         rounds: Integer. Defaults to 3; with lists, their length.
         metric: String, the logged quantity to optimise, at each training's best epoch. Defaults to `"val_loss"`.
-        direction: `"min"`, `"max"`, or `"auto"`, which decides by the metric's name.
+        direction: `"min"`, `"max"`, or `"auto"`, which knows the names of Keras's metrics and losses exactly, and asks
+            the model that `build_and_fit` makes for others. A model whose metric says otherwise than its name is an
+            error. Where nothing tells, so is `"auto"`.
         storage: None for memory; a path for a journal file, which works on network file systems; a database's URL, such
             as `"sqlite:///search.db"`; or an Optuna storage. Defaults to `None`.
         seed: Integer >= 0.

@@ -2,16 +2,26 @@
 
 import dataclasses
 import math
+import numbers
+
+import keras
+import numpy as np
 
 from kregkit._core.checks import check_integer, check_number
 from kregkit._core.optional import import_optional
 
-# A best value within this fraction of a range's width from an end sits at its edge.
-EDGE = 0.05
-# At an edge the range grows by this fraction of its width.
-GROWTH = 0.5
+# Limits of what looks like a fraction: a dropout rate, a momentum, a survival probability.
+FRACTION = (0.0, 1.0)
+# A best value within this fraction of a range's width from an end lies at its edge.
+EDGE = 0.15
+# The best value and the median of the good ones within this fraction lie near it.
+NEAR = 0.25
 # One round never narrows a range to less than this fraction of its width: a round's best trials are few.
 NARROWEST = 0.1
+# With fewer trials, where the best one lies is chance.
+FEWEST = 3
+# What a fraction, such as a dropout rate, grows beyond only where two of the three best trials lie at that edge.
+HIGH_FRACTION = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,15 +29,17 @@ class _Parameter:
     condition: tuple = dataclasses.field(default=(), kw_only=True)
 
     def when(self, **options):
-        """Returns this parameter, to be drawn only where each named choice has the value, or one of the values, given.
+        """Returns this parameter, to be drawn only where each named choice or integer has one of the values given.
 
         >>> uniform(0.8, 0.99, limits=(0, 0.999)).when(optimizer="sgd").condition
         (('optimizer', ('sgd',)),)
         """
         if not options:
-            raise ValueError(f"`when` needs the name of a choice and its options. Received: options={options}")
+            raise ValueError(
+                f"`when` needs the name of a choice or an integer, and its values. Received: options={options}"
+            )
         condition = tuple(
-            (name, tuple(values) if isinstance(values, (list, tuple)) else (values,))
+            (name, tuple(values) if isinstance(values, (list, tuple, range)) else (values,))
             for name, values in options.items()
         )
         return dataclasses.replace(self, condition=(*self.condition, *condition))
@@ -45,6 +57,7 @@ class Range(_Parameter):
         log: Boolean, whether the scale is logarithmic.
         whole: Boolean, whether the values are integers.
         limits: `(lowest, highest)`: the ends never move beyond these, however good the values there.
+        step: Integer, the distance between neighbouring integers.
     """
 
     low: float
@@ -52,99 +65,153 @@ class Range(_Parameter):
     log: bool = False
     whole: bool = False
     limits: tuple = (-math.inf, math.inf)
+    step: int = 1
 
-    def place(self, value):
-        """Returns where `value` stands on the range's own scale: 0 at `low`, 1 at `high`."""
+    def to_unit(self, value):
+        """Returns where `value` lies on the range's own scale: 0 at `low`, 1 at `high`."""
         low, high = self._scaled(self.low), self._scaled(self.high)
         return (self._scaled(value) - low) / (high - low) if high > low else 0.5
 
-    def value(self, place):
-        """Returns the value at `place`: the inverse of `place`, rounded for integers."""
-        value = self._unscaled(place)
-        return round(value) if self.whole else value
+    def from_unit(self, unit):
+        """Returns the value at `unit`: the inverse of `to_unit`, rounded to a possible value for integers."""
+        value = self._unscaled(unit)
+        return self._on_grid(value, round) if self.whole else value
 
     def points(self, num):
         """Returns `num` values at equal distances on the range's scale, both ends among them; fewer for integers."""
-        places = [index / (num - 1) for index in range(num)] if num > 1 else [0.5]
-        return sorted({self.value(place) for place in places})
+        units = [index / (num - 1) for index in range(num)] if num > 1 else [0.5]
+        return sorted({self.from_unit(unit) for unit in units})
+
+    def holds(self, value):
+        """Returns whether `value` may be drawn."""
+        inside = isinstance(value, numbers.Real) and self.low <= value <= self.high
+        return inside and (not self.whole or (value - self.low) % self.step == 0)
 
     def distribution(self):
         """Returns the range as an Optuna distribution."""
         distributions = import_optional("optuna.distributions", "kregkit.search")
-        kind = distributions.IntDistribution if self.whole else distributions.FloatDistribution
-        return kind(self.low, self.high, log=self.log)
+        if self.whole:
+            return distributions.IntDistribution(self.low, self.high, log=self.log, step=self.step)
+        return distributions.FloatDistribution(self.low, self.high, log=self.log)
 
     def suggest(self, trial, name):
         """Returns the value that an Optuna trial draws."""
-        suggest = trial.suggest_int if self.whole else trial.suggest_float
-        return suggest(name, self.low, self.high, log=self.log)
+        if self.whole:
+            return trial.suggest_int(name, self.low, self.high, log=self.log, step=self.step)
+        return trial.suggest_float(name, self.low, self.high, log=self.log)
 
-    def around(self, values, best):
+    def edge(self, value):
+        """Returns `"lower"` or `"upper"` for a value in the outer 15% of the range, else None."""
+        unit = self.to_unit(value)
+        return "lower" if unit <= EDGE else "upper" if unit >= 1 - EDGE else None
+
+    def _growing_side(self, values, best, trend):
+        """Returns `(side, remark)`: the edge at which the best values lie, or `(None, "")`."""
+        if best is None or len(values) < FEWEST:
+            return None, ""
+        side, best_unit, median = self.edge(best), self.to_unit(best), self.to_unit(sorted(values)[len(values) // 2])
+        where = "is at"
+        if side is None:
+            # With several parameters the very best trial may lie further inside than the optimum of one of them.
+            low, high = max(best_unit, median) <= NEAR, min(best_unit, median) >= 1 - NEAR
+            side, where = "lower" if low else "upper" if high else None, "and most good values are near"
+        if side is None and trend is not None:
+            side, where = trend, "is inside, but values improve towards"
+        if side is None:
+            return None, ""
+        return side, f"widened: the best, {best:.4g}, {where} the {side} edge of {self.interval()}"
+
+    def around(self, values, best, trend=None):
         """Returns `(range, remark)`: the range to search next, and what there is to say of it.
 
         With `k` of the best values, of which the outermost are `a` and `b` on the range's own scale, the new ends are
         `a - (b - a) / (k - 1)` and `b + (b - a) / (k - 1)`, the unbiased estimates of an interval's ends from `k`
-        uniform draws, but within the old range and at least a tenth as wide. Where `best` is within a twentieth of an
-        end, the range keeps its other end and grows by half its width beyond this one, as far as `limits` allow.
+        uniform draws, but within the old range and at least a tenth as wide.
+
+        Where `best` lies in the outer 15% of the range, or both `best` and the median in the outer 25%, or where there
+        is a `trend`, the optimum may lie beyond. The range then keeps its other end and grows by its whole width beyond
+        this one, as far as `limits` allow. A range of fractions (its limits are 0 and 1) grows by half the way to 1 at
+        most, and beyond 0.8 only where two of the three best values lie at that edge.
+        Fewer than three values never widen a range.
+
+        Args:
+            values: List of numbers, the best values, best first.
+            best: Number, the value of the very best trial, or None if that one has no such parameter.
+            trend: `"lower"` or `"upper"`, the end towards which all trials together improve, or None.
 
         >>> log_uniform(1e-4, 1e-2).around([9e-3, 2e-3, 5e-3], best=9e-3)
-        (log_uniform(0.0001, 0.1), 'widened: the best, 0.009, is at the upper edge of [0.0001, 0.01]')
+        (log_uniform(0.0001, 0.505), 'widened: the best, 0.009, is at the upper edge of [0.0001, 0.01]')
         """
-        # None: the best trial has no such parameter.
-        best_place = 0.5 if best is None else self.place(best)
-        for at_edge, side, places in (
-            (best_place <= EDGE, "lower", (-GROWTH, 1.0)),
-            (best_place >= 1 - EDGE, "upper", (0.0, 1 + GROWTH)),
-        ):
-            if at_edge:
-                wider = self._between(*places, beyond=True)
-                # Where the limits allow no growth, the range narrows as any other.
-                if (wider.low, wider.high) != (self.low, self.high):
-                    return wider, f"widened: the best, {best:.4g}, is at the {side} edge of {self._interval()}"
+        side, remark = self._growing_side(values, best, trend)
+        if side is not None:
+            wider = self._widened(side, [self.edge(value) for value in values[:3]].count(side) > 1)
+            # Where the limits allow no growth, the range narrows as any other.
+            if (wider.low, wider.high) != (self.low, self.high):
+                return wider, remark
         if len(values) < 2:
             return self, ""
-        places = sorted(self.place(value) for value in values)
-        margin = (places[-1] - places[0]) / (len(places) - 1)
-        margin = max(margin, (NARROWEST - places[-1] + places[0]) / 2)
+        units = sorted(self.to_unit(value) for value in values)
+        margin = (units[-1] - units[0]) / (len(units) - 1)
+        margin = max(margin, (NARROWEST - units[-1] + units[0]) / 2)
         # Cut at an end, an interval of the least width moves inwards.
-        low = min(max(places[0] - margin, 0.0), 1 - NARROWEST)
-        high = max(min(places[-1] + margin, 1.0), NARROWEST)
-        return self._between(low, high, beyond=False), ""
+        low = min(max(units[0] - margin, 0.0), 1 - NARROWEST)
+        high = max(min(units[-1] + margin, 1.0), NARROWEST)
+        narrow = self._between(low, high)
+        return dataclasses.replace(narrow, low=max(narrow.low, self.low), high=min(narrow.high, self.high)), ""
 
-    def _between(self, low, high, beyond):
+    def _widened(self, side, certain):
+        if side == "lower":
+            return self._between(-1.0, 1.0)
+        wider = self._between(0.0, 2.0)
+        if self.limits != FRACTION or self.high >= 1:
+            return wider
+        # Half the way to 1 each time, but not to where rounding makes it 1.
+        high = max(self.high, min(wider.high, (1 + self.high) / 2, 0.999))
+        if not certain and high > HIGH_FRACTION:
+            high = max(self.high, HIGH_FRACTION)
+        return dataclasses.replace(self, high=high)
+
+    def _between(self, low, high):
+        """Returns the range between two places on this one's scale, within the limits; integers round outwards."""
         ends = []
-        for place, away in ((low, math.floor), (high, math.ceil)):
-            value = self._unscaled(place)
-            value = away(value) if self.whole else value
-            ends.append(min(max(value, self.limits[0]), self.limits[1]))
-        if not beyond:
-            ends = [max(ends[0], self.low), min(ends[1], self.high)]
+        for unit, outwards, inwards in ((low, math.floor, math.ceil), (high, math.ceil, math.floor)):
+            value = self._unscaled(unit)
+            value = self._on_grid(value, outwards) if self.whole else value
+            if not self.limits[0] <= value <= self.limits[1]:
+                value = min(max(value, self.limits[0]), self.limits[1])
+                value = self._on_grid(value, inwards) if self.whole else value
+            ends.append(value)
         return dataclasses.replace(self, low=ends[0], high=ends[1])
+
+    def _on_grid(self, value, rounding):
+        return self.low + self.step * rounding((value - self.low) / self.step)
 
     def _scaled(self, value):
         return math.log(value) if self.log else value
 
-    def _unscaled(self, place):
-        if place in (0, 1):
-            return self.high if place else self.low
+    def _unscaled(self, unit):
+        if unit in (0, 1):
+            return self.high if unit else self.low
         low, high = self._scaled(self.low), self._scaled(self.high)
-        value = low + place * (high - low)
-        # Twelve digits: so that values read 0.1, not 0.10000000000000002.
-        return float(f"{math.exp(value) if self.log else value:.12g}")
+        value = low + unit * (high - low)
+        # Twelve digits: so that values read 0.1, not 0.10000000000000002. Neither 0 nor infinity has a logarithm.
+        return float(f"{math.exp(min(max(value, -700), 700)) if self.log else value:.12g}")
 
-    def _interval(self):
+    def interval(self):
+        """Returns the ends as text."""
         return f"[{self.low:.4g}, {self.high:.4g}]"
 
     def __str__(self):
-        return self._interval() + (" log" if self.log else "")
+        return self.interval() + (" log" if self.log else f" step {self.step}" if self.step > 1 else "")
 
     def __repr__(self):
         name = "integer" if self.whole else "log_uniform" if self.log else "uniform"
-        return f"{name}({self.low:.6g}, {self.high:.6g}{', log=True' if self.whole and self.log else ''})"
+        scale = ", log=True" if self.whole and self.log else f", step={self.step}" if self.step > 1 else ""
+        return f"{name}({self.low:.6g}, {self.high:.6g}{scale})"
 
     def to_json(self):
         """Returns what identifies the range, as JSON values."""
-        kind = {"log": self.log, "whole": self.whole}
+        kind = {"log": self.log, "whole": self.whole, **({"step": self.step} if self.step > 1 else {})}
         limits = [end if math.isfinite(end) else None for end in self.limits]
         return {"low": self.low, "high": self.high, **kind, "limits": limits, **self._condition_to_json()}
 
@@ -154,10 +221,28 @@ class Choice(_Parameter):
     """One of several options. Made by `choice`.
 
     Args:
-        options: Dictionary from what is stored (a string, a number, a Boolean or None) to the value that it stands for.
+        options: Dictionary from an option's name, which is what a storage keeps (a string, a number, a Boolean or
+            None), to the value that it stands for.
     """
 
     options: dict
+
+    def holds(self, name):
+        """Returns whether an option has this name."""
+        return name in self.options
+
+    def has(self, option):
+        """Returns whether there is an option of this name, or a tuple or list that equals one of the values."""
+        return self.name_of(option, None) is not None or (option is None and None in self.options)
+
+    def name_of(self, option, default=None):
+        """Returns the name of an option that is given by its name, or by its value if that is a tuple or a list."""
+        if _is_simple(option):
+            return option if option in self.options else default
+        for name, value in self.options.items():
+            if isinstance(option, (tuple, list)) and isinstance(value, (tuple, list)) and list(value) == list(option):
+                return name
+        return default
 
     def points(self, num):
         """Returns all options, whatever `num`."""
@@ -191,10 +276,11 @@ class Choice(_Parameter):
         return {"options": list(self.options), **self._condition_to_json()}
 
 
-def _limits(limits, low, high, default):
+def _checked_limits(limits, low, high, default):
     limits = default if limits is None else limits
-    if len(limits) != 2 or not limits[0] <= low <= high <= limits[1]:
-        raise ValueError(f"`limits` must enclose [{low}, {high}]. Received: limits={limits}")
+    pair = isinstance(limits, (tuple, list)) and len(limits) == 2
+    if not pair or not limits[0] <= low <= high <= limits[1]:
+        raise ValueError(f"`limits` must be a pair that encloses [{low}, {high}]. Received: limits={limits}")
     return tuple(limits)
 
 
@@ -203,16 +289,16 @@ def uniform(low, high, limits=None):
 
     Args:
         low, high: Floats, the ends; `low < high`.
-        limits: `(lowest, highest)` that widening keeps to. By default what is never negative stays so, and a range
-            within [0, 1], taken for a fraction, stays within it.
+        limits: `(lowest, highest)` that widening keeps to. By default a range that has no negative values gets none,
+            and a range within [0, 1], taken for one of fractions such as dropout rates, stays below 1.
 
     >>> uniform(0.0, 0.5)
     uniform(0, 0.5)
     """
     low = check_number("low", low)
     high = check_number("high", high, low, low_open=True)
-    lowest = 0.0 if low >= 0 else -math.inf
-    return Range(low, high, limits=_limits(limits, low, high, (lowest, 1.0 if low >= 0 and high <= 1 else math.inf)))
+    default = (-math.inf, math.inf) if low < 0 else FRACTION if high <= 1 else (0.0, math.inf)
+    return Range(low, high, limits=_checked_limits(limits, low, high, default))
 
 
 def log_uniform(low, high, limits=None):
@@ -220,47 +306,75 @@ def log_uniform(low, high, limits=None):
 
     Args:
         low, high: Floats, the ends; `0 < low < high`.
-        limits: `(lowest, highest)` that widening keeps to. By default there are none.
+        limits: `(lowest, highest)` that widening keeps to. By default a range below 1 stays below 1, since it may be
+            one of fractions: for a learning rate that may be larger, pass `limits=(0, 10)`.
 
-    >>> log_uniform(1e-5, 1e-1).value(0.25)
+    >>> log_uniform(1e-5, 1e-1).from_unit(0.25)
     0.0001
     """
     low = check_number("low", low, 0, low_open=True)
     high = check_number("high", high, low, low_open=True)
-    return Range(low, high, log=True, limits=_limits(limits, low, high, (0.0, math.inf)))
+    default = FRACTION if high < 1 else (0.0, math.inf)
+    return Range(low, high, log=True, limits=_checked_limits(limits, low, high, default))
 
 
-def integer(low, high, log=False, limits=None):
+def integer(low, high, log=False, limits=None, step=1):
     """Returns a range of integers, both ends among them.
 
     Args:
         low, high: Integers, the ends; `low < high`.
-        log: Boolean, whether the scale is logarithmic; then `low >= 1`.
-        limits: `(lowest, highest)` that widening keeps to. By default what is never negative stays so, and what is
-            never zero stays positive.
+        log: Boolean, whether the scale is logarithmic; then `low >= 1`, and every integer is possible.
+        limits: `(lowest, highest)` that widening keeps to. By default a range that has no negative values gets none,
+            and a range that has no zero gets none.
+        step: Integer >= 1, the distance between neighbouring values: `integer(16, 128, step=16)` draws multiples of 16.
+            The distance of the ends must be a multiple of it.
 
     >>> integer(16, 256, log=True).points(5)
     [16, 32, 64, 128, 256]
     """
+    step = check_integer("step", step, 1)
     low = check_integer("low", low, 1 if log else None)
     high = check_integer("high", high, low + 1)
+    if log and step > 1:
+        raise ValueError(f"`step` must be 1 on a logarithmic scale. Received: step={step}, log={log}")
+    if (high - low) % step:
+        raise ValueError(f"`high - low` must be a multiple of `step`. Received: low={low}, high={high}, step={step}")
     lowest = 1 if low >= 1 else 0 if low == 0 else -math.inf
-    return Range(low, high, log=bool(log), whole=True, limits=_limits(limits, low, high, (lowest, math.inf)))
+    limits = _checked_limits(limits, low, high, (lowest, math.inf))
+    return Range(low, high, log=bool(log), whole=True, limits=limits, step=step)
 
 
 def choice(options):
     """Returns a choice among options.
 
     Args:
-        options: List of strings, numbers, Booleans or None; or a dictionary from such names to any values.
+        options: List of strings, numbers, Booleans, None, or tuples and lists of these, which differ; or a dictionary
+            from names of these simple kinds to any values. `train` receives the values. Results and storages hold
+            names: that of a tuple or a list is its text, `"(64, 32)"`.
 
+    >>> choice([(64,), (64, 32)])
+    choice(['(64,)', '(64, 32)'])
     >>> choice({"shallow": (64,), "deep": (64, 64)})
     choice(['shallow', 'deep'])
     """
-    named = dict(options) if isinstance(options, dict) else {option: option for option in options}
-    if not named or not all(name is None or isinstance(name, (str, bool, int, float)) for name in named):
+    if not isinstance(options, dict) and (isinstance(options, str) or not hasattr(options, "__iter__")):
+        options = ()
+    pairs = list(options.items()) if isinstance(options, dict) else [(_option_name(one), one) for one in options]
+    simple = pairs and all(_is_simple(name) for name, _ in pairs)
+    if not simple or len(dict(pairs)) < len(pairs):
         raise ValueError(
-            "`options` must be a list of strings, numbers, Booleans or None, or a dictionary from such names. "
-            f"Received: options={options!r}"
+            "`options` must be a list of strings, numbers, Booleans, None, or tuples of these, which differ; or a "
+            f"dictionary from names. Received: options={options!r}"
         )
-    return Choice(named)
+    return Choice({name: value.item() if isinstance(value, np.generic) else value for name, value in pairs})
+
+
+def _is_simple(value):
+    return value is None or isinstance(value, (str, bool, int, float))
+
+
+def _option_name(option):
+    if isinstance(option, np.generic):
+        return option.item()
+    parts = keras.tree.flatten(option) if isinstance(option, (tuple, list)) else [option]
+    return repr(option) if isinstance(option, (tuple, list)) and all(map(_is_simple, parts)) else option

@@ -8,6 +8,7 @@ from kregkit._core.files import replacing
 from kregkit._core.metrics import direction as direction_of
 from kregkit._core.metrics import is_better
 from kregkit._core.optional import import_optional
+from kregkit.search.ranges import Range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +68,7 @@ class SearchResult:
         rounds: List of dictionaries, one per round: `space` (a `Space`), `epochs`, `trials` and `remarks`
             (a dictionary from parameters to what was said when their range was made).
         space: The `Space` that a further round would search; `remarks` says where and why it was widened.
+        edges: Dictionary from parameters to sentences: whose range was widened, or may not hold the optimum.
         metric, mode: Strings, what was optimised, and `"min"` or `"max"`.
         studies: List of Optuna studies, one per round, for Optuna's own tools.
     """
@@ -182,10 +184,54 @@ class SearchResult:
             x=x,
             y=y,
             color=color,
-            direction=self.mode if color == self.metric else direction_of(color),
+            direction=self.mode if color == self.metric else _direction_or_min(color),
         )
 
-    def __repr__(self):
+    @property
+    def edges(self):
+        """What there is to say of ranges that may not hold the optimum: a dictionary from parameters to sentences.
+
+        A parameter is named if its range was widened, or if the best trial lies in the outer 15% of all that was
+        searched.
+        """
+        edges = {}
+        for number, searched in enumerate(self.rounds, start=1):
+            for name, remark in searched["remarks"].items():
+                edges.setdefault(name, []).append(f"round {number} was {remark}")
         best = self.best
-        found = f"best {self.metric} {best.value:.4g} with {best.parameters}" if best else "none complete"
-        return f"SearchResult({len(self.trials)} trials in {len(self.rounds)} rounds, {found})"
+        for name, value in best.parameters.items() if best else ():
+            ranges = [one["space"].parameters[name] for one in self.rounds if name in one["space"].parameters]
+            if isinstance(ranges[0], Range):
+                ends = {"low": min(one.low for one in ranges), "high": max(one.high for one in ranges)}
+                searched = dataclasses.replace(ranges[0], **ends)
+                if side := searched.edge(value):
+                    limit = searched.limits[side == "upper"]
+                    end = searched.low if side == "lower" else searched.high
+                    advice = f"its limit is {limit:.4g}" if end == limit else "search on from `result.space`"
+                    text = f"the best, {value:.4g}, lies at the {side} edge of all that was searched, "
+                    edges.setdefault(name, []).append(f"{text}{searched.interval()}: {advice}")
+        return {name: "; ".join(sentences) for name, sentences in edges.items()}
+
+    def __str__(self):
+        best = self.best
+        if best is None:
+            outcome = "none complete"
+        else:
+            parameters = ", ".join(f"{name}={_shown(value)}" for name, value in best.parameters.items())
+            outcome = f"best {self.metric} {best.value:.4g} with {parameters}"
+        lines = [f"SearchResult: {len(self.trials)} trials in {len(self.rounds)} rounds, {outcome}"]
+        return "\n".join([*lines, *(f"- {name}: {text}" for name, text in self.edges.items())])
+
+    __repr__ = __str__
+
+
+def _shown(value):
+    return f"{value:.4g}" if isinstance(value, float) else repr(value)
+
+
+def _direction_or_min(metric):
+    """Returns which colours are good; a quantity of an unknown kind is drawn as if smaller were better."""
+    try:
+        return direction_of(metric)
+    except ValueError:
+        return "min"

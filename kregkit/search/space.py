@@ -3,6 +3,8 @@
 import dataclasses
 import math
 
+import numpy as np
+
 from kregkit._core.checks import check_integer, check_number
 from kregkit.search.ranges import Choice, Range
 
@@ -12,10 +14,12 @@ class Space:
 
     Args:
         **parameters: What `uniform`, `log_uniform`, `integer` and `choice` return. One that ends in
-            `.when(name=option)` is drawn only where the choice `name`, given before it, has that option.
+            `.when(name=value)` is drawn only where the choice or integer `name`, given before it, has that value, or
+            one of a list or `range` of values. An integer that others depend on is never widened: its new values would
+            have none of them.
 
     Raises:
-        ValueError: A value is not a range, or a condition names no earlier choice, or an option that it lacks.
+        ValueError: A value is not a range, or a condition names no earlier choice or integer, or a value that it lacks.
 
     Example:
 
@@ -33,27 +37,39 @@ class Space:
     def __init__(self, **parameters):
         if not parameters:
             raise ValueError(f"A space needs at least one parameter. Received: parameters={parameters}")
-        earlier = {}
+        self.parameters = {}
         for name, parameter in parameters.items():
             if not isinstance(parameter, (Range, Choice)):
                 raise ValueError(
                     f"`{name}` must come from `uniform`, `log_uniform`, `integer` or `choice`. "
                     f"Received: {name}={parameter!r}"
                 )
-            for other, options in parameter.condition:
-                if not isinstance(earlier.get(other), Choice):
-                    raise ValueError(
-                        f"`{name}` depends on {other!r}, which must be a choice that stands before it. "
-                        f"Received: {name}={parameter!r}"
-                    )
-                unknown = [option for option in options if option not in earlier[other].options]
-                if unknown:
-                    raise ValueError(
-                        f"`{name}` depends on options that {other!r} lacks: it has {list(earlier[other].options)}. "
-                        f"Received: {name}={unknown!r}"
-                    )
-            earlier[name] = parameter
-        self.parameters = parameters
+            condition = tuple((other, self._values_of(name, other, values)) for other, values in parameter.condition)
+            self.parameters[name] = dataclasses.replace(parameter, condition=condition)
+
+    def _values_of(self, name, other, values):
+        """Returns the values of the parameter `other` for which `name` is drawn, options by their names."""
+        parent = self.parameters.get(other)
+        if isinstance(parent, Choice):
+            known = list(parent.options)
+            # A tuple may be one option or several.
+            names = [parent.name_of(values)] if parent.has(values) else None
+            lacks = [] if names else [value for value in values if not parent.has(value)]
+        elif isinstance(parent, Range) and parent.whole:
+            known, names = str(parent), None
+            lacks = [value for value in values if isinstance(value, bool) or not parent.holds(value)]
+        else:
+            raise ValueError(
+                f"`{name}` depends on {other!r}, which must be a choice or an integer that stands before it. "
+                f"Received: {name}={values!r}"
+            )
+        if lacks or not values:
+            raise ValueError(
+                f"`{name}` depends on values that {other!r} lacks: it has {known}. Received: {name}={lacks!r}"
+            )
+        if isinstance(parent, Choice):
+            return tuple(names or map(parent.name_of, values))
+        return tuple(map(int, values))
 
     def draw(self, trial):
         """Returns what an Optuna trial draws, as a dictionary from names to stored values."""
@@ -70,6 +86,14 @@ class Space:
             for name, parameter in self.parameters.items()
             if name in drawn
         }
+
+    def middle(self):
+        """Returns one setting: the middle of each range and the first option of each choice."""
+        setting = {}
+        for name, parameter in self.parameters.items():
+            if _active(parameter, setting):
+                setting[name] = parameter.points(1)[0]
+        return setting
 
     def grid(self, points):
         """Returns all combinations of values at equal distances on each range's scale, as a list of dictionaries.
@@ -92,19 +116,20 @@ class Space:
         combinations = [{}]
         for name, parameter in self.parameters.items():
             longer = []
-            for one in combinations:
-                if _active(parameter, one):
-                    longer += [{**one, name: value} for value in parameter.points(counts.get(name))]
+            for drawn in combinations:
+                if _active(parameter, drawn):
+                    longer += [{**drawn, name: value} for value in parameter.points(counts.get(name))]
                 else:
-                    longer.append(one)
+                    longer.append(drawn)
             combinations = longer
         return combinations
 
     def around(self, trials, mode, quantile=0.2):
         """Returns `(space, remarks)`: the space of the next round, and a dictionary of what to say of each parameter.
 
-        A parameter's new range lies around its values in the best trials, counted among those that have it; it is
-        widened where the very best trial has a value at its edge. See `Range.around` and `Choice.around`.
+        A parameter's new range lies around its values in the best trials, counted among those that have it. It is
+        widened where the very best trial has a value at its edge, or where the trials improve towards an edge. See
+        `Range.around` and `Choice.around`.
 
         Args:
             trials: List of `(drawn, score)`, the finished trials of a round.
@@ -113,16 +138,52 @@ class Space:
         """
         check_number("quantile", quantile, 0, 1, low_open=True)
         ranked = sorted(trials, key=lambda trial: trial[1], reverse=mode == "max")
+        parents = {other for parameter in self.parameters.values() for other, _ in parameter.condition}
+        trends = self._trends(ranked)
         new, remarks = {}, {}
         for name, parameter in self.parameters.items():
             values = [drawn[name] for drawn, _ in ranked if name in drawn]
             top = values[: max(3, math.ceil(quantile * len(values)))]
             # Among the trials that have it, the best of a dependent parameter may be a poor trial: no reason to widen.
             best = ranked[0][0].get(name) if ranked else None
-            new[name], remark = parameter.around(top, best) if top else (parameter, "")
+            if name in parents and isinstance(parameter, Range):
+                parameter = dataclasses.replace(parameter, limits=(parameter.low, parameter.high))
+            if not top:
+                new[name], remark = parameter, ""
+            elif isinstance(parameter, Choice):
+                new[name], remark = parameter.around(top, best)
+            else:
+                new[name], remark = parameter.around(top, best, trends.get(name))
             if remark:
                 remarks[name] = remark
         return Space(**_without_dropped(new)), remarks
+
+    def _trends(self, ranked):
+        """Returns the ends of ranges towards which trials clearly improve: a dictionary to `"lower"` or `"upper"`.
+
+        With several parameters the best trial is often inside a range whose optimum lies beyond. A quadratic in all of
+        them, fitted to the ranks by least squares, tells: its slope in the middle differs from zero by more than three
+        standard errors, and still leads outwards at the end.
+        """
+        names = [name for name, one in self.parameters.items() if isinstance(one, Range) and not one.condition]
+        num = 1 + 2 * len(names)
+        if not names or len(ranked) < 2 * num:
+            return {}
+        units = np.array([[self.parameters[name].to_unit(drawn[name]) for name in names] for drawn, _ in ranked]) - 0.5
+        design = np.hstack([np.ones((len(units), 1)), units, units**2])
+        # Ranks, since losses of bad trials are of any size. The best is first, so that a falling rank improves.
+        rank = np.arange(len(ranked)) / len(ranked)
+        inverse = np.linalg.pinv(design.T @ design)
+        weights = inverse @ design.T @ rank
+        variance = np.sum((rank - design @ weights) ** 2) / (len(rank) - num)
+        trends = {}
+        for index, name in enumerate(names, start=1):
+            slope, curvature = weights[index], weights[index + len(names)]
+            error = np.sqrt(variance * inverse[index, index])
+            # Half a width from the middle the slope is `slope ± curvature`.
+            if abs(slope) > max(3 * error, curvature):
+                trends[name] = "lower" if slope > 0 else "upper"
+        return trends
 
     def to_json(self):
         """Returns what identifies the space, as JSON values."""
@@ -137,13 +198,13 @@ def _active(parameter, drawn):
 
 
 def _without_dropped(parameters):
-    """Leaves out what depends on options that are no longer there."""
+    """Leaves out what depends on values that are no longer there."""
     kept = {}
     for name, parameter in parameters.items():
         condition = [
-            (other, tuple(option for option in options if other in kept and option in kept[other].options))
-            for other, options in parameter.condition
+            (other, tuple(value for value in values if other in kept and kept[other].holds(value)))
+            for other, values in parameter.condition
         ]
-        if all(options for _, options in condition):
+        if all(values for _, values in condition):
             kept[name] = dataclasses.replace(parameter, condition=tuple(condition))
     return kept

@@ -3,19 +3,22 @@
 import copy
 
 
-class build_and_fit:
-    """Makes the `train` of `search` from a function that builds a compiled model.
+def build_and_fit(build, train_data, validation_data=None, **fit_arguments):
+    """Returns the `train` of `search`, made from a function that builds a compiled model.
 
     Args:
         build: Callable from a dictionary of parameters to a compiled `keras.Model`, or to `(model, arguments)` with a
-            dictionary of arguments for `fit`, for what the parameters say of them, such as `batch_size`.
+            dictionary of arguments for `fit` that depend on the parameters, such as `batch_size`.
         train_data: What `fit` reads: `(x, y)`, `(x, y, sample_weight)`, or a dataset.
         validation_data: What `fit` validates on, in the same forms.
         **fit_arguments: Further arguments of `fit`. Its `verbose` defaults to 0, and its `callbacks` are deep-copied
-            for each fit, since many remember.
+            for each fit, since many have a state.
 
     Returns:
-        A callable `(parameters, epochs, callbacks)` that returns the `History`.
+        A `BuildAndFit`: a callable `(parameters, epochs, callbacks)` that returns the `History`.
+
+    Raises:
+        ValueError: `build` isn't callable, or an argument of `fit` is one that the search sets.
 
     Example:
 
@@ -29,15 +32,22 @@ class build_and_fit:
     >>> sorted(train({"learning_rate": 0.1}, 1, []).history)
     ['loss', 'val_loss']
     """
+    return BuildAndFit(build, train_data, validation_data, **fit_arguments)
 
-    # A class, since a closure doesn't pickle: trials in fresh processes need it.
+
+class BuildAndFit:
+    """Builds a model for each setting and fits it; what `build_and_fit` returns, and takes the same arguments.
+
+    It pickles if `build` and the data do, which trials in fresh processes need.
+    """
+
     def __init__(self, build, train_data, validation_data=None, **fit_arguments):
         if not callable(build):
             raise ValueError(f"`build` must be a function that returns a compiled model. Received: build={build!r}")
         for reserved in ("epochs", "validation_data", "x", "y"):
             if reserved in fit_arguments:
                 raise ValueError(
-                    f"{reserved!r} is not for `fit_arguments`: the search sets the epochs, the data come by "
+                    f"`build_and_fit` takes no {reserved!r}: the search sets the epochs, and the data are "
                     f"`train_data` and `validation_data`. Received: {reserved}={fit_arguments[reserved]!r}"
                 )
         self.build = build
@@ -46,21 +56,21 @@ class build_and_fit:
         self.fit_arguments = fit_arguments
 
     def __call__(self, parameters, epochs, callbacks=()):
-        return fit_built(
-            self.build, parameters, self.train_data, self.validation_data, epochs, callbacks, self.fit_arguments
-        )
+        return self.fit(*self.built(parameters), epochs, callbacks)
 
+    def fit(self, model, own_arguments, epochs, callbacks=()):
+        """Fits what `built` returned; returns the `History`."""
+        arguments = {"verbose": 0, **self.fit_arguments, **own_arguments}
+        others = [copy.deepcopy(callback) for callback in arguments.pop("callbacks", None) or []]
+        data = self.train_data if isinstance(self.train_data, tuple) else (self.train_data,)
+        data = dict(zip(("x", "y", "sample_weight"), data))
+        arguments |= {"validation_data": self.validation_data, "callbacks": [*callbacks, *others]}
+        return model.fit(**data, epochs=epochs, **arguments)
 
-def fit_built(build, parameters, train_data, validation_data, epochs, callbacks, fit_arguments):
-    """Builds a model and fits it; returns the `History`."""
-    built = build(dict(parameters))
-    model, own = built if isinstance(built, tuple) else (built, {})
-    if getattr(model, "optimizer", None) is None:
-        raise ValueError(f"`build` must return a compiled model. Received: model={model!r}")
-    arguments = {"verbose": 0, **fit_arguments, **own}
-    others = [copy.deepcopy(callback) for callback in arguments.pop("callbacks", None) or []]
-    data = train_data if isinstance(train_data, tuple) else (train_data,)
-    data = dict(zip(("x", "y", "sample_weight"), data))
-    return model.fit(
-        **data, validation_data=validation_data, epochs=epochs, callbacks=[*callbacks, *others], **arguments
-    )
+    def built(self, parameters):
+        """Returns `(model, fit_arguments)` for a setting."""
+        built = self.build(dict(parameters))
+        model, arguments = built if isinstance(built, tuple) else (built, {})
+        if getattr(model, "optimizer", None) is None:
+            raise ValueError(f"`build` must return a compiled model. Received: model={model!r}")
+        return model, arguments

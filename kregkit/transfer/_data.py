@@ -4,8 +4,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kregkit._core.batches import read_batches
 
-def is_arrays(data):
+
+def is_pair(data):
     """Returns whether `data` is a pair `(x, y)`, and not something that yields batches."""
     return isinstance(data, (tuple, list))
 
@@ -21,12 +23,12 @@ def labels_of(name, data):
     Raises:
         ValueError: `data` is nothing of this, never ends, or labels are not integers from 0, one per example.
     """
-    return labelled(name, data)[1] if is_arrays(data) else np.concatenate([y for _, y in _batches(name, data)])
+    return labelled(name, data)[1] if is_pair(data) else np.concatenate([y for _, y in _batches(name, data)])
 
 
 def features_of(name, data, model):
     """Returns a list of the outputs of `model` for all of `data`, and their labels, in one pass; as `labels_of`."""
-    if is_arrays(data):
+    if is_pair(data):
         x, y = labelled(name, data)
         outputs = model.predict(x, verbose=0)
         return (outputs if isinstance(outputs, list) else [outputs]), y
@@ -68,26 +70,23 @@ def integer_labels(y):
 def _batches(name, data):
     """Yields the batches `(x, y)` of a dataset once."""
     kind = type(data).__name__
-    if isinstance(data, keras.utils.PyDataset):
-        endless = data.num_batches is None
-        batches = map(data.__getitem__, range(data.num_batches or 0))
-    else:
-        endless = isinstance(data, tf.data.Dataset) and data.cardinality() == tf.data.INFINITE_CARDINALITY
-        # A generator is empty after one pass, and there are several.
-        batches = data if hasattr(data, "__iter__") and not hasattr(data, "__next__") else [data]
-    if endless:
+    endless = isinstance(data, tf.data.Dataset) and data.cardinality() == tf.data.INFINITE_CARDINALITY
+    if endless or (isinstance(data, keras.utils.PyDataset) and data.num_batches is None):
         raise ValueError(
             f"`{name}` must end, as it is read from end to end: leave out `repeat`, or cut it by `take`. "
             f"Received: {name}={kind} without end"
         )
+    # A generator is empty after one pass, and there are several.
+    readable = isinstance(data, keras.utils.PyDataset) or (hasattr(data, "__iter__") and not hasattr(data, "__next__"))
     empty = True
-    for batch in batches:
+    for x, y, sample_weight in read_batches(data) if readable else [(data, None, None)]:
         empty = False
-        if not isinstance(batch, (tuple, list)) or any(len(np.shape(one)) == 0 for one in batch[1:]):
+        if y is None or np.ndim(y) == 0 or sample_weight is not None:
             raise ValueError(
-                f"`{name}` must be a pair of arrays (x, y), or a dataset that yields such pairs in batches and can be "
-                f"read again, such as a tf.data.Dataset or a keras.utils.PyDataset. Received: {name}={kind}"
+                f"`{name}` must be a pair of arrays (x, y), or a dataset that yields such pairs in batches without "
+                "sample weights and can be read again, such as a tf.data.Dataset or a keras.utils.PyDataset. "
+                f"Received: {name}={kind}"
             )
-        yield labelled(name, batch)
+        yield labelled(name, (x, y))
     if empty:
         raise ValueError(f"`{name}` holds no examples. Received: {name}={kind}")

@@ -5,9 +5,11 @@ import re
 import keras
 import numpy as np
 
+from kregkit._core import keras_internals
+from kregkit._core.graph import flat_layers, nested_models
 from kregkit._core.weights import assign_values, copy_values
 
-# What belongs to the layer with a kernel before it. Some of these hold matrices too, such as one slope per place.
+# What belongs to the layer with a kernel before it. Some of these hold matrices too, such as one slope per position.
 _FOLLOWING = (
     keras.layers.BatchNormalization,
     keras.layers.LayerNormalization,
@@ -20,17 +22,6 @@ _FOLLOWING = (
 )
 # Where the branch of a residual block ends.
 _JOINING = (keras.layers.Add,)
-
-
-def flat_layers(model):
-    """Returns the layers of `model` in order, those of nested models in place of the model, without inputs."""
-    layers = []
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            layers += flat_layers(layer)
-        elif not isinstance(layer, keras.layers.InputLayer):
-            layers.append(layer)
-    return list({id(layer): layer for layer in layers}.values())
 
 
 def weighted_layers(model):
@@ -57,26 +48,19 @@ def stage_names(model, count):
     """
     weighted = weighted_layers(model)
     body = weighted[:-1] if isinstance(weighted[-1], keras.layers.Dense) and len(weighted) > 1 else weighted
-    places = sorted({round(place) for place in np.linspace(0, len(body) - 1, count + 1)[1:]})
-    return list(dict.fromkeys(stage_end(model, body[place]).name for place in places))
+    indices = sorted({round(index) for index in np.linspace(0, len(body) - 1, count + 1)[1:]})
+    return list(dict.fromkeys(stage_end(model, body[index]).name for index in indices))
 
 
 def _users(model):
     """Returns a dictionary from a layer's identity to what its outputs go into, nested models' layers included."""
     users = {}
-    for one in (model, *nested_models(model)):
-        functional = getattr(one, "_functional", None) or one
-        for nodes in getattr(functional, "_nodes_by_depth", {}).values():
-            for node in nodes:
-                for parent in node.parent_nodes:
-                    users.setdefault(id(parent.operation), []).append(node.operation)
+    for part in (model, *nested_models(model)):
+        functional = keras_internals.functional_of(part)
+        for node in keras_internals.nodes_in_order(functional) if functional is not None else ():
+            for parent in node.parent_nodes:
+                users.setdefault(id(parent.operation), []).append(node.operation)
     return users
-
-
-def nested_models(model):
-    """Returns the models within `model`, outer ones first."""
-    inner = [layer for layer in model.layers if isinstance(layer, keras.Model)]
-    return [one for nested in inner for one in (nested, *nested_models(nested))]
 
 
 def matching(model, layers, name, whole=False):
@@ -91,20 +75,20 @@ def matching(model, layers, name, whole=False):
     flat = flat_layers(model)
     nested = nested_models(model)
     chosen = []
-    for one in layers if isinstance(layers, (list, tuple)) else [layers]:
-        if isinstance(one, keras.layers.Layer):
-            found = [layer for layer in (*flat, *nested) if layer is one]
-        elif isinstance(one, str):
-            found = [layer for layer in (*flat, *nested) if layer.name == one]
-            found = found or [layer for layer in flat if _matches(one, layer.name, name)]
+    for given in layers if isinstance(layers, (list, tuple)) else [layers]:
+        if isinstance(given, keras.layers.Layer):
+            meant = [layer for layer in (*flat, *nested) if layer is given]
+        elif isinstance(given, str):
+            meant = [layer for layer in (*flat, *nested) if layer.name == given]
+            meant = meant or [layer for layer in flat if _matches(given, layer.name, name)]
         else:
-            found = []
+            meant = []
         if not whole:
-            found = [part for layer in found for part in (flat_layers(layer) if layer in nested else [layer])]
-        if not found:
+            meant = [part for layer in meant for part in (flat_layers(layer) if layer in nested else [layer])]
+        if not meant:
             names = ", ".join(layer.name for layer in flat)
-            raise ValueError(f"`{name}` must name layers of the model, which are {names}. Received: {name}={one!r}")
-        chosen += found
+            raise ValueError(f"`{name}` must name layers of the model, which are {names}. Received: {name}={given!r}")
+        chosen += meant
     return list({id(layer): layer for layer in chosen}.values())
 
 

@@ -2,7 +2,6 @@
 
 import pathlib
 import socket
-import sys
 import threading
 import urllib.parse
 import urllib.request
@@ -10,10 +9,15 @@ import urllib.request
 import keras
 import numpy as np
 
+from kregkit._core import keras_internals
+from kregkit._core.background import answers_in_time
 from kregkit._core.checks import check_integer, check_number
+from kregkit._core.replacing import replaced
 from kregkit.data import digits
 
 _TIMEOUT = 5.0
+# Keras's download function is replaced for the whole process while a backbone is made: by one thread at a time.
+_DOWNLOADING = threading.Lock()
 
 
 def backbone(name="digits", weights="imagenet", timeout=_TIMEOUT, **arguments):
@@ -21,6 +25,9 @@ def backbone(name="digits", weights="imagenet", timeout=_TIMEOUT, **arguments):
 
     Weights that are on disk are used; others are fetched. Where there is no network the error comes within `timeout`
     seconds, and names the file, where it comes from and where to put it.
+
+    Keras has no way to ask for that, so its `get_file` is replaced while the model is made, for all threads: one that
+    downloads something else meanwhile asks that server first too. Two threads that call `backbone` wait for each other.
 
     Args:
         name: `"digits"`, or the name of a class in `keras.applications`, such as `"ResNet50"`.
@@ -45,11 +52,9 @@ def backbone(name="digits", weights="imagenet", timeout=_TIMEOUT, **arguments):
         return digits_backbone(**arguments)
     make = getattr(keras.applications, name, None) if isinstance(name, str) else None
     if not callable(make):
-        known = sorted(one for one in dir(keras.applications) if one[:1].isupper())
+        known = sorted(known for known in dir(keras.applications) if known[:1].isupper())
         raise ValueError(f"`name` must be 'digits' or one of {', '.join(known)}. Received: name={name!r}")
-    # All applications fetch through this module; only there do the file and its address come together.
-    module = sys.modules[keras.utils.get_file.__module__]
-    original = module.get_file
+    module = keras_internals.download_module()
 
     def get_file(fname=None, origin=None, cache_subdir="datasets", cache_dir=None, file_hash=None, **rest):
         home = pathlib.Path(cache_dir or module.config.keras_home())
@@ -66,11 +71,10 @@ def backbone(name="digits", weights="imagenet", timeout=_TIMEOUT, **arguments):
         rest |= {"cache_subdir": cache_subdir, "cache_dir": cache_dir, "file_hash": file_hash}
         return original(fname, origin=origin, **rest)
 
-    module.get_file = get_file
-    try:
-        return make(weights=weights, **arguments)
-    finally:
-        module.get_file = original
+    with _DOWNLOADING:
+        original = module.get_file
+        with replaced(module, "get_file", get_file):
+            return make(weights=weights, **arguments)
 
 
 def _answers(origin, timeout):
@@ -82,20 +86,13 @@ def _answers(origin, timeout):
     proxy = urllib.request.getproxies().get(parts.scheme)
     if proxy and not urllib.request.proxy_bypass(parts.hostname):
         parts = urllib.parse.urlparse(proxy if "://" in proxy else f"http://{proxy}")
-    reached = threading.Event()
 
-    def connect():
-        try:
-            port = parts.port or (80 if parts.scheme == "http" else 443)
-            socket.create_connection((parts.hostname, port), timeout=timeout).close()
-            reached.set()
-        except OSError:
-            pass
+    def connects():
+        port = parts.port or (80 if parts.scheme == "http" else 443)
+        socket.create_connection((parts.hostname, port), timeout=timeout).close()
+        return True
 
-    thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(timeout)
-    return reached.is_set()
+    return answers_in_time(connects, timeout)
 
 
 def digits_backbone(classes=(0, 1, 2, 3, 4), epochs=12, seed=0):
@@ -120,10 +117,10 @@ def digits_backbone(classes=(0, 1, 2, 3, 4), epochs=12, seed=0):
     check_integer("seed", seed, 0)
     x, y = digits("train", as_arrays=True)
     classes = list(classes)
-    if len(set(classes)) < max(2, len(classes)) or any(one not in range(10) for one in classes):
+    if len(set(classes)) < max(2, len(classes)) or any(digit not in range(10) for digit in classes):
         raise ValueError(f"`classes` must be two different digits or more. Received: classes={classes}")
     chosen = np.isin(y, classes)
-    x, y = x[chosen] / np.float32(255), np.array([classes.index(one) for one in y[chosen]])
+    x, y = x[chosen] / np.float32(255), np.array([classes.index(digit) for digit in y[chosen]])
 
     def initializer(index):
         return keras.initializers.HeNormal(seed=seed * 100 + index)

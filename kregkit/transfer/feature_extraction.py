@@ -2,8 +2,10 @@
 
 import keras
 
+from kregkit._core import keras_internals
 from kregkit._core.checks import check_choice
-from kregkit.transfer._graph import check_graph, flat_layers, inputs_of, matching, pooled
+from kregkit._core.graph import flat_layers
+from kregkit.transfer._graph import check_graph, inputs_of, matching, pooled
 
 
 def features(model, layers, pooling=None):
@@ -15,7 +17,7 @@ def features(model, layers, pooling=None):
     Args:
         model: A functional or built sequential model. Layers of models nested in it can be named as well.
         layers: List of layers or their names; or one, which gives one output.
-        pooling: `None`, `"average"`, `"max"` or `"flatten"`, what makes vectors of features with places.
+        pooling: `None`, `"average"`, `"max"` or `"flatten"`, what makes vectors of features with several positions.
 
     Returns:
         A Keras model, not compiled.
@@ -33,7 +35,7 @@ def features(model, layers, pooling=None):
     check_choice("pooling", pooling, (None, "average", "max", "flatten"))
     several = isinstance(layers, (list, tuple))
     chosen = [matching(model, one, "layers") for one in (layers if several else [layers])]
-    flat = [layer for found in chosen for layer in found]
+    flat = [layer for layers in chosen for layer in layers]
     tensors = _outputs(model, flat)
     if pooling is not None:
         tensors = [pooled(tensor, pooling) for tensor in tensors]
@@ -48,7 +50,7 @@ def _outputs(model, layers):
         if id(layer) in own:
             results[id(layer)] = _only_node(model, layer).output_tensors[0]
     for inner in (layer for layer in model.layers if isinstance(layer, keras.Model)):
-        members = {id(one) for one in flat_layers(inner)}
+        members = {id(layer) for layer in flat_layers(inner)}
         wanted = [layer for layer in layers if id(layer) not in results and id(layer) in members]
         if wanted:
             inputs = _only_node(model, inner).input_tensors
@@ -58,12 +60,12 @@ def _outputs(model, layers):
 
 
 def _only_node(model, layer):
-    """Returns the one place where the model's graph calls the layer."""
-    functional = getattr(model, "_functional", None) or model
-    nodes = {id(node) for nodes in functional._nodes_by_depth.values() for node in nodes}
-    found = [node for node in layer._inbound_nodes if id(node) in nodes]
-    if len(found) != 1:
+    """Returns the one call of the layer in the model's graph, a node."""
+    calls = [
+        node for node in keras_internals.nodes_in_order(keras_internals.functional_of(model)) if node.operation is layer
+    ]
+    if len(calls) != 1:
         raise ValueError(
-            f"A layer must be called once to have one output. Received: layer={layer.name!r}, calls={len(found)}"
+            f"A layer must be called once to have one output. Received: layer={layer.name!r}, calls={len(calls)}"
         )
-    return found[0]
+    return calls[0]

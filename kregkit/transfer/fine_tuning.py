@@ -6,7 +6,7 @@ import keras
 
 from kregkit._core.backends import require_tensorflow
 from kregkit._core.checks import check_integer
-from kregkit.transfer._data import features_of, is_arrays, labels_of
+from kregkit.transfer._data import features_of, is_pair, labels_of
 from kregkit.transfer._graph import inputs_of, stage_names, weighted_layers
 from kregkit.transfer.feature_extraction import features
 from kregkit.transfer.gradual_unfreeze import GradualUnfreeze
@@ -87,7 +87,7 @@ def fine_tune(model, train, validation=None, plan=None, batch_size=32, callbacks
         stages += [(middle, 1 + count)] if count > half and middle > plan.head_epochs else []
     callbacks = [GradualUnfreeze(stages, plan.learning_rate_factor), *callbacks]
     options = {"epochs": plan.epochs, "verbose": verbose, "callbacks": callbacks, "validation_data": validation}
-    data = (train[0], y, batch_size) if is_arrays(train) else (train,)
+    data = (train[0], y, batch_size) if is_pair(train) else (train,)
     history = trained.fit(*data, **options)
     if trained is not tuned:
         tuned.compile(keras.optimizers.Adam(plan.head_learning_rate), loss, metrics=["accuracy"])

@@ -4,9 +4,11 @@ import contextlib
 
 import keras
 
+from kregkit._core import keras_internals
 from kregkit._core.checks import check_integer
+from kregkit._core.graph import all_layers, flat_layers, nested_models
 from kregkit._core.optimizers import leaf_optimizers
-from kregkit.transfer._graph import flat_layers, matching, nested_models, weighted_layers
+from kregkit.transfer._graph import matching, weighted_layers
 
 
 def freeze(model, until=None):
@@ -84,9 +86,9 @@ def layers_up_to(model, until):
         weighted = weighted_layers(model)
         check_integer("until", until, -len(weighted), len(weighted))
         kept = weighted[until:] if until else weighted
-        return flat[: _place(flat, kept[0])] if kept and until != len(weighted) else flat
-    found = matching(model, until, "until")
-    return flat[: max(_place(flat, layer) for layer in found) + 1]
+        return flat[: _index(flat, kept[0])] if kept and until != len(weighted) else flat
+    meant = matching(model, until, "until")
+    return flat[: max(_index(flat, layer) for layer in meant) + 1]
 
 
 def layers_from(model, start, name="start"):
@@ -97,27 +99,27 @@ def layers_from(model, start, name="start"):
     if isinstance(start, int) and not isinstance(start, bool):
         weighted = weighted_layers(model)
         check_integer(name, start, 1, len(weighted))
-        return flat[_place(flat, weighted[-start]) :]
-    found = matching(model, start, name)
-    return flat[min(_place(flat, layer) for layer in found) :]
+        return flat[_index(flat, weighted[-start]) :]
+    meant = matching(model, start, name)
+    return flat[min(_index(flat, layer) for layer in meant) :]
 
 
-def _place(layers, layer):
-    return next(index for index, one in enumerate(layers) if one is layer)
+def _index(layers, layer):
+    return next(index for index, other in enumerate(layers) if other is layer)
 
 
 def trainable_flags(model):
     """Returns pairs of each layer and variable in `model`, outer layers first, and whether it is trainable."""
     outer = [model, *nested_models(model), *flat_layers(model)]
-    inner = [part for layer in flat_layers(model) for part in layer._flatten_layers(include_self=False)]
-    return [(one, one.trainable) for one in (*outer, *inner, *model.variables)]
+    inner = [part for layer in flat_layers(model) for part in all_layers(layer)]
+    return [(part, part.trainable) for part in (*outer, *inner, *model.variables)]
 
 
 def restore_flags(model, flags):
     """Puts back what `trainable_flags` returned; an outer one's flag reaches inner ones, whose own come later."""
-    for one, flag in flags:
-        if one.trainable != flag:
-            one.trainable = flag
+    for part, flag in flags:
+        if part.trainable != flag:
+            part.trainable = flag
     # The compiled step has the list of weights baked in.
     model.train_function = None
 
@@ -126,8 +128,8 @@ def set_trainable(model, layers, flag):
     """Sets the `trainable` flag of flat layers, and opens the models that hold them, whose own flag would hide it."""
     flags = trainable_flags(model)
     holders = [model, *nested_models(model)]
-    held = {id(one) for one in holders}
-    restore_flags(model, [(one, True) for one in holders] + [pair for pair in flags if id(pair[0]) not in held])
+    held = {id(holder) for holder in holders}
+    restore_flags(model, [(holder, True) for holder in holders] + [pair for pair in flags if id(pair[0]) not in held])
     for layer in layers:
         _set(layer, flag)
 
@@ -168,8 +170,14 @@ def prepare(model, layers=()):
             strategy = getattr(model, "distribute_strategy", None)
             with strategy.scope() if strategy is not None else contextlib.nullcontext():
                 optimizer.build(model.trainable_variables)
-        known = {id(one) for leaf in leaf_optimizers(optimizer) for one in leaf._trainable_variables}
-        missing = [one.path for layer in layers for one in layer.trainable_variables if id(one) not in known]
+        known = {
+            id(variable)
+            for leaf in leaf_optimizers(optimizer)
+            for variable in keras_internals.optimizer_variables(leaf)
+        }
+        missing = [
+            variable.path for layer in layers for variable in layer.trainable_variables if id(variable) not in known
+        ]
     finally:
         restore_flags(model, flags)
         model.train_function = function

@@ -3,8 +3,9 @@
 from keras import ops
 
 from kregkit._core.checks import check_integer, check_number
-from kregkit.callbacks._rates import RateCallback
-from kregkit.transfer._graph import flat_layers, matching
+from kregkit._core.graph import flat_layers
+from kregkit.callbacks import RateCallback
+from kregkit.transfer._graph import matching
 from kregkit.transfer.freezing import layers_from, prepare, restore_flags, set_trainable, trainable_flags
 
 
@@ -103,7 +104,7 @@ class GradualUnfreeze(RateCallback):
             closed = [layer for layer in flat if not layer.trainable]
             set_trainable(self.model, [layer for layer in closed if id(layer) in free], True)
             # The step has the weights that it trains baked in; other callbacks' hooks stay in it.
-            self.model.make_train_function(force=True)
+            self.train_step.retrace()
 
     def release(self):
         if self._flags is not None:

@@ -2,8 +2,10 @@
 
 import keras
 
+from kregkit._core import keras_internals
 from kregkit._core.checks import check_choice, check_integer
-from kregkit.transfer._graph import check_graph, flat_layers, inputs_of, pooled, rebuilt
+from kregkit._core.graph import flat_layers
+from kregkit.transfer._graph import check_graph, inputs_of, pooled, rebuilt
 
 # What may stand behind a head: nothing here has weights.
 _TAIL = (
@@ -29,7 +31,7 @@ def replace_head(model, num_classes, pooling="average", name="head", activation=
     Args:
         model: A functional, built sequential or `keras.applications` model with one output.
         num_classes: Integer >= 1, the outputs of the new head.
-        pooling: `"average"`, `"max"` or `"flatten"`, what makes a vector of features with places. Defaults to
+        pooling: `"average"`, `"max"` or `"flatten"`, what makes a vector of features with positions. Defaults to
             `"average"`.
         name: String, the new layer's name. Defaults to `"head"`.
         activation: The new layer's activation. Defaults to none: outputs are logits.
@@ -65,8 +67,8 @@ def _body_output(output):
     """Returns what the head receives, or `output` where there is no head."""
     tensor = output
     while True:
-        layer, node, _ = tensor._keras_history
-        inputs = layer._inbound_nodes[node].input_tensors
+        layer, node_index, _ = keras_internals.keras_history(tensor)
+        inputs = keras_internals.inbound_nodes(layer)[node_index].input_tensors
         if isinstance(layer, keras.Model) and len(inputs) == 1:
             inner = _body_output(layer.outputs[0])
             return output if inner is layer.outputs[0] else keras.Model(layer.inputs, inner, name=layer.name)(inputs[0])

@@ -7,6 +7,7 @@ import numpy as np
 import scipy.optimize
 
 from kregkit._core.checks import check_number
+from kregkit._core.folds import deal
 from kregkit.transfer._data import features_of
 from kregkit.transfer._graph import check_graph, stage_names
 from kregkit.transfer.feature_extraction import features
@@ -112,15 +113,13 @@ def _choose(x, y, num_classes, penalty, seed, scored):
     """Returns the penalty and its accuracy on those `scored` in fifths that were not fitted."""
     if not scored.any():
         return penalty or _PENALTY, float("nan")
-    order = np.random.default_rng(seed).permutation(len(x))
     # Each class in every fifth, as far as it has five examples.
-    order = order[np.argsort(y[order], kind="stable")]
-    folds = [order[start::5] for start in range(min(5, len(x)))]
+    folds = deal(len(x), min(5, len(x)), seed, y)
     scores = {}
     for strength in (0.001, 0.01, 0.1, 1.0) if penalty is None else (penalty,):
         right = 0
         for fold in folds:
-            rest = np.setdiff1d(order, fold)
+            rest = np.setdiff1d(np.arange(len(x)), fold)
             kernel, bias = solve(x[rest], y[rest], num_classes, strength)
             right += int(np.sum(((x[fold] @ kernel + bias).argmax(-1) == y[fold]) & scored[fold]))
         scores[strength] = right / int(scored.sum())

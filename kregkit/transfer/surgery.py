@@ -2,10 +2,12 @@
 
 import keras
 
+from kregkit._core import keras_internals
 from kregkit._core.checks import check_integer
+from kregkit._core.graph import flat_layers
 from kregkit._core.weights import assign_values, copy_values
 from kregkit.layers import DropConnect
-from kregkit.transfer._graph import check_graph, flat_layers, matching, rebuilt, weighted_layers
+from kregkit.transfer._graph import check_graph, matching, rebuilt, weighted_layers
 
 # Layers that do nothing outside of training.
 _TRAINING_ONLY = (
@@ -66,17 +68,17 @@ def insert(model, after, layer):
     check_graph(model)
     if not isinstance(layer, keras.layers.Layer):
         raise ValueError(f"`layer` must be a Keras layer. Received: layer={layer!r}")
-    places = matching(model, after, "after", whole=True)
-    for place in places:
-        shape = tuple(place._inbound_nodes[0].output_tensors[0].shape)
+    anchors = matching(model, after, "after", whole=True)
+    for anchor in anchors:
+        shape = tuple(keras_internals.inbound_nodes(anchor)[0].output_tensors[0].shape)
         given = tuple(layer.compute_output_shape(shape))
         if given != shape:
             raise ValueError(f"`layer` must keep the shape {shape}. Received: layer={layer.name!r}, shape={given}")
-    added = {id(place): layer for place in places}
-    if len(places) > 1:
+    added = {id(anchor): layer for anchor in anchors}
+    if len(anchors) > 1:
         config = layer.get_config()
-        for index, place in enumerate(places):
-            added[id(place)] = type(layer).from_config({**config, "name": f"{config['name']}_{index}"})
+        for index, anchor in enumerate(anchors):
+            added[id(anchor)] = type(layer).from_config({**config, "name": f"{config['name']}_{index}"})
     return rebuilt(model, after=added)
 
 

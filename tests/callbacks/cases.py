@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 from contracts import Case
 
@@ -14,6 +15,7 @@ from kregkit.callbacks import (
     OneCycle,
     PlateauDecay,
     PolyakAveraging,
+    RateCallback,
     SnapshotEnsemble,
     StepDecay,
     TracedCallback,
@@ -42,7 +44,15 @@ def ratios(callback, model, history):
     return [np.asarray(values) for name, values in history.history.items() if name.startswith("update_ratio/")]
 
 
+class Halving(RateCallback):
+    """A user's own rate, of a schedule that isn't kregkit's."""
+
+    def make_schedule(self, unit_steps, total_steps):
+        return lambda step: 0.5 ** keras.ops.floor(keras.ops.cast(step, "float32") / unit_steps)
+
+
 CASES = [
+    Case(RateCallback, lambda directory: Halving(), bad=[({"unit": "day"}, "unit")]),
     Case(UpdateRatio, lambda directory: UpdateRatio(every=5), observe=ratios, bad=[({"every": 0}, "every")]),
     Case(TracedCallback, lambda directory: TracedCallback(), observe=lambda callback, model, _: model.get_weights()),
     Case(
@@ -99,7 +109,7 @@ CASES = [
         lambda directory: PlateauDecay("loss", factor=0.5, patience=1, min_delta=1e6),
         bad=[
             ({"factor": 1.0}, "factor"),
-            ({"patience": 0}, "patience"),
+            ({"patience": -1}, "patience"),
             ({"min_delta": -1}, "min_delta"),
             ({"mode": "up"}, "mode"),
             ({"minimum_factor": 2}, "minimum_factor"),

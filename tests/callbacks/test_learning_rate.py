@@ -233,6 +233,7 @@ def test_batches_are_the_clock_where_loss_scaling_skips():
     np.testing.assert_allclose(record.rows[:, 2], -np.cumsum(np.where(skips, 0, rates)), rtol=1e-6)
 
 
+@probes.needs_multi_optimizer
 @pytest.mark.parametrize("choose", ["map", "function"])
 def test_several_optimizers_keep_their_own_base(choose):
     kernel, rest = keras.optimizers.SGD(0.4), keras.optimizers.SGD(0.1)

@@ -1,5 +1,7 @@
 """Polyak averages against a float64 replay of the weights that training passed through."""
 
+import copy
+import pickle
 import warnings
 
 import keras
@@ -73,7 +75,7 @@ def test_average_of_all_updates(name):
     np.testing.assert_allclose(flat(model.get_weights()), expected, rtol=2e-6, atol=2e-6)
 
 
-@pytest.mark.parametrize("wrap", ["plain", "multi"])
+@pytest.mark.parametrize("wrap", ["plain", pytest.param("multi", marks=probes.needs_multi_optimizer)])
 def test_one_move_per_update_under_accumulation(wrap):
     inner = keras.optimizers.SGD(0.05, gradient_accumulation_steps=3)
     optimizer = inner if wrap == "plain" else keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(inner))
@@ -341,26 +343,144 @@ def test_who_keeps_raw_weights_by_the_average_s_score_is_warned_of(keeper, tmp_p
     with pytest.warns(UserWarning, match=r"keeps the raw weights by 'val_loss'.* Received: callbacks="):
         fit(probes.small_model(), [keeper(tmp_path), PolyakAveraging(0.5)], **validation)
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*keeps the raw weights")
-        every = keras.callbacks.ModelCheckpoint(tmp_path / "last.keras")
-        fit(probes.small_model(), [every, PolyakAveraging(0.5), keeper(tmp_path)], **validation)
+        warnings.filterwarnings("error", message=".*PolyakAveraging")
+        fit(probes.small_model(), [PolyakAveraging(0.5), keeper(tmp_path)], **validation)
 
 
-def test_a_model_that_isn_t_built_is_refused_before_its_first_step():
-    class Late(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.dense = keras.layers.Dense(1)
+class Own(keras.callbacks.ModelCheckpoint):
+    """A project's own kind of it."""
 
-        def call(self, x):
-            return self.dense(x)
 
-    model = Late()
+@pytest.mark.parametrize(
+    ("decay", "before", "behind", "text"),
+    [
+        (0.5, Own("{epoch}.weights.h5", save_weights_only=True), None, "Own keeps the raw weights: place it after"),
+        (0.5, None, Own("{batch}.weights.h5", save_weights_only=True, save_freq=50), "Own saves within epochs"),
+        ([0.5, 0.9], keras.callbacks.EarlyStopping("val_loss"), None, "EarlyStopping reads 'val_loss' before the best"),
+    ],
+)
+def test_whose_place_in_the_list_matters_is_named(decay, before, behind, text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    callbacks = [one for one in (before, PolyakAveraging(decay), behind) if one is not None]
+    with pytest.warns(UserWarning, match=text):
+        fit(probes.small_model(), callbacks, epochs=1, validation_data=probes.regression(4))
+
+
+def test_two_of_them_are_refused():
+    with pytest.raises(ValueError, match=r"make one with `decay=\[first, second\]`"):
+        fit(probes.small_model(), [PolyakAveraging(0.5), PolyakAveraging(0.9)])
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_weights_that_another_callback_restores_are_where_averages_start(first):
+    class Restore(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.model.set_weights([np.full(weight.shape, 3.0) for weight in self.model.get_weights()])
+
+    model, average, record = probes.small_model(), PolyakAveraging(0.9), probes.record_weights()
+    pair = [average, Restore()] if first else [Restore(), average]
+    fit(model, [*pair, record], epochs=1)
+    np.testing.assert_allclose(flat(model.get_weights()), replay(np.full(3, 3.0), updates(record), 0.9), rtol=2e-6)
+
+
+def endless():
+    while True:
+        yield probes.regression(2)
+
+
+class Reordered(keras.utils.PyDataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return probes.regression(2, seed=index)
+
+    def on_epoch_end(self):
+        pass
+
+
+def batched(num=8):
+    return tf.data.Dataset.from_tensor_slices(probes.regression(num)).batch(2)
+
+
+def noisy(x, y):
+    return x + tf.random.normal(tf.shape(x)), y
+
+
+@pytest.mark.parametrize(
+    ("data", "steps", "reason"),
+    [
+        (endless, 2, "is an iterator"),
+        (lambda: batched().shuffle(4).repeat(), 2, "is shuffled anew"),
+        (lambda: batched().shuffle(4), 2, "is shuffled anew"),
+        (lambda: batched().map(noisy), None, "draws random numbers"),
+        (Reordered, 2, "is a PyDataset that reorders itself"),
+        (batched, None, None),
+        (batched, 2, None),
+        (lambda: batched().shuffle(4), None, None),
+        (lambda: batched().shuffle(4, reshuffle_each_iteration=False).take(2).cache().repeat(), 2, None),
+        (Reordered, None, None),
+        (lambda: probes.regression(4), 1, None),
+    ],
+)
+def test_several_averages_need_data_that_can_be_read_again(data, steps, reason):
+    model = probes.small_model(keras.optimizers.SGD(0.0))
+    start, fit_one = flat(model.get_weights()), {"epochs": 1, "validation_data": data(), "validation_steps": steps}
+    if reason is None:
+        # The averages are equal, and so are their scores.
+        history = fit(model, [PolyakAveraging([0.5, 0.9])], **fit_one).history
+        assert history["val_loss_0.5"] == pytest.approx(history["val_loss_0.9"], rel=1e-5)
+        return
+    with pytest.raises(ValueError, match=rf"`validation_data` {reason}.*Received: decay=\[0.5, 0.9\]"):
+        fit(model, [PolyakAveraging([0.5, 0.9])], **fit_one)
+    np.testing.assert_array_equal(flat(model.get_weights()), start)
+    assert int(model.optimizer.iterations) == 0
+
+
+class Late(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1, kernel_initializer=keras.initializers.GlorotUniform(seed=1))
+
+    def call(self, x):
+        return self.dense(x)
+
+
+class OwnStep(Late):
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+def test_a_model_that_fit_builds_is_averaged_from_its_first_weights():
+    lazy = keras.Sequential([keras.layers.Dense(1, kernel_initializer=keras.initializers.GlorotUniform(seed=1))])
+    averages = []
+    for model in (lazy, Late(), probes.small_model()):
+        model.compile(keras.optimizers.SGD(0.05), "mse", jit_compile=False)
+        fit(model, [PolyakAveraging(0.9)], epochs=1)
+        averages.append(flat(model.get_weights()))
+    np.testing.assert_allclose(averages[:2], averages[2:] * 2, rtol=1e-6)
+
+
+def test_a_model_that_only_its_own_step_builds_is_refused_before_its_first_step():
+    model = OwnStep()
     model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
-    with pytest.raises(ValueError, match=r"isn't built.*Received: model="):
+    with pytest.raises(ValueError, match=r"makes weights in its first step.*Received: model="):
         fit(model, [PolyakAveraging()])
     assert int(model.optimizer.iterations) == 0
     fit(model, [PolyakAveraging()])
+
+
+def test_it_is_pickled_and_copied_with_its_averages():
+    model, average = probes.small_model(), PolyakAveraging([0.9, "uniform"])
+    fit(model, [average], validation_data=probes.regression(4))
+    state = average.get_state()
+    for again in (copy.deepcopy(average), pickle.loads(pickle.dumps(average))):
+        again.set_model(model)
+        for one, other in zip(again.get_state()["averages"], state["averages"]):
+            assert same_bits(one, other)
+        assert same_bits(again.get_state()["raw"], state["raw"])
+    fit(model, [again], epochs=1, validation_data=probes.regression(4))
+    assert again.get_state()["updates"] == 21
 
 
 def test_errors_of_use():

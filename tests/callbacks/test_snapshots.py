@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from kregkit._core.files import file_digest
 from kregkit._core.snapshot_directory import SnapshotDirectory
-from kregkit.callbacks import LearningRate, PlateauDecay, SnapshotEnsemble, StepDecay, Warmup
+from kregkit.callbacks import LearningRate, PlateauDecay, PolyakAveraging, SnapshotEnsemble, StepDecay, Warmup
 
 
 def fit(model, callbacks, num=14, **arguments):
@@ -289,12 +289,13 @@ def dropout_model(optimizer, **arguments):
 OPTIMIZERS = {
     "momentum": lambda: keras.optimizers.SGD(0.1, momentum=0.9),
     "adam, loss scale": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01)),
-    "several": lambda: keras.optimizers.MultiOptimizer(
+}
+if probes.HAS_MULTI_OPTIMIZER:
+    OPTIMIZERS["several"] = lambda: keras.optimizers.MultiOptimizer(
         keras.optimizers.OptimizerMap(
             keras.optimizers.Adam(0.01), {".*kernel": keras.optimizers.SGD(0.1, momentum=0.9)}
         )
-    ),
-}
+    )
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -409,6 +410,51 @@ def test_what_can_t_work_is_an_error_before_the_first_step(tmp_path):
     assert list(tmp_path.iterdir()) == []
     model.fit(unknown.repeat(), epochs=2, steps_per_epoch=3, verbose=0, callbacks=[SnapshotEnsemble(tmp_path, 2)])
     assert [member["step"] for member in members(tmp_path)] == [3, 6]
+
+
+def test_a_model_that_fit_builds_has_members_and_is_taken_up(tmp_path):
+    def lazy():
+        layers = [keras.layers.Dense(4, "tanh"), keras.layers.Dense(1)]
+        model = keras.Sequential(layers)
+        model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "mse", jit_compile=False)
+        return model
+
+    with pytest.raises(OSError, match="killed"):
+        fit(lazy(), [SnapshotEnsemble(tmp_path, 3), Crash(10)])
+    assert len(fit(lazy(), [SnapshotEnsemble(tmp_path, 3)]).epoch) == 2
+    assert [member["step"] for member in members(tmp_path)] == [7, 14, 21]
+
+
+def test_a_model_without_a_call_is_refused_before_its_first_step(tmp_path):
+    class Step(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.inner = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+
+        def train_step(self, data):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(tf.square(self.inner(data[0]) - data[1]))
+            weights = self.inner.trainable_weights
+            self.optimizer.apply(tape.gradient(loss, weights), weights)
+            return {"loss": loss}
+
+    model = Step()
+    model.compile(keras.optimizers.SGD(0.05), jit_compile=False)
+    with pytest.raises(ValueError, match=r"no `call`.*Received: model="):
+        fit(model, [SnapshotEnsemble(tmp_path, 3)])
+    assert int(model.optimizer.iterations) == 0
+    fit(model, [StepDecay(0.5, 1)])
+
+
+@pytest.mark.parametrize("average_first", [True, False])
+def test_a_run_that_is_taken_up_is_averaged_from_its_member(average_first, tmp_path):
+    with pytest.raises(OSError, match="killed"):
+        fit(probes.small_model(), [SnapshotEnsemble(tmp_path, 3), Crash(10)])
+    model, average, record = probes.small_model(), PolyakAveraging("uniform"), probes.record_weights()
+    pair = [average, SnapshotEnsemble(tmp_path, 3)]
+    fit(model, [*(pair if average_first else pair[::-1]), record])
+    expected = record.rows[:, 1:].mean(axis=0)
+    np.testing.assert_allclose(flat(model), expected, rtol=1e-5)
 
 
 def test_the_architecture_is_recorded(tmp_path):

@@ -1,8 +1,9 @@
 """Layers in call order, and the last activation."""
 
 import keras
+import pytest
 
-from kregkit._core.graph import all_layers, flat_layers, last_activation, nested_models
+from kregkit._core.graph import all_layers, flat_layers, last_activation, layers_as_called, nested_models
 
 layers = keras.layers
 
@@ -36,6 +37,27 @@ def test_a_subclass_that_builds_a_graph_inside_itself_has_the_order_of_its_attri
             return self.two(self.one(x))
 
     assert names(flat_layers(Net())) == ["one", "two"]
+
+
+def test_a_subclass_is_called_to_see_the_order_of_its_layers():
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.last, self.first = layers.Dense(2, name="last"), layers.Embedding(3, 2, name="first")
+            self.unused = layers.Dense(2, name="unused")
+
+        def call(self, x):
+            return self.last(self.first(x["tokens"]))
+
+    net = Net()
+    net({"tokens": keras.ops.zeros((2, 3), "int32")})
+    assert names(layers_as_called(net)) == ["first", "last", "unused"]
+    assert "call" not in vars(net.first)
+    with pytest.raises(ValueError, match="order in which this model calls its layers isn't known"):
+        layers_as_called(Net())
+    inputs = {"tokens": keras.Input((3,), dtype="int32")}
+    outer = keras.Model(inputs, layers.Dense(1, name="head")(net(inputs)))
+    assert names(layers_as_called(outer)) == ["first", "last", "unused", "head"]
 
 
 def test_wrappers_are_one_flat_layer_and_all_layers_go_inside():

@@ -141,6 +141,39 @@ def test_the_running_callback_list_is_found(model):
     assert internals.running_callback_list() is None, gone(internals.running_callback_list)
 
 
+def test_the_running_fit_tells_its_arguments_and_its_data(model):
+    found = []
+
+    class Finder(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            found.append((internals.running_fit(model), internals.running_fit_spec(model)))
+
+    def batches():
+        while True:
+            yield np.ones((2, 4), "float32"), np.ones((2, 1), "float32")
+
+    x, y = np.ones((4, 4), "float32"), np.ones((4, 1), "float32")
+    finder = {"verbose": 0, "callbacks": [Finder()]}
+    model.fit(x, y, batch_size=2, validation_data=(x, y), validation_freq=3, **finder)
+    model.fit(batches(), steps_per_epoch=1, **finder)
+    (arguments, spec), (_, of_generator) = found
+    assert arguments["validation_data"][0] is x and arguments["validation_freq"] == 3, gone(internals.running_fit)
+    assert arguments["validation_steps"] is None, gone(internals.running_fit)
+    for one in (spec, of_generator):
+        assert one[0].shape[1:].as_list() == [4] and one[0].dtype == tf.float32, gone(internals.running_fit_spec)
+    assert internals.running_fit(model) == {}, gone(internals.running_fit)
+    assert internals.running_fit_spec(model) is None, gone(internals.running_fit_spec)
+
+
+def test_a_fit_whose_callback_list_is_hidden_is_an_error(model):
+    class Hidden(keras.callbacks.CallbackList):
+        def on_epoch_begin(self, epoch, logs=None):
+            internals.running_callback_list(self.model)
+
+    with pytest.raises(RuntimeError, match="can't find it"):
+        model.fit(np.ones((2, 4)), np.ones((2, 1)), verbose=0, callbacks=Hidden(model=model, epochs=1, steps=1))
+
+
 def test_initial_epoch_of_a_backup(model, tmp_path):
     class Killed(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
@@ -156,6 +189,13 @@ def test_initial_epoch_of_a_backup(model, tmp_path):
     assert internals.initial_epoch(model) == 2, gone(internals.initial_epoch)
     internals.clear_initial_epoch(model)
     assert len(model.fit(x, y, epochs=3, verbose=0).epoch) == 3, gone(internals.clear_initial_epoch)
+
+    class Later(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            internals.set_initial_epoch(self.model, 1)
+
+    assert model.fit(x, y, epochs=3, verbose=0, callbacks=[Later()]).epoch == [1, 2], gone(internals.set_initial_epoch)
+    internals.clear_initial_epoch(model)
 
 
 def test_fit_s_own_validation_is_told_from_other_evaluations(model):
@@ -326,3 +366,12 @@ def test_trial_id():
 def test_a_missing_name_is_an_error_that_says_what_needs_it():
     with pytest.raises(RuntimeError, match=r"`object._flatten_layers` to find layers inside others.*Received: keras"):
         internals.flatten_layers(object())
+
+
+def test_global_seed_generator():
+    for forget in (lambda: None, keras.utils.clear_session):
+        forget()
+        generator = internals.global_seed_generator()
+        before = np.asarray(generator.state)
+        keras.random.uniform((1,))
+        assert (np.asarray(generator.state) != before).any(), gone(internals.global_seed_generator)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from kregkit._core.metrics import direction, is_better
+from kregkit._core.metrics import bounds, direction, is_better
 
 
 @pytest.mark.parametrize(
@@ -200,3 +200,22 @@ def test_better(value, best, mode, delta, expected):
 def test_a_quantity_needs_a_name(monitor):
     with pytest.raises(ValueError, match="Received: "):
         direction(monitor)
+
+
+@pytest.mark.parametrize(
+    ("metric", "monitor", "expected"),
+    [
+        (None, "val_accuracy", (0, 1)),
+        (None, "auc_2", (0, 1)),
+        (None, "val_cosine_similarity", (-1, 1)),
+        (None, "r2_score", (-math.inf, 1)),
+        (None, "val_loss", (-math.inf, math.inf)),
+        (None, "val_ap", (-math.inf, math.inf)),
+        (keras.metrics.AUC(name="ap"), "val_ap", (0, 1)),
+        (keras.metrics.MeanAbsoluteError(name="accuracy"), "accuracy", (-math.inf, math.inf)),
+        (ErrorRate(), "binary_accuracy", (-math.inf, math.inf)),
+        ("acc", "val_acc", (0, 1)),
+    ],
+)
+def test_bounds(metric, monitor, expected):
+    assert bounds(monitor, metric and compiled([metric])) == expected

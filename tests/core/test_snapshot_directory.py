@@ -140,3 +140,21 @@ def test_a_model_without_a_config_is_told(tmp_path):
 def test_a_directory_is_a_path(path):
     with pytest.raises(ValueError, match="`directory` must be .*Received: directory="):
         SnapshotDirectory(path)
+
+
+def test_states_come_back_and_go(tmp_path):
+    directory = SnapshotDirectory(tmp_path)
+    entry = directory.save_state([np.arange(3), np.float32(0.5)], 2)
+    assert entry["file"] == "cycle-02.state.npz"
+    first, second = directory.load_state(entry)
+    np.testing.assert_array_equal(first, np.arange(3))
+    assert second == np.float32(0.5)
+    (tmp_path / ".cycle-03-half.weights.h5").write_bytes(b"half")
+    directory.remove_unfinished()
+    assert [path.name for path in tmp_path.iterdir()] == ["cycle-02.state.npz"]
+    with pytest.raises(ValueError, match="is called"):
+        directory.remove_state({"file": "../other", "sha256": ""})
+    directory.remove_state(entry)
+    (tmp_path / "cycle-01.weights.h5").write_bytes(b"old")
+    directory.remove_members()
+    assert list(tmp_path.iterdir()) == []

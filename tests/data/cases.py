@@ -7,7 +7,8 @@ from kregkit.data import AugmentLayer, ColorJitter, Cutout, LensDistortion, Rand
 CASES = [
     Case(
         AugmentLayer,
-        lambda: AugmentLayer([RandomFlip(), RandomCrop(1), ColorJitter(0.2, 0.2, 0.2), Cutout(2)], seed=1),
+        # The inputs are normal draws.
+        lambda: AugmentLayer([RandomFlip(), RandomCrop(1), ColorJitter(0.2, 0.2, 0.2), Cutout(2)], (-9.0, 9.0), seed=1),
         input_shape=(8, 8, 3),
         same=False,
         bad=[

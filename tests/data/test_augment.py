@@ -240,6 +240,7 @@ def test_test_time_leaves_out_what_is_random():
         (lambda: Augment([], value_range=(1, 0)), "`value_range` must be"),
         (lambda: Augment([], fuse="yes"), "`fuse` must be"),
         (lambda: Augment([Standardize(), ColorJitter()]), "must follow"),
+        (lambda: Augment([ColorJitter()])(IMAGES.astype("float32"), KEYS), r"must lie in value_range=\(0, 1\)"),
         (lambda: Augment([])(np.zeros((2, 2)), 0), "`images` must be"),
         (lambda: Augment([])(np.zeros((2, 2, 2, 3), "int32"), 0), "must be uint8 or floating"),
         (lambda: Augment([])(IMAGES, [1, 2]), "`key` must hold one key per image"),

@@ -430,3 +430,79 @@ def test_full_shuffle_is_uniform():
 def test_bad_arguments(arguments, text):
     with pytest.raises(ValueError, match=rf"{text}[\s\S]*Received: "):
         pipeline(**{"source": (X, Y), "batch_size": 10, **arguments})
+
+
+FLOATS = X / np.float32(255)
+OUT_OF_RANGE = {
+    "bytes": FLOATS * 255,
+    "signed": FLOATS * 2 - 1,
+    "nan": np.where(FLOATS.max() == FLOATS, np.nan, FLOATS),
+}
+
+
+@pytest.mark.parametrize("kind", OUT_OF_RANGE)
+@pytest.mark.parametrize("name", ["arrays", "stream", "sequence"])
+def test_float_images_outside_the_range_are_an_error_at_the_first_batch(name, kind):
+    images = OUT_OF_RANGE[kind].astype("float16" if kind == "signed" else "float32")[:16]
+    make = {
+        "arrays": lambda: (images, Y[:16]),
+        "stream": lambda: tf.data.Dataset.from_tensor_slices((images, Y[:16])),
+        "sequence": lambda: collections.deque(zip(images, Y)),
+    }[name]
+    operations = [RandomFlip()] if kind == "bytes" else []
+    text = r"Example \d+ of the source must lie in value_range=\(0, 1\).*Received: "
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=text):
+        next(iter(pipeline(make(), 16, operations, training=kind != "nan")))
+    if kind != "nan":
+        value_range = {"bytes": (0.0, 255.0), "signed": (-1.0, 1.0)}[kind]
+        assert next(iter(pipeline(make(), 16, operations, value_range=value_range)))[0].shape == (16, 8, 8, 3)
+    assert next(iter(pipeline(make(), 16, image=None)))[0].dtype == images.dtype
+
+
+def test_a_later_batch_outside_the_range_is_an_error_too():
+    images = FLOATS.copy()
+    images[50] *= 255
+    epoch = iter(pipeline(tf.data.Dataset.from_tensor_slices((images, Y)), 10, shuffle=False))
+    assert len([next(epoch) for _ in range(5)]) == 5
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Example 50 of the source must lie in value_range"):
+        next(epoch)
+    # Cubic interpolation goes a little beyond; uint8 has no other range.
+    for good in (FLOATS * 1.1 - 0.05, X):
+        next(iter(pipeline((good, Y), 10)))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("make", [MixUp, CutMix])
+def test_labels_that_cannot_be_mixed_are_an_error(make, training):
+    def run(labels, stream=False, **arguments):
+        source = (X[:8], np.asarray(labels))
+        source = tf.data.Dataset.from_tensor_slices(source) if stream else source
+        return next(iter(pipeline(source, 8, [make(num_classes=3)], training=training, **arguments)))[1].numpy()
+
+    classes = np.arange(8) % 3
+    for labels in (classes + 1, classes - 1, np.eye(3, dtype=int)[classes] * 2):
+        with pytest.raises(ValueError, match="has a label that .* cannot mix"):
+            run(labels)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="has a label that .* cannot mix"):
+            run(labels, stream=True)
+    with pytest.raises(ValueError, match="NaN"):
+        run(np.full((8, 3), np.nan))
+    with pytest.raises(ValueError, match="cast class numbers.*float32"):
+        run(classes.astype("float32"))
+    with pytest.raises(ValueError, match="StringLookup.*string"):
+        run(classes.astype(str))
+    for labels in (classes > 0, (classes > 0)[:, None], classes.astype("uint16"), np.eye(3, dtype=bool)[classes]):
+        np.testing.assert_allclose(run(labels).sum(1), 1, atol=1e-5)
+
+
+def test_float_images_from_a_directory_of_keras(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(tf.io.encode_png(X[0]).numpy())
+    dataset = keras.utils.image_dataset_from_directory(tmp_path, image_size=(8, 8), batch_size=2, verbose=False)
+    with pytest.raises(ValueError, match=r"\.unbatch\(\)"):
+        pipeline(dataset, 2)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="value_range"):
+        next(iter(pipeline(dataset.unbatch(), 2)))
+    images = next(iter(pipeline(dataset.unbatch(), 2, value_range=(0.0, 255.0))))[0]
+    np.testing.assert_array_equal(images[0], X[0])

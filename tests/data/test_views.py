@@ -1,3 +1,5 @@
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -11,9 +13,11 @@ from kregkit.data import (
     MultiScale,
     RandomCrop,
     RandomFlip,
+    RandomRotation,
     RandomViews,
     TenCrop,
     make_keys,
+    restore,
 )
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 9, 11, 3), dtype="uint8")
@@ -72,12 +76,52 @@ def test_works_in_datasets_and_in_a_models_graph(views):
 
 
 @pytest.mark.parametrize(
+    "views",
+    [
+        Flips(True),
+        TenCrop(6),
+        MultiScale((9, 12), FiveCrop((8, 7))),
+        Augment([RandomFlip("both"), RandomCrop(1)], (0, 9)).views(3, 5),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_views_are_registered_objects(views):
+    again = keras.saving.deserialize_keras_object(json.loads(json.dumps(keras.saving.serialize_keras_object(views))))
+    assert type(again) is type(views)
+    images = IMAGES.astype("float32") / 30
+    np.testing.assert_array_equal(again(images), views(images))
+
+
+def test_restore_by_hand():
+    x = np.arange(5, dtype="float32").reshape(1, 1, 5, 1)
+    shifted = [[1, 0, 1], [0, 1, 0], [0, 0, 1]]  # The view shows at x what the image has at x + 1.
+    result, seen = restore(x + 1, shifted)
+    assert np.ravel(result).tolist() == [1, 1, 2, 3, 4] and np.ravel(seen).tolist() == [False, True, True, True, True]
+    half = [[0.5, 0, 0], [0, 1, 0], [0, 0, 1]]  # The view is twice as wide.
+    wide = np.repeat(x, 2, 2)
+    assert np.ravel(restore(wide, half, size=(1, 5))[0]).tolist() == [0, 1, 2, 3, 4]
+    # Two pixels of the image per prediction: a shift by 2 pixels is one prediction's.
+    shifted[0][2] = 2
+    assert np.ravel(restore(x, shifted, spacing=(2, 2))[0]).tolist() == [0, 0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("operations", [[RandomFlip("both"), RandomCrop(2)], [RandomRotation((90, 90)), RandomFlip()]])
+def test_augmented_images_are_restored(operations):
+    augment, keys = Augment(operations, (0, 255)), make_keys(0, 0, [3, 4])
+    images = IMAGES[:, :, :9].astype("float32")
+    result, seen = restore(augment(images, keys), augment.matrices(keys, 9, 9), exact=augment.exact)
+    np.testing.assert_allclose(np.asarray(result)[seen], images[seen], atol=1e-3)
+    assert np.asarray(seen).mean() > 0.6
+
+
+@pytest.mark.parametrize(
     ("make", "text"),
     [
         (lambda: TenCrop(0), "`size` must be"),
         (lambda: TenCrop(10)(IMAGES), "at most the images' 9x11"),
         (lambda: FiveCrop(3)(keras.Input((None, None, 3))), "known size"),
         (lambda: Flips("yes"), "`vertical` must be"),
+        (lambda: Flips()(IMAGES[0]), "Views need images of shape"),
         (lambda: MultiScale(()), "`sizes` must be"),
         (lambda: MultiScale((8,), crops=3), "`crops` must be"),
         (lambda: MultiScale((8, 9))(IMAGES), "can't be one tensor"),

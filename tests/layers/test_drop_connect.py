@@ -275,6 +275,20 @@ def test_exact_masks_of_different_seeds_have_nothing_in_common():
     assert len(np.unique(np.concatenate(drawn).round(), axis=0)) == 6 * 40
 
 
+@pytest.mark.parametrize("activation", ["linear", "tanh"])
+@pytest.mark.parametrize("inference", ["mean", "gaussian"])
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_its_own_dtype_is_that_of_training_and_inference(activation, inference, rate):
+    x = normal(3, 4)
+    for dtype, precision in (("float16", 2.0**-9), ("mixed_bfloat16", 2.0**-6), ("float64", 1e-6)):
+        inner = layers.Dense(2, activation=activation, bias_initializer=BIAS)
+        layer = DropConnect(inner, rate, inference=inference, draws=4, seed=0, dtype=dtype)
+        found = [layer(x, training=training) for training in (False, True)]
+        assert [keras.backend.standardize_dtype(y.dtype) for y in found] == [layer.compute_dtype] * 2
+        expected = DropConnect(inner, rate, inference=inference, draws=4)(x)
+        np.testing.assert_allclose(keras.ops.cast(found[0], "float32"), expected, rtol=0, atol=8 * precision)
+
+
 def test_gaussian_inference_against_sampling_in_numpy():
     random = np.random.default_rng(0)
     x = normal(3, 5)

@@ -3,6 +3,7 @@
 import contracts
 import keras
 import numpy as np
+import probes
 import pytest
 import tensorflow as tf
 
@@ -180,6 +181,51 @@ def test_patterns_of_a_nested_models_name_survive_a_file(tmp_path):
     assert loaded.optimizer.multipliers == {"backbone/.*": 0.1}
 
 
+def copied(model, how, path):
+    if how == "clone":
+        return keras.models.clone_model(model)
+    model.save(path / "copy.keras")
+    return keras.models.load_model(path / "copy.keras")
+
+
+@pytest.mark.parametrize("how", ["clone", "file"])
+@pytest.mark.parametrize("wrap", [lambda optimizer: optimizer, K.LossScaleOptimizer])
+def test_patterns_of_a_nested_models_name_reach_copies_of_an_untrained_model(tmp_path, how, wrap):
+    patterns = {"backbone/.*": 0.1, "backbone/b/bias": 0.2, "head/kernel": 3.0}
+    built = nested()
+    built.compile(wrap(LayerwiseLearningRate(K.SGD(0.01), patterns, default=2.0)), "mse")
+    for _ in range(2):
+        built = copied(built, how, tmp_path)
+        optimizer = (
+            getattr(built.optimizer, "inner_optimizer", None) if wrap is K.LossScaleOptimizer else built.optimizer
+        )
+        assert list(optimizer.factors.values()) == [0.1, 0.1, 0.1, 0.2, 3.0, 2.0]
+
+
+@pytest.mark.parametrize("how", ["clone", "file"])
+def test_by_depth_reaches_copies_whose_layers_have_new_names(tmp_path, how):
+    """A subclass makes its layers anew, and Keras numbers them on."""
+
+    @keras.saving.register_keras_serializable("tests")
+    class Subclass(keras.Model):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.head, self.stem = keras.layers.Dense(1), keras.layers.Dense(3)
+
+        def call(self, inputs):
+            return self.head(self.stem(inputs))
+
+        def get_config(self):
+            return {}
+
+    built = Subclass()
+    built(np.ones((2, 4)))
+    built.compile(LayerwiseLearningRate.by_depth(K.SGD(0.1), built, 0.5), "mse")
+    copy = copied(built, how, tmp_path)
+    assert {v.path for v in copy.trainable_variables}.isdisjoint(v.path for v in built.trainable_variables)
+    assert list(copy.optimizer.factors.values()) == [1.0, 1.0, 0.5, 0.5]
+
+
 def test_a_config_of_another_model_matches_its_patterns_anew():
     optimizer = LayerwiseLearningRate(K.SGD(), {".*bias": 0.5})
     optimizer.build(model().trainable_variables)
@@ -212,14 +258,18 @@ def test_plateau_callback_and_leaf_assignment():
     assert float(built.optimizer.learning_rate) == 0.25
 
 
-def test_loss_scale_and_multi_optimizer_go_around():
+def test_loss_scale_goes_around():
     expected = train(LayerwiseLearningRate(K.Adam(0.01), {"a/.*": 0.5})).get_weights()
     scaled = train(K.LossScaleOptimizer(LayerwiseLearningRate(K.Adam(0.01), {"a/.*": 0.5}))).get_weights()
-    choose = K.OptimizerMap(LayerwiseLearningRate(K.Adam(0.01), {"a/.*": 0.5})) if hasattr(K, "OptimizerMap") else None
     for one, other in zip(scaled, expected):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
-    layerwise = LayerwiseLearningRate(K.Adam(0.01), {"a/.*": 0.5})
-    both = train(K.MultiOptimizer(choose or (lambda variable: layerwise))).get_weights()
+
+
+@probes.needs_multi_optimizer
+def test_multi_optimizer_goes_around():
+    expected = train(LayerwiseLearningRate(K.Adam(0.01), {"a/.*": 0.5})).get_weights()
+    choose = K.OptimizerMap(LayerwiseLearningRate(K.Adam(0.01), {"a/.*": 0.5}))
+    both = train(K.MultiOptimizer(choose)).get_weights()
     for one, other in zip(both, expected):
         np.testing.assert_array_equal(one, other)
 
@@ -302,7 +352,14 @@ def test_two_patterns_on_one_path_are_refused_but_the_exact_path_goes_first():
     assert list(optimizer.factors.values()) == [0.5, 2.0, 0.5, 0.5]
 
 
-@pytest.mark.parametrize("wrong", [K.MultiOptimizer(lambda v: K.SGD()), LayerwiseLearningRate(K.SGD())])
+def wrappers():
+    yield LayerwiseLearningRate(K.SGD())
+    yield K.LossScaleOptimizer(K.SGD())
+    if probes.HAS_MULTI_OPTIMIZER:
+        yield K.MultiOptimizer(lambda v: K.SGD())
+
+
+@pytest.mark.parametrize("wrong", wrappers())
 def test_wrappers_inside_are_refused(wrong):
     with pytest.raises(ValueError, match="Received: optimizer="):
         LayerwiseLearningRate(wrong)
@@ -343,6 +400,59 @@ def test_by_depth_counts_kernels_through_nested_models():
     }
     built.compile(optimizer, "mse")
     built.fit(np.zeros((4, 8, 8, 1)), np.zeros((4, 3)), verbose=0)
+
+
+class Tower(keras.Model):
+    """A subclass with attributes in another order than its calls, a nested model, and weights of its own."""
+
+    def __init__(self):
+        super().__init__(name="tower")
+        self.token = self.add_weight(shape=(1, 4), name="token")
+        self.head = keras.layers.Dense(2, name="head")
+        self.blocks = {"late": keras.layers.Dense(4, name="late"), "early": keras.layers.Dense(4, name="early")}
+        self.norm = keras.layers.LayerNormalization(name="norm")
+        self.stem = keras.Sequential([keras.layers.Dense(4, name="stem")], name="inner")
+
+    def call(self, inputs, training=False):
+        x = self.stem(inputs["left"]) + inputs["right"] + self.token
+        x = self.norm(self.blocks["early"](x))
+        return self.head(self.blocks["late"](x))
+
+
+def test_by_depth_counts_in_the_order_of_calls_of_a_subclass():
+    built = Tower()
+    built({"left": np.ones((2, 3)), "right": np.ones((2, 4))})
+    optimizer = LayerwiseLearningRate.by_depth(K.Adam(), built, decay=0.5)
+    optimizer.build(built.trainable_variables)
+    factors = {path.split("/")[-2 if "/" in path else 0]: factor for path, factor in optimizer.factors.items()}
+    expected = {"stem": 0.125, "early": 0.25, "norm": 0.25, "late": 0.5, "head": 1.0}
+    assert {name: factors[name] for name in expected} == expected
+    assert [factor for path, factor in optimizer.factors.items() if path.endswith("token")] == [0.125]
+
+
+def test_by_depth_counts_in_the_order_of_calls_of_a_functional_model():
+    late, early = keras.layers.Dense(3, name="late"), keras.layers.Dense(3, name="early")
+    late.build((None, 3))
+    inputs = keras.Input((3,))
+    built = keras.Model(inputs, late(early(inputs)))
+    factors = LayerwiseLearningRate.by_depth(K.Adam(), built, decay=0.5).multipliers
+    assert list(factors.items()) == [
+        ("early/kernel", 0.5),
+        ("early/bias", 0.5),
+        ("late/kernel", 1.0),
+        ("late/bias", 1.0),
+    ]
+
+
+def test_by_depth_says_when_the_order_of_calls_cant_be_known():
+    class TwoArguments(Tower):
+        def call(self, left, right):
+            return super().call({"left": left, "right": right})
+
+    built = TwoArguments()
+    built(np.ones((2, 3)), np.ones((2, 4)))
+    with pytest.raises(ValueError, match="order in which this model calls its layers isn't known: .*Received: model="):
+        LayerwiseLearningRate.by_depth(K.Adam(), built, decay=0.5)
 
 
 def test_by_depth_refuses_bad_arguments():

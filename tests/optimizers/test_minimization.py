@@ -363,6 +363,61 @@ def test_progress_line_and_message(capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_the_defaults_print_why_the_solver_stopped_by_itself(capsys):
+    x, _ = small_data()
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile(loss="mse")
+    history = minimize(model, x, 2 * x[:, :1] + 1)
+    assert 0 < len(history.epoch) < 100
+    printed = capsys.readouterr().out
+    assert printed.endswith(f"\nThe solver stopped by itself: {history.result.message}\n")
+    assert f"{len(history.epoch)}/100" in printed
+    # At the minimum already: no iteration, and no progress line.
+    model.set_weights([np.array([[2.0], [0.0], [0.0]]), np.ones(1)])
+    assert minimize(model, x, 2 * x[:, :1] + 1).history == {}
+    assert capsys.readouterr().out.startswith("The solver stopped by itself: ")
+    assert curvature(model, x, 2 * x[:, :1] + 1).kind == "minimum"
+    result = minimize_function(lambda x: keras.ops.sum((x - 3) ** 2), np.zeros(2))
+    assert capsys.readouterr().out.endswith(f"\nThe solver stopped by itself: {result.message}\n")
+    # A callback that stops needs no explanation.
+    minimize_function(lambda x: keras.ops.sum((x - 3) ** 4), np.zeros(2), callback=lambda *_: True)
+    assert "stopped by itself" not in capsys.readouterr().out
+
+
+class Branches(keras.Model):
+    """Built by its first call, on a dictionary; one layer draws, one counts."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.head = keras.layers.Dense(3, activation="tanh"), keras.layers.Dense(1)
+        self.dropout, self.normalization = keras.layers.Dropout(0.5, seed=1), keras.layers.BatchNormalization()
+
+    def call(self, inputs, training=False):
+        hidden = self.normalization(self.hidden(inputs["a"]), training=training)
+        return self.head(self.dropout(hidden + inputs["b"], training=training))
+
+
+@pytest.mark.parametrize("batch_size", [None, 7])
+def test_models_that_fit_builds_by_itself(batch_size):
+    x, y = small_data()
+    inputs = {"a": x, "b": x[:, :1]}
+    found = []
+    for built in (False, True):
+        keras.utils.set_random_seed(3)
+        model = Branches()
+        if built:
+            model(inputs)
+        arguments = {"batch_size": batch_size, "stochastic": "inference"}
+        report = curvature(model, inputs, y, "mse", **arguments)
+        assert keras.ops.convert_to_numpy(model.dropout.seed_generator.state).tolist() == [1, 0]
+        assert not np.any(model.normalization.moving_mean.numpy())
+        history = minimize(model, inputs, y, "mse", max_iterations=3, verbose=0, **arguments)
+        found.append([*report.lowest, *history.history["loss"]])
+    np.testing.assert_allclose(*found, rtol=1e-3)
+    sequential = keras.Sequential([keras.layers.Dense(4, activation="tanh"), keras.layers.Dense(1)])
+    assert np.isfinite(minimize(sequential, x, y, "mse", max_iterations=2, verbose=0).history["loss"]).all()
+
+
 @pytest.mark.parametrize("layer", [lambda: keras.layers.Dropout(0.5), lambda: keras.layers.GaussianNoise(1.0)])
 def test_stochastic_layers(layer):
     x, y = small_data(200)

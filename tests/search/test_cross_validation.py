@@ -1,6 +1,7 @@
 import pathlib
 import sys
 
+import keras
 import numpy as np
 import pytest
 from sklearn.model_selection import StratifiedKFold
@@ -51,6 +52,25 @@ def test_each_fold_is_validated_on_what_it_was_not_trained_on():
     np.testing.assert_allclose(result.history["val_loss"], np.mean([one["val_loss"] for one in result.folds], axis=0))
 
 
+@pytest.mark.parametrize("metric", ["accuracy", keras.metrics.AUC(name="ap")])
+def test_interval_of_a_fraction_stays_in_it(metric):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 2)).astype("float32")
+    y = (x[:, :1] + 0.7 * rng.normal(size=(60, 1)) > 0).astype("float32")
+
+    def build(parameters):
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, "sigmoid")])
+        model.compile(keras.optimizers.Adam(0.3), "binary_crossentropy", metrics=[metric])
+        return model
+
+    name = f"val_{metric if isinstance(metric, str) else metric.name}"
+    result = cross_validate(build, (x, y), folds=10, epochs=4, metric=name, stratify=False)
+    assert max(result.values) > min(result.values)
+    assert 0 <= result.low <= result.mean <= result.high <= 1
+    assert f"10 folds, {name} {result.mean:.4g}, 95% interval" in repr(result)
+    assert result.values == [max(history[name]) for history in result.folds]
+
+
 def test_search_by_cross_validation():
     x, y = _trains.data()
     rates = []
@@ -84,7 +104,8 @@ def test_structures_of_arrays():
         ({"data": (np.ones((3, 4)), np.ones(4))}, "lengths"),
         ({"epochs": 0}, "epochs"),
         ({"direction": "up"}, "direction"),
-        ({"metric": "val_f1"}, "val_f1"),
+        ({"metric": "val_f1"}, "direction"),
+        ({"metric": "val_mae"}, "val_mae"),
         ({"stratify": "yes"}, "stratify"),
     ],
 )

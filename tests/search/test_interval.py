@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from kregkit.search import mean_interval
+from kregkit.search.interval import metric_interval
 
 
 def test_interval_by_hand_and_by_scipy():
@@ -27,6 +28,16 @@ def test_interval_covers_as_often_as_it_says():
 def test_one_value_and_none():
     mean, low, high = mean_interval([2.0])
     assert mean == 2.0 and math.isnan(low) and math.isnan(high)
-    for bad in ({"values": []}, {"values": [1.0], "confidence": 1.0}):
+    for bad in ({"values": []}, {"values": [1.0], "confidence": 1.0}, {"values": [97.0], "bounds": (0, 1)}):
         with pytest.raises(ValueError, match="Received: "):
             mean_interval(**bad)
+
+
+def test_bounds_cut_the_interval_and_nothing_else():
+    values = [0.9, 0.95, 1.0]
+    mean, low, high = mean_interval(values)
+    assert high > 1 and mean_interval(values, bounds=(0, 1)) == (mean, low, 1.0)
+    assert mean_interval([0.4, 0.5, 0.6], bounds=(0, 1)) == mean_interval([0.4, 0.5, 0.6])
+    assert mean_interval([1.0, 1.0], bounds=(0, 1)) == (1.0, 1.0, 1.0)
+    # Percent under the name of a fraction: nothing is cut.
+    assert metric_interval([97.0, 99.0], (0.0, 1.0)) == mean_interval([97.0, 99.0])

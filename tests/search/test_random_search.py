@@ -39,7 +39,7 @@ def test_best_at_the_edge_widens_and_says_so(capsys):
     narrow = Space(rate=log_uniform(1e-6, 1e-3))
     result = search.search(valley, narrow, [30, 3], epochs=[1, 1])
     second = result.rounds[1]
-    assert second["space"].parameters["rate"].high == pytest.approx(10**-1.5)
+    assert second["space"].parameters["rate"].high == pytest.approx((1 + 1e-3) / 2)
     assert second["space"].parameters["rate"].low == 1e-6
     assert "upper edge" in second["remarks"]["rate"]
     assert "widened" in capsys.readouterr().out
@@ -143,6 +143,40 @@ def test_value_is_the_best_epochs_and_direction_follows_the_metric():
     assert result.best.value == 0.1
 
 
+@pytest.mark.parametrize("metric", ["val_ap", "val_layer2_mae", "val_inaccuracy"])
+def test_direction_is_asked_for_where_nothing_tells(metric):
+    def train(parameters, epochs, callbacks):
+        return {metric: [parameters["decay"]]}
+
+    with pytest.raises(ValueError, match="Pass `direction=\"max\"`.*Received: direction='auto'"):
+        search.search(train, space(), [2], epochs=[1], metric=metric, verbose=0)
+    for direction, sign in (("min", 1), ("max", -1)):
+        result = search.search(train, space(), [4], epochs=[1], metric=metric, direction=direction, verbose=0)
+        assert result.best.value == min(result.trials, key=lambda trial: sign * trial.value).value
+
+
+def test_direction_is_that_of_the_models_metric():
+    x = np.ones((4, 2), "float32")
+
+    def build(metric):
+        def build(parameters):
+            model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, "sigmoid")])
+            model.compile("sgd", "mse", metrics=[metric])
+            return model
+
+        return search.build_and_fit(build, (x, x[:, :1]), (x, x[:, :1]))
+
+    def found(metric, name, **arguments):
+        return search.search(build(metric), space(), [1], epochs=[1], metric=name, verbose=0, **arguments).mode
+
+    assert found(keras.metrics.AUC(name="ap"), "val_ap") == "max"
+    assert found(keras.metrics.MeanAbsoluteError(name="ap"), "val_ap") == "min"
+    # A name of Keras's for something else.
+    with pytest.raises(ValueError, match="smaller values are better"):
+        found(keras.metrics.MeanAbsoluteError(name="accuracy"), "val_accuracy")
+    assert found(keras.metrics.MeanAbsoluteError(name="accuracy"), "val_accuracy", direction="min") == "min"
+
+
 def test_failures():
     def train(parameters, epochs, callbacks):
         if parameters["rate"] > 1e-3:
@@ -214,7 +248,9 @@ def test_missing_optuna_names_the_command(monkeypatch):
         ({"catch": "MemoryError"}, "catch"),
         ({"pruner": optuna.pruners.MedianPruner}, "pruner"),
         ({"storage": 3}, "storage"),
-        ({"metric": "val_f1"}, "val_f1"),
+        ({"metric": "val_f1", "direction": "max"}, "val_f1"),
+        ({"metric": "val_f1"}, "direction"),
+        ({"metric": 3}, "metric"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, text):

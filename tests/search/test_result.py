@@ -72,3 +72,38 @@ def test_plot_and_repr(result):
     axes = result.plot(color="val_accuracy")
     assert len(axes) == 3 and (axes[0].get_xlabel(), axes[0].get_ylabel()) == ("rate", "decay")
     assert "60 trials in 3 rounds, best val_loss" in repr(result)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "optimum"),
+    [
+        ({"a": log_uniform(0.1, 10.0)}, {"a": 1e-3}),
+        ({"a": log_uniform(1e-6, 1e-4)}, {"a": 1e-2}),
+        ({"a": uniform(2.0, 3.0)}, {"a": 7.0}),
+        ({"a": uniform(2.0, 3.0)}, {"a": -1.0}),
+        ({"a": log_uniform(1e-6, 1e-4), "b": uniform(2.0, 3.0)}, {"a": 1e-1, "b": 6.0}),
+        ({"a": uniform(-3.0, -2.0), "b": uniform(0.0, 0.5)}, {"a": 0.0, "b": 0.9}),
+    ],
+)
+def test_an_optimum_out_of_range_is_walked_to_or_said(ranges, optimum):
+    def distance(name, value):
+        ends = [optimum[name], value, ranges[name].low, ranges[name].high]
+        target, value, low, high = np.log10(ends) if ranges[name].log else ends
+        return (value - target) / (high - low)
+
+    def train(parameters, epochs, callbacks):
+        return {"val_loss": [sum(distance(name, value) ** 2 for name, value in parameters.items())]}
+
+    for seed in range(2):
+        result = search(train, Space(**ranges), 42, epochs=1, seed=seed, verbose=0)
+        for name in ranges:
+            nearest = min(abs(distance(name, trial.parameters[name])) for trial in result.trials)
+            assert nearest < 0.25 or (f"- {name}: " in str(result) and "edge" in result.edges[name]), str(result)
+
+
+def test_an_optimum_at_a_limit_is_said():
+    result = search(
+        lambda parameters, *_: {"val_loss": [parameters["drop"]]}, Space(drop=uniform(0.0, 0.5)), [60], epochs=[1],
+        verbose=0,
+    )  # fmt: skip
+    assert "its limit is 0" in result.edges["drop"] and "lower edge" in repr(result)

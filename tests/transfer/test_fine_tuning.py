@@ -7,6 +7,7 @@ import tensorflow as tf
 from transfer.models import values
 
 from kregkit.transfer import FineTuned, fine_tune, recommend
+from kregkit.transfer._graph import weighted_layers
 
 CELLS = {
     "linear head": (20, "similar"),
@@ -72,6 +73,18 @@ def test_learns_new_digits_from_few(trained, sets):
     _, accuracy = tuned.model.evaluate(*sets["test"], verbose=0)
     assert accuracy > 0.8
     assert "learning_rate" in tuned.history.history
+
+
+def test_layers_thaw_stage_by_stage_from_the_top(trained, sets):
+    x, y = (part[:32] for part in sets["new"])
+    weights = []
+    record = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: weights.append([layer.trainable for layer in weighted_layers(record.model)])
+    )
+    plan = dataclasses.replace(recommend(1000, 5, "different"), head_epochs=1, epochs=3)
+    fine_tune(trained, (x, y), plan=plan, callbacks=[record])
+    # Four convolutions and the head: the head alone, then the upper half of the body, then all.
+    assert weights == [[False] * 4 + [True], [False] * 2 + [True] * 3, [True] * 5]
 
 
 def test_makes_its_own_plan(trained, sets):

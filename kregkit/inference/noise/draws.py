@@ -7,11 +7,29 @@ import numpy as np
 import tensorflow as tf
 
 _PHILOX = 1
+# Where the indices of seed generators begin, behind those of layers.
+_OWN = 2**24
 _UNIFORM, _NORMAL = tf.raw_ops.StatelessRandomUniformV2, tf.raw_ops.StatelessRandomNormalV2
 
 
 class NotFoldableError(ValueError):
     """A layer draws noise that all rows of a batch share, so several draws can't share a batch."""
+
+
+def key_of_state(state, start, stream, use):
+    """Returns a key `(2,)` that follows from a seed generator's state, another one for each batch, stream and use.
+
+    Args:
+        state: Integer tensor `(2,)`.
+        start: Integer scalar tensor, the number of the batch's first example in the data set.
+        stream: Integer scalar tensor, the member's number.
+        use: Integer.
+    """
+    words = tf.cast(state, "uint64")
+    counter = tf.cast(tf.stack([start, stream * 2**32 + use]), "uint64")
+    key = tf.bitwise.bitwise_xor(tf.bitwise.left_shift(words[:1], tf.constant(32, "uint64")), words[1:])
+    operation = tf.raw_ops.StatelessRandomUniformFullIntV2
+    return operation(shape=[2], key=key, counter=counter, alg=_PHILOX, dtype=tf.uint32)
 
 
 class Draws:
@@ -67,6 +85,15 @@ class Draws:
     def key_of_batch(self, layer_index):
         """Returns a seed `(2,)` for `keras.random`, another one for each batch and draw; raises as `key` does."""
         return self._words(layer_index, self.start)
+
+    def own_key(self, index, state):
+        """Returns a key for the generator with an index; the `next_key` of `own_numbers`."""
+        return self.key_of_batch(_OWN + index)
+
+    @property
+    def drew(self):
+        """Boolean, whether anything has been drawn."""
+        return bool(self._uses)
 
     def _words(self, layer_index, low):
         self.require_one_draw("noise drawn for a whole batch")

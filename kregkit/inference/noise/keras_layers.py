@@ -47,6 +47,20 @@ def changes(layer, every, draws, layer_index):
         yield layer, "call", lambda inputs, *_, **__: perturbed(layer, draws, layer_index, inputs)
 
 
+def expectation_changes(layer):
+    """Yields `(object, attribute, value)`: what to set so that a layer gives its mean, also if it is always on."""
+    if is_elementwise(layer):
+        yield layer, "call", without_noise
+    elif _is_noisy_attention(layer):
+        name, original = keras_internals.apply_scores(layer)
+        yield layer, name, lambda scores, value, scores_mask=None, training=False: original(scores, value, scores_mask)
+
+
+def without_noise(inputs, *_, **__):
+    """Does what a layer for which `is_elementwise` does without its noise."""
+    return inputs
+
+
 # Layers that compute `factor * inputs + shift`, both random.
 
 

@@ -1,12 +1,34 @@
 """How callbacks share one learning rate: the base of those that take part in it, and their product."""
 
+import copy
+
 import keras
 from keras import ops
 
+from kregkit import schedules
 from kregkit._core.checks import check_choice
 from kregkit._core.optimizers import leaf_optimizers
 from kregkit.callbacks._train_step import Hook
 from kregkit.callbacks.traced import TracedCallback
+
+_keras_schedules = keras.optimizers.schedules
+
+# The attributes of schedules that follow from the length of a fit or of its epochs, which variables hold in a traced
+# step; and those that a call doesn't read.
+_LENGTHS = {
+    _keras_schedules.ExponentialDecay: (["decay_steps"], []),
+    _keras_schedules.InverseTimeDecay: (["decay_steps"], []),
+    _keras_schedules.CosineDecay: (["decay_steps"], []),
+    schedules.StepDecay: (["_numerator", "_denominator", "_steps", "_times", "_interval"], ["every", "at"]),
+    schedules.Warmup: (["steps"], []),
+    schedules.Triangular: (["period"], []),
+    schedules.OneCycle: (["total_steps"], []),
+    schedules.CosineCycles: (
+        ["_starts", "_lengths", "_last_step"],
+        ["total_steps", "cycles", "restart_multiplier", "ends"],
+    ),
+}
+_WHOLE = ("_numerator", "_denominator", "_steps")
 
 
 class RateCallback(TracedCallback):
@@ -16,16 +38,36 @@ class RateCallback(TracedCallback):
     `optimizer.learning_rate`, and written to `logs["learning_rate"]`. The base is what the optimizer holds when the
     fit begins; it is put back when the fit ends. Several optimizers (`MultiOptimizer`) each keep their own base; the
     first one's rate is `"learning_rate"`, the others' are `"learning_rate_1"` and so on. A model saved within the fit
-    holds the rate of that moment: who loads it to go on sets `optimizer.learning_rate` to the base first.
+    holds the rate of that moment: set `optimizer.learning_rate` to the base before training a loaded model on.
+
+    A subclass overrides `make_schedule`, or `factor_at` where its factor is no schedule of the step.
+
+    Attributes:
+        replaces_base: True if the callback gives the rate itself, in place of the compiled one.
+        whole_epochs_suffice: True if the schedule only changes at epoch boundaries, so that it works on data of
+            unknown length.
 
     Args:
         unit: `"epoch"` or `"step"`, what lengths and times are counted in. A step is a trained batch. Epochs are
             exact to the batch, fractions included.
+
+    Raises:
+        ValueError: `unit` is neither. In `fit`, before the first step: the learning rate isn't a number to set, the
+            data's length is needed and unknown, or another callback sets the rate too.
+
+    Example:
+
+    >>> import keras
+    >>> class Halved(RateCallback):
+    ...     def make_schedule(self, unit_steps, total_steps):
+    ...         return keras.optimizers.schedules.PiecewiseConstantDecay([0], [1.0, 0.5])
+    >>> callback = Halved()
     """
 
-    steers_optimizer = True
+    needs_compiled_optimizer = True
+    untraced_attributes = ("_introduced", "_counting")
+    fit_attributes = ("_introduced", "_schedule")
     replaces_base = False
-    # Whether a whole epoch is fine enough a clock, where the data's length is unknown.
     whole_epochs_suffice = False
 
     def __init__(self, unit="epoch"):
@@ -74,8 +116,23 @@ class RateCallback(TracedCallback):
         else:
             unit_steps = steps if self.unit == "epoch" else 1
             total_steps = None if steps is None else steps * epochs
-        self._schedule = self.make_schedule(unit_steps, total_steps)
+        self._schedule = self._with_variables(self.make_schedule(unit_steps, total_steps))
         self.train_step.share(Rates).add(self)
+
+    def _with_variables(self, schedule):
+        """Returns the schedule with its lengths in variables, so that fits of other lengths can share one trace."""
+        lengths, unread = _LENGTHS.get(type(schedule), ((), ()))
+        if not lengths:
+            return schedule
+        schedule = copy.copy(schedule)
+        for name in lengths:
+            value = getattr(schedule, name)
+            if value is not None:
+                dtype = "int64" if name in _WHOLE else "float32"
+                setattr(schedule, name, self.train_step.variable(self, f"schedule{name}", value, dtype))
+        for name in unread:
+            delattr(schedule, name)
+        return schedule
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
@@ -110,8 +167,11 @@ def compiled_rates(model):
 class Rates(Hook):
     """The one learning rate of a fit: bases, factors, and their product."""
 
+    untraced_attributes = ("members", "bases", "train_step", "rates")
+
     def __init__(self, train_step):
         self.members = []
+        self.train_step = train_step
         optimizer = train_step.model.optimizer
         if optimizer is None:
             raise ValueError("The model has no optimizer whose learning rate could be set. Received: optimizer=None")
@@ -130,12 +190,23 @@ class Rates(Hook):
                     "`LearningRate(schedule)` or `PlateauDecay` instead, which multiply with the others. "
                     f"Received: callbacks={[type(callback).__name__ for callback in train_step.callbacks]}"
                 )
-        rates = compiled_rates(train_step.model)
-        if train_step.find(keras.callbacks.BackupAndRestore):
+        self._set_bases()
+
+    def _set_bases(self):
+        rates = compiled_rates(self.train_step.model)
+        if self.train_step.find(keras.callbacks.BackupAndRestore):
             # It may have brought back the optimizer with the decayed rate of the moment that it was backed up.
-            for callback in train_step.find(RateCallback)[:1]:
+            for callback in self.train_step.find(RateCallback)[:1]:
                 rates += callback._introduced
         self.bases = [[rate for leaf, rate in rates if leaf is optimizer][-1] for optimizer in self.optimizers]
+
+    def prepare(self):
+        # Another callback's `on_train_begin` may have set the compiled rate, before or after this hook was made.
+        self._set_bases()
+        self.base_variables = [
+            self.train_step.variable(self, f"base_{index}", base, leaf.learning_rate.dtype)
+            for index, (leaf, base) in enumerate(zip(self.optimizers, self.bases))
+        ]
 
     def add(self, callback):
         for member in self.members:
@@ -150,8 +221,9 @@ class Rates(Hook):
         factors = [member.factor_at(step) for member in self.members if not member.replaces_base]
         replacing = next((member for member in self.members if member.replaces_base), None)
         self.rates = []
-        for leaf, base in zip(self.optimizers, self.bases):
-            rate = base if replacing is None else replacing.rate_at(step, base)
+        for leaf, base in zip(self.optimizers, self.base_variables):
+            rate = ops.cast(base, leaf.learning_rate.dtype)
+            rate = rate if replacing is None else replacing.rate_at(step, rate)
             for factor in factors:
                 rate = rate * factor
             rate = ops.cast(rate, leaf.learning_rate.dtype)
@@ -165,3 +237,4 @@ class Rates(Hook):
     def release(self):
         for leaf, base in zip(self.optimizers, self.bases):
             leaf.learning_rate = base
+        self.members = []

@@ -1,0 +1,130 @@
+"""Image files as a source: read and decoded when an example is wanted."""
+
+import hashlib
+import logging
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from kregkit._core.checks import check_choice
+from kregkit.data._cache import open_cache
+from kregkit.data._exif import exif_orientation, upright
+from kregkit.data._graph_checks import text
+
+_LOG = logging.getLogger("kregkit.data")
+
+
+class UnreadableImage(ValueError):
+    """A file that holds no image."""
+
+
+class FileSource:
+    """Image files and their labels: a sequence of `(image, label)`, decoded when they are wanted.
+
+    Args:
+        paths: List of paths.
+        labels: List of integers.
+        class_names: List of the classes' names.
+        channels: 0 (as in the file), 1 or 3.
+        on_error: `"raise"` or `"skip"`. What was skipped is logged once per file and kept in `skipped`.
+        cache: `True` keeps decoded images in memory, a path in a directory.
+        orientation: Boolean, whether to turn images as their EXIF header says.
+    """
+
+    batched = False
+
+    def __init__(self, paths, labels, class_names, channels=3, on_error="raise", cache=False, orientation=True):
+        self.paths, self.class_names, self.channels = [str(path) for path in paths], class_names, channels
+        self.on_error = check_choice("on_error", on_error, ("raise", "skip"))
+        self.skip = on_error == "skip"
+        self.skipped = {}
+        self.size = len(self.paths)
+        self.labels = tf.constant(labels, tf.int64)
+        self._path_tensor = tf.constant(self.paths)
+        self.orientation = check_choice("orientation", orientation, (True, False))
+        # Which image a file's name stands for is in the name under which the cache keeps it.
+        self._cache = open_cache(cache, {"kind": "image files"})
+        self.spec = (tf.TensorSpec((None, None, channels or None), tf.uint8), tf.TensorSpec((), tf.int64))
+
+    def first(self, num):
+        """Returns what is known before a file is read: the labels."""
+        return None, (None, self.labels)
+
+    def first_spec(self):
+        return None
+
+    def describe(self, index):
+        return text("The image file ", tf.gather(self._path_tensor, index))
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        """Returns one example as NumPy values; a file that can't be read is an error whatever `on_error` says."""
+        return self._decode(range(self.size)[index]), int(self.labels[index])
+
+    def _decode(self, index):
+        path = self.paths[index]
+        try:
+            # Another file under the same name is another image.
+            state = os.stat(path)
+            key = f"{path}|{state.st_mtime_ns}|{state.st_size}|{self.channels}|{self.orientation}"
+            name = hashlib.sha256(key.encode()).hexdigest()
+        except OSError as error:
+            raise UnreadableImage(f"The image file {path} can't be read: {error}") from None
+        # A damaged cache is an error of its own: a damaged image may be skipped.
+        kept = self._cache.get(name, [tf.uint8])
+        if kept is not None:
+            return kept[0]
+        try:
+            with open(path, "rb") as file:
+                content = file.read()
+            image = _decoded(content, self.channels)
+            if self.orientation:
+                image = upright(image, exif_orientation(content))
+            if not image.size:
+                raise ValueError("it has no pixels")
+        except (OSError, ValueError, tf.errors.OpError) as error:
+            # TensorFlow puts the node's name in braces before the reason.
+            reason = str(getattr(error, "message", error)).splitlines()[0].rpartition("}} ")[2][:200]
+            raise UnreadableImage(f"The image file {path} can't be read: {reason}") from None
+        self._cache.put(name, [image])
+        return image
+
+    def _decode_or_skip(self, index):
+        path = self.paths[index]
+        try:
+            return self._decode(index), True
+        except UnreadableImage as error:
+            if not self.skip:
+                raise
+            if path not in self.skipped:
+                self.skipped[path] = str(error).partition("can't be read: ")[2]
+                _LOG.warning("Skipped %s (%d so far): %s", path, len(self.skipped), self.skipped[path])
+            return np.zeros((1, 1, self.channels or 3), "uint8"), False
+
+    def fetch(self, index):
+        """Returns an example; with `on_error="skip"`, a pair of it and whether it could be read."""
+        image, good = tf.numpy_function(self._decode_or_skip, [index], [tf.uint8, tf.bool], stateful=False)
+        image.set_shape(self.spec[0].shape)
+        good.set_shape(())
+        example = (image, tf.gather(self.labels, index))
+        return (example, good) if self.skip else example
+
+
+def _decoded(content, channels):
+    """Returns the pixels of an image file; what `tf.io.decode_image` doesn't do: palettes of BMP, grey BMP and GIF."""
+    by_hand = channels == 1 and content[:2] in (b"BM", b"GI")
+    is_palette = content[:2] == b"BM" and content[28:30] == b"\x08\0"
+    wanted = 0 if is_palette else 3 if by_hand else channels
+    image = tf.io.decode_image(content, channels=wanted, expand_animations=False).numpy()
+    if is_palette:
+        # It gives the palette's indices.
+        start = 14 + int.from_bytes(content[14:18], "little")
+        stop = int.from_bytes(content[10:14], "little")
+        palette = np.frombuffer(content[start:stop], "uint8").reshape(-1, 4)[:, 2::-1]
+        image = palette[image[..., 0]]
+        if channels == 0 and (palette == palette[:, :1]).all():
+            image = image[..., :1]
+    return tf.image.rgb_to_grayscale(image).numpy() if by_hand else image
