@@ -2,11 +2,14 @@
 
 import numpy as np
 
-from kregkit.diagnostics._optimizers import fresh_optimizer
+from kregkit.diagnostics._optimizers import learning_rates
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics._untouched import untouched
 from kregkit.diagnostics.finding import Finding, Problem
-from kregkit.diagnostics.learning_rate_sweep import learning_rate_range
+from kregkit.diagnostics.learning_rate_sweep import affordable_steps, learning_rate_range
+
+# A sweep in fewer steps shows nothing.
+_FEWEST = 30
 
 
 def learning_rate(model, data, steps=100):
@@ -14,8 +17,9 @@ def learning_rate(model, data, steps=100):
 
     Sweeps from 1e-6 to 10 by `learning_rate_range`. A rate near the one at which the sweep diverged, or more than 30
     times or less than a hundredth of the suggestion, is suspected; then, and where the sweep shows no clear fall, 40
-    steps are trained at the rate itself, which decide. It fails if the loss rises, or doesn't fall by a tenth of what
-    the sweep reached; it warns, as too low, if the loss falls by less than 0.5% of that.
+    steps are trained at the rate itself, which decide. It fails if the loss rises, jumps to ten times its start, or
+    doesn't fall by a tenth of what the sweep reached; it warns, as too low, if the loss falls by less than 0.5% of
+    that.
 
     Args:
         model: A compiled, built Keras model. It is left bit for bit as it was.
@@ -39,6 +43,11 @@ def learning_rate(model, data, steps=100):
     ['learning rate too high']
     """
     with probing(model, data) as probe:
+        if model.trainable_variables:
+            with untouched(model):
+                steps = affordable_steps(probe, steps)
+        if probe.cut and steps < _FEWEST:
+            return Finding("learning_rate", f"{learning_rates(model.optimizer)[0]:.1e}", "not known", (), {})
         with untouched(model):
             found = learning_rate_range(model, probe, 1e-6, 10.0, steps)
         rate, good, end = found.current, found.suggestion, found.divergence
@@ -57,6 +66,8 @@ def learning_rate(model, data, steps=100):
             problems.append(Problem("no learning rate helps", "fail", figure, "weights that train", remedy))
     elif not np.isfinite(trial).all() or trial[-len(trial) // 4 :].mean() > start + max(5 * spread, 0.1 * abs(start)):
         problems.append(_too_high(rate, good, "the loss rises" if np.isfinite(trial).all() else "the loss overflows"))
+    elif high and good is not None and start > 0 and trial.max() > 10 * start:
+        problems.append(_too_high(rate, good, f"the loss jumps from {start:.3g} to {trial.max():.3g}"))
     elif high and good is not None and trial[-len(trial) // 4 :].mean() > start - 0.1 * fall:
         problems.append(_too_high(rate, good, "the loss doesn't fall"))
     elif low and trial[: len(trial) // 4].mean() - trial[-len(trial) // 4 :].mean() < 0.005 * fall:
@@ -70,13 +81,14 @@ def learning_rate(model, data, steps=100):
 
 def _trial(probe, rounds=4, most=10):
     """Returns the losses of real steps at the compiled rate, over a few batches again and again; None without time."""
-    step, losses = probe.trainer(fresh_optimizer(probe.model.optimizer)), []
-    for batch in probe.batches[:most] * rounds:
+    _, step = probe.own_trainer()
+    batches, losses = probe.batches[:most] * rounds, []
+    for batch in batches:
         losses.append(float(step(*batch)))
         if not np.isfinite(losses[-1]):
             break
-        if probe.time_left() <= 0:
-            probe.cut = f"{len(losses)} steps at the rate"
+        if probe.time_left() <= 0 and len(losses) < len(batches):
+            probe.cut = f"{len(losses)} of {len(batches)} steps at the compiled rate"
             return None
     return np.array(losses)
 

@@ -8,7 +8,7 @@ from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics.finding import Finding, Problem
 
 # Large steps show small gradients, whose differences rounding would hide; small ones stay clear of kinks nearby.
-_FIRST_STEP, _STEPS = 1e-5, (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
+_STEPS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 # Beyond so many variables, directions through several of them at once are checked.
 _MANY, _GROUP = 40, 8
 
@@ -65,13 +65,17 @@ def gradient_check(model, data, num_weights=6, num_examples=8, seed=0):
     check_integer("num_weights", num_weights, 1)
     check_integer("num_examples", num_examples, 1)
     with probing(model, data) as probe:
+        if probe.time_left() <= 0:
+            probe.cut = "not begun"
+            return Finding("gradient_check", "not checked", "error < 1e-6")
         batch = probe.first(num_examples)
         order = _order(probe.observation.records)
         # Builds the compiled loss, whose parts change their type for the check.
         probe.loss(*batch[:2], model(batch[0], training=False), batch[2], training=False)
         try:
             with double_precision(model):
-                rows = _Comparison(probe, DoubleLoss(probe, batch), order, num_weights, seed).rows()
+                comparison = _Comparison(probe, DoubleLoss(probe, batch), order, num_weights, seed)
+                rows = comparison.rows()
         except Exception as error:
             remedy = "let the layer compute in its `compute_dtype` rather than in a fixed type"
             reason = str(error).strip().splitlines()
@@ -79,7 +83,7 @@ def gradient_check(model, data, num_weights=6, num_examples=8, seed=0):
             problem = Problem("no float64", "warn", figure, "layers that follow their dtype policy", remedy)
             return Finding("gradient_check", "not checked", "error < 1e-6", (problem,), {})
     worst = max((row["error"] for row in rows.values()), default=0.0)
-    checked, kinks, small = (sum(row[key] for row in rows.values()) for key in ("checked", "kinks", "too_small"))
+    checked, kinks, small = (comparison.counts[kind] for kind in ("checked", "kinks", "too_small"))
     details = {"largest_error": worst, "checked": checked, "kinks": kinks, "too_small": small, "variables": rows}
     figure = f"{worst:.1e}" if worst else "within rounding"
     figure += f" over {checked} directions"
@@ -105,6 +109,7 @@ class _Comparison:
         self.rng = np.random.default_rng(seed)
         self.gradients = loss.gradients()
         self.middle, self.rounding = loss.value(), 4 * loss.rounding(self.rng)
+        self.counts = {"checked": 0, "kinks": 0, "too_small": 0}
         self.order = [order.get(id(variable), -1) for variable in loss.variables]
 
     def rows(self):
@@ -175,6 +180,7 @@ class _Comparison:
         for direction in directions:
             error, kind = self.error(direction)
             row[kind] += 1
+            self.counts[kind] += 1
             row["error"] = max(row["error"], error)
         return row
 
@@ -187,11 +193,16 @@ class _Comparison:
             sides[step] = ((up - self.middle) / step, (self.middle - down) / step)
             return (up - down) / (2 * step)
 
-        first = numeric(_FIRST_STEP)
-        noise, scale = self.rounding / _FIRST_STEP, max(abs(slope), abs(first))
-        if abs(slope - first) <= 1e-7 * scale + min(noise, 1e-4 * scale) and noise < 1e-3 * scale:
-            return max(0.0, abs(slope - first) - noise) / scale, "checked"
-        values = np.array([first if step == _FIRST_STEP else numeric(step) for step in _STEPS])
+        # The smallest step beside which rounding is small, and one that most losses bear.
+        ample = [step for step in _STEPS if self.rounding / step <= 1e-7 * abs(slope)]
+        values = {}
+        for step in dict.fromkeys((min(ample, default=1e-5), 1e-5)):
+            values[step] = numeric(step)
+            noise, scale, gap = self.rounding / step, max(abs(slope), abs(values[step])), abs(slope - values[step])
+            # Nothing but a right gradient agrees so well.
+            if noise < 1e-3 * scale and gap <= 1e-7 * scale + min(noise, 1e-4 * scale):
+                return max(0.0, gap - noise) / scale, "checked"
+        values = np.array([values[step] if step in values else numeric(step) for step in _STEPS])
         noises = self.rounding / np.array(_STEPS)
         # What a smaller step changes bounds the larger one's own error; the smallest has its noise.
         doubt = noises + np.append(np.abs(np.diff(values)), 0.0)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import time
 
 import numpy as np
 
@@ -108,6 +109,20 @@ def learning_rate_range(model, data, low=1e-6, high=10.0, steps=100):
         rates = np.geomspace(low, high, steps)
         losses = _sweep(probe, rates) if model.trainable_variables else np.full(1, probe.observation.total)
     return _read(rates[: len(losses)], losses, current)
+
+
+def affordable_steps(probe, steps):
+    """Returns how many of `steps` end before the probe's deadline, by the time that two of them take."""
+    if not np.isfinite(probe.deadline):
+        return steps
+    _, step = probe.own_trainer()
+    step(*probe.batches[0])
+    start = time.monotonic()
+    float(step(*probe.batches[0]))
+    possible = max(int(probe.time_left() / max(time.monotonic() - start, 1e-9)), 0)
+    if possible < steps:
+        probe.cut = f"a sweep of {possible} instead of {steps} steps"
+    return min(steps, possible)
 
 
 def _sweep(probe, rates):

@@ -5,7 +5,7 @@ import math
 import re
 import time
 
-from kregkit._core.checks import check_choice, check_integer, check_number
+from kregkit._core.checks import check_integer, check_number
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics._untouched import untouched
 from kregkit.diagnostics.compiled_rate import learning_rate
@@ -41,19 +41,13 @@ CHECKS = {
         update_ratio,
     )
 }
-# Of the time that is left, in proportion.
+# Of the time that is left, in proportion; 1 for the others.
 _SHARES = {
-    "input_statistics": 2,
-    "label_distribution": 1,
-    "label_signal": 2,
-    "loss_sign": 1,
     "initial_loss": 3,
-    "layer_settings": 1,
-    "signal_flow": 2,
-    "gradient_check": 4,
-    "overfit_small_batch": 5,
-    "optimizer_settings": 1,
-    "learning_rate": 6,
+    "signal_flow": 3,
+    "gradient_check": 5,
+    "overfit_small_batch": 6,
+    "learning_rate": 8,
     "update_ratio": 2,
 }
 
@@ -109,7 +103,8 @@ def preflight(model, data, checks="all", batch_size=32, max_examples=1024, secon
     check_integer("max_examples", max_examples, 2)
     if seconds is not None:
         check_number("seconds", seconds, 0, low_open=True)
-    check_choice("verbose", verbose, (0, 1))
+    if verbose not in (0, 1, "auto"):
+        raise ValueError(f"`verbose` must be 0 or 1. Received: verbose={verbose!r}")
     end = math.inf if seconds is None else start + seconds
     names = [name for name in CHECKS if name in names]
     with probing(model, data, batch_size, max_examples) as probe:
@@ -119,7 +114,7 @@ def preflight(model, data, checks="all", batch_size=32, max_examples=1024, secon
             if verbose:
                 print(f"preflight {index + 1}/{len(names)} {name}", end="", flush=True)
             # What one check leaves of its share goes to those after it.
-            share = _SHARES[name] / sum(_SHARES[later] for later in names[index:])
+            share = _SHARES.get(name, 1) / sum(_SHARES.get(later, 1) for later in names[index:])
             probe.deadline, probe.cut = begun + share * (end - begun), ""
             finding = _cut(name, seconds) if begun >= end else _run(name, model, probe, findings)
             if probe.cut:

@@ -1,5 +1,6 @@
 """Planted faults are found by name, a healthy model passes, and nothing is left behind."""
 
+import functools
 import random
 
 import faults
@@ -7,11 +8,16 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras import layers
 
 from kregkit._core import keras_internals
 from kregkit._core.weights import copy_values, same_bits
 from kregkit.diagnostics import _double, _probe
-from kregkit.diagnostics.preflight_checks import CHECKS, preflight
+from kregkit.diagnostics.preflight_checks import CHECKS
+from kregkit.diagnostics.preflight_checks import preflight as preflight_with_defaults
+
+# A slow machine must not cut a check short.
+preflight = functools.partial(preflight_with_defaults, seconds=None, verbose=0)
 
 
 def keras_memory():
@@ -340,6 +346,8 @@ def test_iterator_is_refused():
         ({"checks": "most"}, "Received: checks='most'"),
         ({"checks": ["speed"]}, r"Received: checks=\['speed'\]"),
         ({"batch_size": 1}, "Received: batch_size=1"),
+        ({"seconds": 0}, "Received: seconds=0"),
+        ({"verbose": 3}, "Received: verbose=3"),
     ],
 )
 def test_bad_arguments(arguments, text):
@@ -347,13 +355,63 @@ def test_bad_arguments(arguments, text):
         preflight(faults.healthy(), faults.data(), **arguments)
 
 
-def test_uncompiled_and_unbuilt_models_are_refused():
+def test_uncompiled_model_is_refused():
     with pytest.raises(ValueError, match="compiled"):
         preflight(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]), tabular())
-    model = keras.Sequential([keras.layers.Dense(1)])
-    model.compile("sgd", "mse")
-    with pytest.raises(ValueError, match="built"):
-        preflight(model, tabular())
+
+
+class Lazy(keras.Model):
+    """Has no shape before its first batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.noise, self.top = layers.Dense(8, "tanh"), layers.Dropout(0.2), layers.Dense(1)
+
+    def call(self, inputs, training=False):
+        return self.top(self.noise(self.body(inputs), training=training))
+
+
+@pytest.mark.parametrize("make", [Lazy, lambda: keras.Sequential([layers.Dense(8, "tanh"), layers.Dense(1)])])
+def test_model_that_fit_would_build_trains_afterwards_as_without(make):
+    x, y = tabular(64)
+
+    def train(checked):
+        keras.utils.set_random_seed(2)
+        model = make()
+        model.compile(keras.optimizers.Adam(0.01), "mse")
+        if checked:
+            report = preflight(model, (x, y), checks=["initial_loss", "signal_flow", "update_ratio"])
+            assert not any("could not run" in fault for fault in report.faults), str(report)
+        return model.fit(x, y, epochs=2, verbose=0).history["loss"]
+
+    assert train(True) == train(False)
+
+
+def test_time_that_is_up_is_kept_and_said(capsys):
+    model, data = faults.healthy(), faults.data()
+    report = preflight_with_defaults(model, data, seconds=1e-6)
+    assert {finding.figure for finding in report.findings} == {"not run"}
+    assert report.faults == ["cut short"] and report.status == "warn"
+    assert "not begun" in str(report) and "seconds=None" in str(report)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(CHECKS) and lines[0].startswith("preflight 1/") and "input_statistics: warn" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("check", "text"),
+    [
+        ("overfit_small_batch", "1 of 300 steps"),
+        ("update_ratio", "1 of 10 steps"),
+        ("learning_rate", "a sweep of 0 instead of 100 steps"),
+        ("gradient_check", "not begun"),
+    ],
+)
+def test_check_whose_time_ends_says_how_far_it_came(monkeypatch, check, text):
+    monkeypatch.setattr(_probe.Probe, "time_left", lambda self: -1.0)
+    report = preflight_with_defaults(faults.healthy(rate=1e-9), faults.data(), checks=[check], verbose=0)
+    assert text in next(p.figure for p in report.findings[0].problems if p.name == "cut short")
+    # What wasn't seen isn't judged.
+    assert not {"can't overfit", "learning rate too low", "no learning rate helps"} & set(report.faults)
 
 
 def test_what_keras_says_is_told_without_the_call_around_it():
