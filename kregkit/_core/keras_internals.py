@@ -464,15 +464,6 @@ def average_weights(optimizer, variables):
     )
 
 
-def learning_rate_schedule(optimizer):
-    """Returns the schedule that an optimizer was made with, or None.
-
-    Public `learning_rate` is its value at the present step; `get_config` fails for schedules that aren't registered.
-    """
-    schedule = _required(optimizer, "_learning_rate", "to read a learning rate schedule")
-    return schedule if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule) else None
-
-
 # TensorFlow.
 
 
