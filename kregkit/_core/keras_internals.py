@@ -364,16 +364,6 @@ def optimizer_variables(optimizer):
     return list(_required(optimizer, "_trainable_variables", "to know which weights an optimizer trains"))
 
 
-def learning_rate_schedule(optimizer):
-    """Returns the schedule that an optimizer was made with, or None.
-
-    Public `learning_rate` is its value at the present step, and `get_config` fails for schedules that are not
-    registered.
-    """
-    schedule = _required(optimizer, "_learning_rate", "to read a learning rate schedule")
-    return schedule if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule) else None
-
-
 def variable_index(optimizer, variable):
     """Returns the variable's number among those that an optimizer was built on, or None.
 
