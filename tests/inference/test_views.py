@@ -230,7 +230,7 @@ class TestRefused:
             Augment([RandomResizedCrop(6)]).views(3),
             lambda images: [images, images[:, :, ::-1]],
         ],
-        ids=repr,
+        ids=lambda views: type(views).__name__,
     )
     def test_views_without_a_way_back(self, views):
         model = pixelwise("softmax", shape=(None, None, 2))
