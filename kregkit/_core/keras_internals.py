@@ -283,6 +283,16 @@ def calling_models():
     return models
 
 
+def callback_model_name():
+    """Returns the name of the attribute in which a callback keeps its model, behind the public property `model`.
+
+    Public `set_model` sets it, and nothing takes it out of a copy. Without it a pickled callback would hold its model.
+    """
+    name = "_model"
+    _required(keras.callbacks.Callback(), name, "to copy callbacks without their model")
+    return name
+
+
 def initial_epoch(model):
     """Returns the epoch at which `BackupAndRestore` tells `fit` to go on, or None.
 
@@ -452,6 +462,15 @@ def average_weights(optimizer, variables):
     return (
         _required(optimizer, "_model_variables_moving_average", "to find moving averages") if optimizer.use_ema else []
     )
+
+
+def learning_rate_schedule(optimizer):
+    """Returns the schedule that an optimizer was made with, or None.
+
+    Public `learning_rate` is its value at the present step; `get_config` fails for schedules that aren't registered.
+    """
+    schedule = _required(optimizer, "_learning_rate", "to read a learning rate schedule")
+    return schedule if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule) else None
 
 
 # TensorFlow.

@@ -58,7 +58,7 @@ class Memory:
         self.current = None
         self._functions = []
         # A variable lives as long as a traced function or a running fit uses it.
-        self._variables = weakref.WeakValueDictionary()
+        self._slots = weakref.WeakValueDictionary()
 
     def run(self, data):
         """The train step that is traced."""
@@ -67,9 +67,9 @@ class Memory:
     def variable(self, slot, value, dtype):
         """Returns the variable that an earlier fit used for the same purpose, or a new one, with `value` in it."""
         slot = (*slot, tuple(np.shape(value)), tf.as_dtype(dtype))
-        variable = self._variables.get(slot)
+        variable = self._slots.get(slot)
         if variable is None:
-            self._variables[slot] = variable = local_variable(value, dtype, slot[-3])
+            self._slots[slot] = variable = local_variable(value, dtype, slot[-3])
         else:
             variable.assign(tf.cast(value, dtype))
         return variable

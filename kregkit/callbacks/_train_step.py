@@ -99,7 +99,7 @@ class TrainStep:
         self.validation = {name: fit[name] for name in names if name in fit}
         self.memory = Memory.of(model)
         self.memory.current = self
-        self._variables = []
+        self._slots = []
         self.step = self.variable(self, "step", 0, "int64")
         self.epoch = self.variable(self, "epoch", 0, "int64")
         self._plain_step = model.train_step
@@ -146,7 +146,7 @@ class TrainStep:
         position = next((index for index, hook in enumerate(kinds) if hook is owner), len(kinds))
         with self.model.distribute_strategy.scope():
             variable = self.memory.variable((type(owner), position, name), value, dtype)
-        self._variables.append(variable)
+        self._slots.append(variable)
         return variable
 
     def prepare(self):
@@ -186,7 +186,7 @@ class TrainStep:
                 hook.train_step = None
         if self.memory.current is self:
             self.memory.current = None
-        self._variables, self.validation = [], {}
+        self._slots, self.validation = [], {}
         if errors:
             raise errors[0]
 
@@ -246,7 +246,7 @@ class TrainStep:
             return make()
         self._traced = self.memory.find(key)
         if self._traced is None:
-            self._traced = TracedFunction(key, make(), list(self._variables))
+            self._traced = TracedFunction(key, make(), list(self._slots))
             self.traced = False
             self.memory.keep(self._traced)
         else:

@@ -61,7 +61,7 @@ class SnapshotEnsemble(RateCallback):
         *("directory", "ends", "overwrite", "_given", "_replaces", "_settings", "_members", "_start_epoch", "_epoch"),
         *("_before", "_rate_index"),
     )
-    fit_attributes = ("_tracked", "_copies", "_end_steps")
+    fit_attributes = ("_state_variables", "_copies", "_end_steps")
 
     def __init__(
         self,
@@ -129,9 +129,9 @@ class SnapshotEnsemble(RateCallback):
                 [type(leaf).__name__, _digest(_options(leaf))] for leaf in leaf_optimizers(self.model.optimizer)
             ],
         }
-        self._tracked = training_state(self.model)
+        self._state_variables = training_state(self.model)
         rate = leaf_optimizers(self.model.optimizer)[0].learning_rate
-        self._rate_index = next(index for index, variable in enumerate(self._tracked) if variable is rate)
+        self._rate_index = next(index for index, variable in enumerate(self._state_variables) if variable is rate)
         self._members, self._start_epoch = [], 0
         backed_up = self._backed_up_epoch()
         if self.directory.exists():
@@ -197,10 +197,10 @@ class SnapshotEnsemble(RateCallback):
         paths = [self.directory.member_path(member) for member in self._members]
         values = [
             value.view(variable.dtype) if value.dtype.kind == "V" else value
-            for value, variable in zip(self.directory.load_state(last["state"]), copy_values(self._tracked))
+            for value, variable in zip(self.directory.load_state(last["state"]), copy_values(self._state_variables))
         ]
         self.model.load_weights(paths[-1])
-        assign_values(self._tracked, values)
+        assign_values(self._state_variables, values)
         self._start_epoch, offset = divmod(last["step"], self.train_step.steps_per_epoch)
         self.train_step.offset = offset
         # The rate of the member's last step came with its state; the base is the compiled one.
@@ -224,7 +224,7 @@ class SnapshotEnsemble(RateCallback):
         variable = self.train_step.variable
         self._copies = [
             variable(self, f"copy_{index}", value, value.dtype.name)
-            for index, value in enumerate(copy_values(self._tracked))
+            for index, value in enumerate(copy_values(self._state_variables))
         ]
         self._end_steps = variable(self, "ends", np.asarray(self.ends), "int64")
 
@@ -233,7 +233,7 @@ class SnapshotEnsemble(RateCallback):
             return
 
         def keep():
-            for copy, variable in zip(self._copies, self._tracked):
+            for copy, variable in zip(self._copies, self._state_variables):
                 copy.assign(ops.cast(variable, copy.dtype))
 
         ops.cond(ops.any(step + 1 == self._end_steps), keep, lambda: None)
@@ -259,8 +259,8 @@ class SnapshotEnsemble(RateCallback):
             self._save(cycle + 1, self.ends[cycle], logs or {})
 
     def _save(self, cycle, step, logs):
-        state = copy_values(self._tracked if self._copies is None else self._copies)
-        with contextlib.nullcontext() if self._copies is None else swapped(self._tracked, state):
+        state = copy_values(self._state_variables if self._copies is None else self._copies)
+        with contextlib.nullcontext() if self._copies is None else swapped(self._state_variables, state):
             member = self.directory.save_member(self.model, cycle)
         self._members.append(
             {

@@ -2,7 +2,10 @@
 
 import keras
 
+from kregkit._core.keras_internals import callback_model_name
 from kregkit.callbacks._train_step import Hook, TrainStep
+
+_MODEL = callback_model_name()
 
 
 class TracedCallback(Hook, keras.callbacks.Callback):
@@ -41,9 +44,9 @@ class TracedCallback(Hook, keras.callbacks.Callback):
     [0.0, 1.0]
     """
 
-    untraced_attributes = ("_model", "params", "train_step")
+    untraced_attributes = (_MODEL, "params", "train_step")
     # What belongs to one fit, and isn't pickled or copied.
-    fit_attributes = ("_model", "train_step")
+    fit_attributes = (_MODEL, "train_step")
     train_step = None
 
     def on_train_begin(self, logs=None):
@@ -66,4 +69,4 @@ class TracedCallback(Hook, keras.callbacks.Callback):
     def __getstate__(self):
         # A copy goes on with what was counted and averaged, and belongs to no model until it is given to `fit`.
         dropped = {name for base in type(self).__mro__ for name in vars(base).get("fit_attributes", ())}
-        return {**{name: value for name, value in vars(self).items() if name not in dropped}, "_model": None}
+        return {**{name: value for name, value in vars(self).items() if name not in dropped}, _MODEL: None}

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from kregkit._core.keras_internals import learning_rate_schedule
 from kregkit._core.optimizers import leaf_optimizers
 from kregkit.diagnostics._optimizers import learning_rates
 from kregkit.diagnostics._probe import probing
@@ -81,12 +82,11 @@ def _decay(leaf, rate):
 
 
 def _schedule(leaf, highest, probe):
-    # A schedule can't be read from `learning_rate`, which is its present value.
-    schedule = getattr(leaf, "_learning_rate", None)
+    schedule = learning_rate_schedule(leaf)
     if not highest > 0:
         remedy = "give the optimizer a learning rate: nothing moves, or moves away from the minimum"
         yield Problem("learning rate is not above 0", "fail", f"{highest:g}", "> 0", remedy, leaf.name)
-    elif isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+    elif schedule is not None:
         steps = probe.batches_per_epoch
         now = int(keras.ops.convert_to_numpy(leaf.iterations))
         if steps is not None and float(schedule(now + steps)) < _FALL * highest:

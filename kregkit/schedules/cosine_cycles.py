@@ -61,11 +61,11 @@ class CosineCycles(keras.optimizers.schedules.LearningRateSchedule):
         )
         self.restart_multiplier = check_number("restart_multiplier", restart_multiplier, 1)
         self.name = name
-        starts, lengths, self.ends = self._layout()
+        starts, lengths, self.ends = self._cycle_bounds()
         self._starts, self._lengths = np.asarray(starts, "float32"), np.asarray(lengths, "float32")
         self._last_step = float(self.total_steps - 1)
 
-    def _layout(self):
+    def _cycle_bounds(self):
         total, cycles, ratio = self.total_steps, self.cycles, self.restart_multiplier
         if ratio == 1:
             length = math.ceil(total / cycles)

@@ -174,6 +174,12 @@ def test_a_fit_whose_callback_list_is_hidden_is_an_error(model):
         model.fit(np.ones((2, 4)), np.ones((2, 1)), verbose=0, callbacks=Hidden(model=model, epochs=1, steps=1))
 
 
+def test_callback_model_name(model):
+    callback = keras.callbacks.Callback()
+    callback.set_model(model)
+    assert vars(callback)[internals.callback_model_name()] is model, gone(internals.callback_model_name)
+
+
 def test_initial_epoch_of_a_backup(model, tmp_path):
     class Killed(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):

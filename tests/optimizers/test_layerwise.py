@@ -359,7 +359,7 @@ def wrappers():
         yield K.MultiOptimizer(lambda v: K.SGD())
 
 
-@pytest.mark.parametrize("wrong", wrappers())
+@pytest.mark.parametrize("wrong", list(wrappers()))
 def test_wrappers_inside_are_refused(wrong):
     with pytest.raises(ValueError, match="Received: optimizer="):
         LayerwiseLearningRate(wrong)
