@@ -118,7 +118,7 @@ def test_fit_advances_the_epoch(name, steps_per_execution):
     assert int(dataset.epoch) == 3
     if steps_per_execution == 1:
         model.fit(dataset.repeat(), epochs=2, steps_per_epoch=5, verbose=0)
-        # Where the length is unknown, only asking for one batch more tells that a pass has ended, and `fit` needn't ask.
+        # Where the length is unknown, only asking for one batch more tells that a pass has ended; `fit` needn't ask.
         assert int(dataset.epoch) in ((4, 5) if name == "unknown length" else (5,))
 
 
