@@ -22,6 +22,8 @@ from kregkit.callbacks import (
     Warmup,
 )
 
+pytestmark = pytest.mark.trains
+
 STEPS, EPOCHS = 7, 3
 BASE = 0.5
 KERAS = keras.optimizers.schedules

@@ -12,6 +12,8 @@ import pytest
 
 from kregkit.callbacks import PlateauDecay, StepDecay, Warmup
 
+pytestmark = pytest.mark.trains
+
 
 class Script(keras.callbacks.Callback):
     """Puts the next number into the logs at each epoch's end."""

@@ -7,6 +7,8 @@ from small_models import X, dense
 
 from kregkit import diagnostics as room
 
+pytestmark = pytest.mark.trains
+
 
 @pytest.mark.parametrize(
     ("rate", "fault"), [(0.05, []), (50.0, ["learning rate too high"]), (1e-7, ["learning rate too low"])]

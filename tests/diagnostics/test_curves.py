@@ -15,6 +15,8 @@ import pytest
 
 from kregkit.diagnostics import diagnose_curves
 
+pytestmark = pytest.mark.trains
+
 NAN, INFINITY = float("nan"), float("inf")
 RECORDED = json.loads(pathlib.Path(__file__).with_name("recorded_curves.json").read_text(encoding="utf-8"))
 VERDICTS = {

@@ -10,6 +10,8 @@ from kregkit import diagnostics as room
 from kregkit.diagnostics._optimizers import fresh_optimizer, learning_rates
 from kregkit.diagnostics.learning_rate_sweep import _smooth as smooth
 
+pytestmark = pytest.mark.trains
+
 
 def test_range_of_a_quadratic_against_numpy():
     # mse of y = w x with x = 1 or -1: SGD diverges beyond a rate of 1.

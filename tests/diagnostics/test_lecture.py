@@ -8,6 +8,8 @@ from small_models import X
 
 from kregkit.diagnostics import activation_curves, compare_centering, compare_learning_rates, learning_rate_range
 
+pytestmark = pytest.mark.trains
+
 
 def test_derivatives_against_centred_differences():
     step = 1e-6

@@ -16,6 +16,8 @@ from kregkit.diagnostics import _double, _probe
 from kregkit.diagnostics.preflight_checks import CHECKS
 from kregkit.diagnostics.preflight_checks import preflight as preflight_with_defaults
 
+pytestmark = pytest.mark.trains
+
 # A slow machine must not cut a check short.
 preflight = functools.partial(preflight_with_defaults, seconds=None, verbose=0)
 

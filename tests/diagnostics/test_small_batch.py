@@ -7,6 +7,8 @@ from small_models import X, dense
 
 from kregkit import diagnostics as room
 
+pytestmark = pytest.mark.trains
+
 
 def test_overfit_finds_what_can_not_learn():
     model = dense(1, "sigmoid")
