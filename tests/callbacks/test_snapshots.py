@@ -488,6 +488,7 @@ print("trained to the end")
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_that_is_started_again_ends_with_the_same_members(tmp_path):
     def program(name, slow):
         text = PROGRAM.format(

@@ -232,6 +232,7 @@ def test_partners_of_the_epoch_from_any_source_with_random_access():
             np.testing.assert_allclose(looks[name][key][1], y, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_partners_are_uniform():
     from scipy import stats
 
@@ -397,6 +398,7 @@ def test_stream_buffer_and_whole_permutation():
     np.testing.assert_array_equal(whole, np.concatenate([y for _, y in batches(pipeline((X, Y), 10))]))
 
 
+@pytest.mark.slow
 def test_full_shuffle_is_uniform():
     from scipy import stats
 

@@ -38,6 +38,7 @@ def wait_for(condition, seconds=120):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "foreign"), [("journal", ""), ("sqlite", "foreign")])
 def test_killed_worker_loses_no_trial_and_none_runs_twice(kind, foreign, tmp_path):
     storage = str(tmp_path / "trials.journal") if kind == "journal" else f"sqlite:///{tmp_path / 'trials.db'}"

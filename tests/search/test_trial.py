@@ -126,6 +126,7 @@ def test_median_pruner_through_a_search():
     assert result.studies[0].trials[pruned[0].index].state == optuna.trial.TrialState.PRUNED
 
 
+@pytest.mark.slow
 def test_each_trial_in_a_process_of_its_own():
     kinds = Space(kind=choice(["good", "hopeless", "raise", "peculiar", "die"]))
     arguments = {"epochs": 2, "fresh_process": True, "catch": (ArithmeticError, _trains.Peculiar), "verbose": 0}
