@@ -218,7 +218,7 @@ def test_a_step_that_trains_by_another_optimizer_is_refused_before_it_runs(ours,
     model(probes.ones(1))
     model.compile(keras.optimizers.SGD(0.5), **{"jit_compile": False, **mode})
     with pytest.raises(
-        ValueError, match=rf"{type(ours).__name__} would have no effect.* Received: optimizer='rm_sprop"
+        ValueError, match=rf"{type(ours).__name__} would have no effect.* Received: optimizer='rm_?sprop"
     ):
         model.fit(probes.ones(4), probes.ones(4), batch_size=1, verbose=0, callbacks=[ours])
     assert float(model.get_weights()[0][0, 0]) == 0.0

@@ -105,7 +105,7 @@ def test_tflite(name, tmp_path):
     }[name]
     model = make().to_model()
     expected = model.predict(IMAGES[:1], verbose=0)
-    model.export(tmp_path / "model.tflite", format="litert", verbose=False)
+    model.export(str(tmp_path / "model.tflite"), format="litert", verbose=False)
     with pytest.warns(UserWarning, match="tf.lite.Interpreter is deprecated"):
         interpreter = tf.lite.Interpreter(str(tmp_path / "model.tflite"))
     interpreter.allocate_tensors()
