@@ -71,16 +71,21 @@ def hook_key(hook):
 
     Attributes named in `untraced_attributes` of the hook's class or a base are left out, as are tensors that an
     earlier trace left on the hook.
+
+    Raises:
+        Unrepeatable: The hook's code is not kregkit's: nobody can tell what a user's own method reads.
     """
     kind = type(hook)
+    if not _is_known(kind) or {"before_step", "after_step", "after_update"} & vars(hook).keys():
+        raise Unrepeatable
     untraced = {name for base in kind.__mro__ for name in vars(base).get("untraced_attributes", ())}
-    parts = [Identity(kind)]
-    for base in kind.__mro__:
-        if base.__module__.partition(".")[0] in ("kregkit", "keras", "builtins"):
-            continue
-        # A class attribute of the user's, which a hook may read as a setting.
-        parts += _attributes({name: value for name, value in vars(base).items() if isinstance(value, _PLAIN)}, ())
-    return (*parts, *_attributes({name: value for name, value in vars(hook).items() if name not in untraced}, (hook,)))
+    attributes = {name: value for name, value in vars(hook).items() if name not in untraced}
+    return (Identity(kind), *_attributes(attributes, (hook,)))
+
+
+def _is_known(kind):
+    """Returns whether a class's code is kregkit's, Keras's or Python's: it reads nothing that isn't in the key."""
+    return kind.__module__.partition(".")[0] in ("kregkit", "keras", "builtins", "collections")
 
 
 def value_key(value, within=()):
@@ -106,6 +111,8 @@ def value_key(value, within=()):
     if any(value is outer for outer in within):
         return "inside itself"
     within = (*within, value)
+    if not isinstance(value, (types.MethodType, types.FunctionType, functools.partial)) and not _is_known(type(value)):
+        raise Unrepeatable
     if isinstance(value, types.MethodType):
         return ("method", value_key(value.__func__, within), value_key(value.__self__, within))
     if isinstance(value, types.FunctionType):

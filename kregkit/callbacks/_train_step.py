@@ -256,7 +256,6 @@ class TrainStep:
 
     def _key(self):
         model = self.model
-        outside = any(type(hook).__module__.partition(".")[0] != "kregkit" for hook in self.hooks)
         parts = [model, *all_layers(model), *model.variables]
         return (
             value_key(self._plain_step),
@@ -264,8 +263,6 @@ class TrainStep:
             (model.jit_compile, model.steps_per_execution, model.unrolled_steps_per_execution),
             Identity(model.distribute_strategy),
             tuple((id(part), part.trainable) for part in parts),
-            # Hooks of the user's may read these numbers; kregkit's keep what follows from them in variables.
-            (self.epochs, self.steps_per_epoch, self.offset) if outside else (),
             tuple(hook_key(hook) for hook in self.hooks),
         )
 
