@@ -25,10 +25,8 @@ class TracedCallback(Hook, keras.callbacks.Callback):
     `epochs`, the list `callbacks` of all the fit's callbacks, and `variable(self, name, value, dtype)`, which gives
     variables to write in the step.
 
-    A later fit with the same model reuses the traced step if all its traced callbacks have the same classes and
-    attributes. Name attributes that the traced methods don't read in `untraced_attributes`, so that their values don't
-    count; take variables from `self.train_step.variable`, since a new `tf.Variable` makes a new trace. A hook that
-    reads anything else in Python, such as a global, is traced with its value at that time.
+    Later fits of a model reuse the traced step where all its traced callbacks are kregkit's. With a subclass of the
+    user's, each fit traces its step anew: nobody can tell what its methods read.
 
     Example: a number that the step computes, in the logs.
 
