@@ -476,12 +476,20 @@ def learning_rate_schedule(optimizer):
 # TensorFlow.
 
 
-def control_flow_context(graph):
-    """Returns the control-flow context of a TensorFlow graph that is being traced, or None.
+def compiled_by_xla(graph):
+    """Returns whether a TensorFlow graph, or one around it, is being traced for a `tf.function(jit_compile=True)`.
 
-    XLA's context is the only sign that `jit_compile=True` traces this graph; nothing public tells.
+    `jit_compile` enters a control-flow context for as long as it traces; nothing public tells. Without it layers would
+    put compiled parts into compiled graphs, and checks that print would break under XLA.
     """
-    return _required(graph, "_get_control_flow_context", "to tell whether XLA compiles a graph")()
+    while graph is not None:
+        context = _required(graph, "_get_control_flow_context", "to tell whether XLA compiles a graph")()
+        while context is not None:
+            if type(context).__name__ == "XLAControlFlowContext":
+                return True
+            context = context.outer_context
+        graph = getattr(graph, "outer_graph", None)
+    return False
 
 
 def serialized_graph(dataset):

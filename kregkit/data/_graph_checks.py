@@ -18,7 +18,7 @@ def require(condition, describe):
         if not condition:
             raise ValueError(describe().numpy().decode())
         return
-    if _compiled_by_xla():
+    if keras_internals.compiled_by_xla(tf.compat.v1.get_default_graph()):
         return
 
     def stop():
@@ -44,15 +44,3 @@ def text(*parts):
         for part in parts
     ]
     return tf.strings.join(strings)
-
-
-def _compiled_by_xla():
-    graph = tf.compat.v1.get_default_graph()
-    while graph is not None:
-        context = keras_internals.control_flow_context(graph)
-        while context is not None:
-            if type(context).__name__ == "XLAControlFlowContext":
-                return True
-            context = context.outer_context
-        graph = getattr(graph, "outer_graph", None)
-    return False

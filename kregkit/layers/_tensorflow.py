@@ -7,18 +7,7 @@ from kregkit._core import keras_internals
 
 def compiled_by_xla():
     """Returns whether the graph being traced is that of a `tf.function(jit_compile=True)`."""
-    if tf.executing_eagerly():
-        return False
-    graph = tf.compat.v1.get_default_graph()
-    while graph is not None:
-        # `jit_compile` enters a control-flow context for as long as it traces.
-        context = keras_internals.control_flow_context(graph)
-        while context is not None:
-            if type(context).__name__ == "XLAControlFlowContext":
-                return True
-            context = context.outer_context
-        graph = getattr(graph, "outer_graph", None)
-    return False
+    return not tf.executing_eagerly() and keras_internals.compiled_by_xla(tf.compat.v1.get_default_graph())
 
 
 def runs_eagerly():
