@@ -1,6 +1,6 @@
 """Callbacks whose work is traced into the train step: learning rates, snapshots, averages."""
 
-from kregkit.callbacks.learning_rate import (
+from kregkit.callbacks.decays import (
     CosineDecay,
     ExponentialDecay,
     InverseTimeDecay,
@@ -10,9 +10,9 @@ from kregkit.callbacks.learning_rate import (
     Triangular,
     Warmup,
 )
+from kregkit.callbacks.learning_rate import RateCallback
 from kregkit.callbacks.plateau_decay import PlateauDecay
 from kregkit.callbacks.polyak_averaging import PolyakAveraging
-from kregkit.callbacks.rate import RateCallback
 from kregkit.callbacks.snapshots import SnapshotEnsemble
 from kregkit.callbacks.traced import TracedCallback
 from kregkit.callbacks.update_ratio import UpdateRatio

@@ -1,246 +1,240 @@
-"""Learning rates inside `fit`: callbacks that multiply into one rate, computed in the train step."""
+"""How callbacks share one learning rate: the base of those that take part in it, and their product."""
+
+import copy
 
 import keras
 from keras import ops
 
 from kregkit import schedules
-from kregkit._core.checks import check_number
-from kregkit.callbacks.rate import RateCallback
+from kregkit._core.checks import check_choice
+from kregkit._core.optimizers import leaf_optimizers
+from kregkit.callbacks._train_step import Hook
+from kregkit.callbacks.traced import TracedCallback
 
-keras_schedules = keras.optimizers.schedules
+_keras_schedules = keras.optimizers.schedules
+
+# The attributes of schedules that follow from the length of a fit or of its epochs, which variables hold in a traced
+# step; and those that a call doesn't read.
+_LENGTHS = {
+    _keras_schedules.ExponentialDecay: (["decay_steps"], []),
+    _keras_schedules.InverseTimeDecay: (["decay_steps"], []),
+    _keras_schedules.CosineDecay: (["decay_steps"], []),
+    schedules.StepDecay: (["_numerator", "_denominator", "_steps", "_times", "_interval"], ["every", "at"]),
+    schedules.Warmup: (["steps"], []),
+    schedules.Triangular: (["period"], []),
+    schedules.OneCycle: (["total_steps"], []),
+    schedules.CosineCycles: (
+        ["_starts", "_lengths", "_last_step"],
+        ["total_steps", "cycles", "restart_multiplier", "ends"],
+    ),
+}
+_WHOLE = ("_numerator", "_denominator", "_steps")
 
 
-class LearningRate(RateCallback):
-    """Drives any `LearningRateSchedule`: `rate = schedule(t)`, in place of the compiled rate.
+class RateCallback(TracedCallback):
+    """Base of the callbacks that take part in the learning rate.
 
-    The other rate callbacks multiply with it. Keras's `LearningRateScheduler` calls a Python function once an epoch.
+    In each step, before the model's own work, `rate = base * product of all factors` is assigned to
+    `optimizer.learning_rate`, and written to `logs["learning_rate"]`. The base is what the optimizer holds when the
+    fit begins; it is put back when the fit ends. Several optimizers (`MultiOptimizer`) each keep their own base; the
+    first one's rate is `"learning_rate"`, the others' are `"learning_rate_1"` and so on. A model saved within the fit
+    holds the rate of that moment: set `optimizer.learning_rate` to the base before training a loaded model on.
+
+    A subclass overrides `make_schedule`, or `factor_at` where its factor is no schedule of the step.
+
+    Attributes:
+        replaces_base: True if the callback gives the rate itself, in place of the compiled one.
+        whole_epochs_suffice: True if the schedule only changes at epoch boundaries, so that it works on data of
+            unknown length.
 
     Args:
-        schedule: A `keras.optimizers.schedules.LearningRateSchedule`, Keras's, kregkit's or your own.
-        unit: `"step"` or `"epoch"`, what the schedule counts in. With `"epoch"` it is called with fractions of
-            epochs; where the data's length is unknown, with whole epochs. Defaults to `"step"`.
+        unit: `"epoch"` or `"step"`, what lengths and times are counted in. A step is a trained batch. Epochs are
+            exact to the batch, fractions included.
 
     Raises:
-        ValueError: `schedule` is no schedule.
+        ValueError: `unit` is neither. In `fit`, before the first step: the learning rate isn't a number to set, the
+            data's length is needed and unknown, or another callback sets the rate too.
 
     Example:
 
     >>> import keras
-    >>> callback = LearningRate(keras.optimizers.schedules.CosineDecay(0.1, decay_steps=1000))
+    >>> class Halved(RateCallback):
+    ...     def make_schedule(self, unit_steps, total_steps):
+    ...         return keras.optimizers.schedules.PiecewiseConstantDecay([0], [1.0, 0.5])
+    >>> callback = Halved()
     """
 
-    untraced_attributes = ("schedule",)  # `_schedule` is what the step reads
-    replaces_base = True
-    whole_epochs_suffice = True
+    needs_compiled_optimizer = True
+    untraced_attributes = ("_introduced", "_counting")
+    fit_attributes = ("_introduced", "_schedule")
+    replaces_base = False
+    whole_epochs_suffice = False
 
-    def __init__(self, schedule, unit="step"):
-        super().__init__(unit)
-        if not isinstance(schedule, keras_schedules.LearningRateSchedule):
-            raise ValueError(f"`schedule` must be a LearningRateSchedule. Received: schedule={schedule!r}")
-        self.schedule = schedule
+    def __init__(self, unit="epoch"):
+        super().__init__()
+        self.unit = check_choice("unit", unit, ("epoch", "step"))
 
-    def make_schedule(self, unit_steps, total_steps):
-        if unit_steps == 1:
-            return self.schedule
-        schedule, unit = self.schedule, self.train_step.variable(self, "unit_steps", unit_steps, "float32")
-        return lambda step: schedule(ops.cast(step, "float32") / unit)
-
-
-class StepDecay(RateCallback):
-    """Multiplies the rate by `factor` every so often: `factor ** floor(t / every)`, or at given times.
-
-    Args:
-        factor: Float > 0. Defaults to `0.1`.
-        every: Float > 0, the time between decays. Give this or `at`.
-        at: Increasing list of floats >= 0, the times of the decays. Give this or `every`.
-        unit: `"epoch"` or `"step"`.
-
-    Raises:
-        ValueError: An argument is out of range, or not exactly one of `every` and `at` is given.
-
-    Example:
-
-    >>> callback = StepDecay(0.1, at=[30, 60, 90])
-    """
-
-    def __init__(self, factor=0.1, every=None, at=None, unit="epoch"):
-        super().__init__(unit)
-        # Checked by the schedule, now rather than when the fit begins.
-        checked = schedules.StepDecay(1.0, factor, every, at)
-        self.factor, self.every, self.at = checked.factor, checked.every, checked.at
-        self.whole_epochs_suffice = all(time.is_integer() for time in (self.at or [self.every]))
+    def combines_with(self, other):
+        """Returns whether the rate callback `other` may act in the same fit."""
+        return not (self.replaces_base and other.replaces_base)
 
     def make_schedule(self, unit_steps, total_steps):
-        every = None if self.every is None else self.every * unit_steps
-        at = None if self.at is None else [time * unit_steps for time in self.at]
-        return schedules.StepDecay(1.0, self.factor, every, at)
+        """Returns the schedule of this callback's factor over steps.
+
+        Args:
+            unit_steps: Float, steps per unit of time.
+            total_steps: Integer, steps from epoch 0 to the fit's end; `None` if unknown.
+        """
+        raise NotImplementedError
+
+    def factor_at(self, step):
+        """Returns, inside the step, what multiplies the rate."""
+        return self._schedule(self.train_step.epoch if self._in_whole_epochs else step)
+
+    def rate_at(self, step, base):
+        """Returns, inside the step, what replaces `base`, where `replaces_base`."""
+        return self.factor_at(step)
+
+    def set_model(self, model):
+        super().set_model(model)
+        # `fit` introduces the model before any callback's `on_train_begin` changes it.
+        self._introduced = compiled_rates(model)
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        steps, epochs = self.train_step.steps_per_epoch, self.train_step.epochs
+        self._counting = False
+        self._in_whole_epochs = steps is None and self.unit == "epoch"
+        if self._in_whole_epochs and not self.whole_epochs_suffice:
+            raise ValueError(
+                f"{type(self).__name__} needs the number of steps per epoch, which this data doesn't tell. Pass "
+                "`steps_per_epoch` to `fit`, or use `dataset.apply(tf.data.experimental.assert_cardinality(n))`. "
+                f"Received: unit={self.unit!r}"
+            )
+        if self._in_whole_epochs:
+            unit_steps, total_steps = 1, epochs
+        else:
+            unit_steps = steps if self.unit == "epoch" else 1
+            total_steps = None if steps is None else steps * epochs
+        self._schedule = self._with_variables(self.make_schedule(unit_steps, total_steps))
+        self.train_step.share(Rates).add(self)
+
+    def _with_variables(self, schedule):
+        """Returns the schedule with its lengths in variables, so that fits of other lengths can share one trace."""
+        lengths, unread = _LENGTHS.get(type(schedule), ((), ()))
+        if not lengths:
+            return schedule
+        schedule = copy.copy(schedule)
+        for name in lengths:
+            value = getattr(schedule, name)
+            if value is not None:
+                dtype = "int64" if name in _WHOLE else "float32"
+                setattr(schedule, name, self.train_step.variable(self, f"schedule{name}", value, dtype))
+        for name in unread:
+            delattr(schedule, name)
+        return schedule
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        if epoch and self.train_step.steps_per_epoch is None and self.unit == "step" and not self._counting:
+            raise ValueError(
+                f"{type(self).__name__} can't tell how many steps came before `initial_epoch`, as this data doesn't "
+                f"tell its length. Pass `steps_per_epoch` to `fit`. Received: initial_epoch={epoch}"
+            )
+        self._counting = True
+
+    def _length(self, length, unit_steps, total_steps):
+        if length is not None:
+            return length * unit_steps
+        if total_steps is None:
+            raise ValueError(
+                f"{type(self).__name__} needs a `length` where the data doesn't tell the number of steps: pass it, or "
+                f"`steps_per_epoch` to `fit`. Received: length={length}"
+            )
+        return total_steps
 
 
-class ExponentialDecay(RateCallback):
-    """Multiplies the rate by `exp(-rate t)`.
-
-    Args:
-        rate: Float >= 0, the fraction lost per unit of time, while small.
-        unit: `"epoch"` or `"step"`.
-
-    Raises:
-        ValueError: An argument is out of range.
-
-    Example:
-
-    >>> callback = ExponentialDecay(0.05)
-    """
-
-    def __init__(self, rate, unit="epoch"):
-        super().__init__(unit)
-        self.rate = check_number("rate", rate, 0)
-
-    def make_schedule(self, unit_steps, total_steps):
-        if self.rate == 0:
-            return keras_schedules.InverseTimeDecay(1.0, 1, 0.0)
-        # One e-fold per 1 / rate steps: exp(-rate) itself, in float32, would be off by percents after 1e6 steps.
-        return keras_schedules.ExponentialDecay(1.0, unit_steps / self.rate, 0.36787944117144233)
+def compiled_rates(model):
+    """Returns pairs of each optimizer that updates weights and its rate, where that is a variable."""
+    leaves = [] if getattr(model, "optimizer", None) is None else leaf_optimizers(model.optimizer)
+    return [
+        (leaf, float(ops.convert_to_numpy(leaf.learning_rate)))
+        for leaf in leaves
+        if isinstance(leaf.learning_rate, keras.Variable)
+    ]
 
 
-class InverseTimeDecay(RateCallback):
-    """Multiplies the rate by `1 / (1 + rate t)`.
+class Rates(Hook):
+    """The one learning rate of a fit: bases, factors, and their product."""
 
-    Args:
-        rate: Float >= 0.
-        unit: `"epoch"` or `"step"`.
+    untraced_attributes = ("members", "bases", "train_step", "rates")
 
-    Raises:
-        ValueError: An argument is out of range.
+    def __init__(self, train_step):
+        self.members = []
+        self.train_step = train_step
+        optimizer = train_step.model.optimizer
+        if optimizer is None:
+            raise ValueError("The model has no optimizer whose learning rate could be set. Received: optimizer=None")
+        self.optimizers = leaf_optimizers(optimizer)
+        for leaf in self.optimizers:
+            if not isinstance(leaf.learning_rate, keras.Variable):
+                raise ValueError(
+                    f"The optimizer {leaf.name!r} was compiled with a schedule or function as its learning rate, which "
+                    "leaves callbacks nothing to set. Compile with a float and pass the schedule as "
+                    f"`kregkit.callbacks.LearningRate(schedule)`. Received: learning_rate={leaf.learning_rate}"
+                )
+        for kind in (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau):
+            if train_step.find(kind):
+                raise ValueError(
+                    f"keras.callbacks.{kind.__name__} sets the learning rate that kregkit's callbacks set as well; use "
+                    "`LearningRate(schedule)` or `PlateauDecay` instead, which multiply with the others. "
+                    f"Received: callbacks={[type(callback).__name__ for callback in train_step.callbacks]}"
+                )
+        self._set_bases()
 
-    Example:
+    def _set_bases(self):
+        rates = compiled_rates(self.train_step.model)
+        if self.train_step.find(keras.callbacks.BackupAndRestore):
+            # It may have brought back the optimizer with the decayed rate of the moment that it was backed up.
+            for callback in self.train_step.find(RateCallback)[:1]:
+                rates += callback._introduced
+        self.bases = [[rate for leaf, rate in rates if leaf is optimizer][-1] for optimizer in self.optimizers]
 
-    >>> callback = InverseTimeDecay(0.1)
-    """
+    def prepare(self):
+        # Another callback's `on_train_begin` may have set the compiled rate, before or after this hook was made.
+        self._set_bases()
+        self.base_variables = [
+            self.train_step.variable(self, f"base_{index}", base, leaf.learning_rate.dtype)
+            for index, (leaf, base) in enumerate(zip(self.optimizers, self.bases))
+        ]
 
-    def __init__(self, rate, unit="epoch"):
-        super().__init__(unit)
-        self.rate = check_number("rate", rate, 0)
+    def add(self, callback):
+        for member in self.members:
+            if not (member.combines_with(callback) and callback.combines_with(member)):
+                names = [type(member).__name__, type(callback).__name__]
+                raise ValueError(
+                    f"{names[0]} and {names[1]} can't share one learning rate. Received: callbacks={names}"
+                )
+        self.members.append(callback)
 
-    def make_schedule(self, unit_steps, total_steps):
-        return keras_schedules.InverseTimeDecay(1.0, unit_steps, self.rate)
+    def before_step(self, step):
+        factors = [member.factor_at(step) for member in self.members if not member.replaces_base]
+        replacing = next((member for member in self.members if member.replaces_base), None)
+        self.rates = []
+        for leaf, base in zip(self.optimizers, self.base_variables):
+            rate = ops.cast(base, leaf.learning_rate.dtype)
+            rate = rate if replacing is None else replacing.rate_at(step, rate)
+            for factor in factors:
+                rate = rate * factor
+            rate = ops.cast(rate, leaf.learning_rate.dtype)
+            leaf.learning_rate.assign(rate)
+            self.rates.append(rate)
 
+    def after_step(self, step, logs):
+        for index, rate in enumerate(self.rates):
+            logs["learning_rate" if index == 0 else f"learning_rate_{index}"] = rate
 
-class CosineDecay(RateCallback):
-    """Multiplies the rate by `f + (1 - f) (1 + cos(pi t / T)) / 2`.
-
-    Args:
-        length: Float > 0, the time `T` after which the factor stays at `f`. Defaults to the fit's own length.
-        final_factor: Float in [0, 1], the factor `f` at the end. Defaults to `0.0`.
-        unit: `"epoch"` or `"step"`.
-
-    Raises:
-        ValueError: An argument is out of range; in `fit`, no length is given or known.
-
-    Example:
-
-    >>> callback = CosineDecay()
-    """
-
-    def __init__(self, length=None, final_factor=0.0, unit="epoch"):
-        super().__init__(unit)
-        self.length = None if length is None else check_number("length", length, 0, low_open=True)
-        self.final_factor = check_number("final_factor", final_factor, 0, 1)
-
-    def make_schedule(self, unit_steps, total_steps):
-        return keras_schedules.CosineDecay(1.0, self._length(self.length, unit_steps, total_steps), self.final_factor)
-
-
-class Warmup(RateCallback):
-    """Multiplies the rate by a line up to 1: `f + (1 - f) min((s + 1) / S, 1)` at step `s` of a warm-up of `S` steps.
-
-    Args:
-        length: Float > 0, the time after which the factor is 1.
-        start_factor: Float in [0, 1], the factor `f` that the line starts from. Defaults to `0.0`; as each step
-            takes the line's end rather than its start, the first step's rate is not zero.
-        unit: `"epoch"` or `"step"`.
-
-    Raises:
-        ValueError: An argument is out of range.
-
-    Example: five epochs of warm-up before a cosine, as one learning rate.
-
-    >>> callbacks = [Warmup(5), CosineDecay()]
-    """
-
-    def __init__(self, length, start_factor=0.0, unit="epoch"):
-        super().__init__(unit)
-        self.length = check_number("length", length, 0, low_open=True)
-        self.start_factor = check_number("start_factor", start_factor, 0, 1)
-
-    def make_schedule(self, unit_steps, total_steps):
-        return schedules.Warmup(1.0, self.length * unit_steps, self.start_factor)
-
-
-class Triangular(RateCallback):
-    """Swings the rate between `minimum_factor` and 1 times the base, linearly, each `period`.
-
-    The compiled rate is the peak, as for every rate callback.
-
-    Args:
-        period: Float > 0, the length of one cycle, up and down.
-        minimum_factor: Float in [0, 1). Defaults to `0.1`.
-        amplitude_decay: Float in (0, 1], what each cycle multiplies the swing by. Defaults to `1.0`.
-        unit: `"epoch"` or `"step"`.
-
-    Raises:
-        ValueError: An argument is out of range.
-
-    Example:
-
-    >>> callback = Triangular(period=4)
-
-    Reference: [Smith, 2017](https://arxiv.org/abs/1506.01186)
-    """
-
-    def __init__(self, period, minimum_factor=0.1, amplitude_decay=1.0, unit="epoch"):
-        super().__init__(unit)
-        self.period = check_number("period", period, 0, low_open=True)
-        self.minimum_factor = check_number("minimum_factor", minimum_factor, 0, 1, high_open=True)
-        self.amplitude_decay = check_number("amplitude_decay", amplitude_decay, 0, 1, low_open=True)
-
-    def make_schedule(self, unit_steps, total_steps):
-        return schedules.Triangular(1.0, self.minimum_factor, self.period * unit_steps, self.amplitude_decay)
-
-
-class OneCycle(RateCallback):
-    """Raises the rate once to the compiled one, then lowers it far below where it started.
-
-    Args:
-        length: Float > 0, the cycle's length. Defaults to the fit's own.
-        warmup_fraction: Float in (0, 1), the part in which the rate rises. Defaults to `0.3`.
-        initial_divisor: Float >= 1: the first factor is `1 / initial_divisor`. Defaults to `25.0`.
-        final_divisor: Float >= 1: the last is `1 / (initial_divisor * final_divisor)`. Defaults to `1e4`.
-        shape: `"cosine"` or `"linear"`. Defaults to `"cosine"`.
-        unit: `"epoch"` or `"step"`.
-
-    Raises:
-        ValueError: An argument is out of range; in `fit`, no length is given or known.
-
-    Example:
-
-    >>> callback = OneCycle(warmup_fraction=0.25)
-
-    Reference: [Smith and Topin, 2018](https://arxiv.org/abs/1708.07120)
-    """
-
-    def __init__(
-        self, length=None, warmup_fraction=0.3, initial_divisor=25.0, final_divisor=1e4, shape="cosine", unit="epoch"
-    ):
-        super().__init__(unit)
-        self.length = None if length is None else check_number("length", length, 0, low_open=True)
-        schedules.OneCycle(1.0, 2, warmup_fraction, initial_divisor, final_divisor, shape)
-        self.warmup_fraction = warmup_fraction
-        self.initial_divisor = initial_divisor
-        self.final_divisor = final_divisor
-        self.shape = shape
-
-    def make_schedule(self, unit_steps, total_steps):
-        length = self._length(self.length, unit_steps, total_steps)
-        return schedules.OneCycle(
-            1.0, max(length, 1.5), self.warmup_fraction, self.initial_divisor, self.final_divisor, self.shape
-        )
+    def release(self):
+        for leaf, base in zip(self.optimizers, self.bases):
+            leaf.learning_rate = base
+        self.members = []

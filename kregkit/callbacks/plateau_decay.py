@@ -7,7 +7,7 @@ import keras
 from kregkit._core import keras_internals
 from kregkit._core.checks import check_choice, check_integer, check_number
 from kregkit._core.metrics import direction, is_better
-from kregkit.callbacks.rate import RateCallback
+from kregkit.callbacks.learning_rate import RateCallback
 
 
 class PlateauDecay(RateCallback):

@@ -17,8 +17,8 @@ from kregkit._core.checks import check_integer, check_number
 from kregkit._core.optimizers import leaf_optimizers
 from kregkit._core.snapshot_directory import SnapshotDirectory
 from kregkit._core.weights import assign_values, copy_values, swapped, training_state
-from kregkit.callbacks.learning_rate import Warmup
-from kregkit.callbacks.rate import RateCallback, Rates
+from kregkit.callbacks.decays import Warmup
+from kregkit.callbacks.learning_rate import RateCallback, Rates
 
 
 class SnapshotEnsemble(RateCallback):

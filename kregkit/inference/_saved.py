@@ -8,9 +8,9 @@ import tensorflow as tf
 from kregkit._core.checks import check_choice
 from kregkit._core.replacing import replaced_all
 from kregkit.inference._architecture import Architecture, current_values
+from kregkit.inference._draw_passes import Sampler, Settings
 from kregkit.inference._export import export
 from kregkit.inference._predictor import PassModel
-from kregkit.inference._sampler import Sampler, Settings
 from kregkit.inference._views import InputViews
 
 

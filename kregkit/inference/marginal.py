@@ -8,9 +8,9 @@ from kregkit._core.backends import require_tensorflow
 from kregkit._core.batches import is_arrays
 from kregkit._core.checks import check_choice, check_integer, check_number
 from kregkit.inference._averaging import REDUCTIONS
+from kregkit.inference._draw_passes import Sampler, Settings, default_rows
 from kregkit.inference._graph_split import largest_tensor
 from kregkit.inference._predictor import PredictionModel, Predictor
-from kregkit.inference._sampler import Sampler, Settings, default_rows
 from kregkit.inference._saved import MarginalModel, rebuilt
 from kregkit.inference._views import InputViews
 from kregkit.inference.ensemble import Ensemble

@@ -1,11 +1,11 @@
-"""A worker of a shared search, run as a process by `test_sharing.py`; it writes what it trains to a log."""
+"""A worker of a shared search, run as a process by `test__workers.py`; it writes what it trains to a log."""
 
 import json
 import os
 import sys
 import time
 
-import kregkit.search._round as round_module
+import kregkit.search._workers as round_module
 from kregkit import search
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from kregkit import search
 from kregkit.search import Space, choice, log_uniform
-from kregkit.search._round import open_storage
 from kregkit.search._trial import Monitor, best_epoch, derived_seed, run_trial
+from kregkit.search._workers import open_storage
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import _trains

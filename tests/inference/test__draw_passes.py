@@ -1,4 +1,4 @@
-"""`kregkit.inference._sampler`: how many rows a pass has, and that all draws count once."""
+"""`kregkit.inference._draw_passes`: how many rows a pass has, and that all draws count once."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 
 from kregkit.inference import Ensemble
-from kregkit.inference._sampler import Sampler, Settings, default_rows
+from kregkit.inference._draw_passes import Sampler, Settings, default_rows
 from kregkit.inference.noise import select_noise
 
 SETTINGS = Settings(

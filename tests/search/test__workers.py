@@ -13,7 +13,7 @@ import optuna
 import pytest
 
 from kregkit import search
-from kregkit.search._round import LOSSES, Round, is_gone, open_storage, this_worker
+from kregkit.search._workers import LOSSES, Round, is_gone, open_storage, this_worker
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -167,7 +167,7 @@ def test_beating_keeps_a_trial_and_a_deadly_setting_is_given_up_for_good():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are looked up in /proc")
 def test_processes_that_ended_are_known_to_be_gone():
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    from kregkit.search._round import _process_started
+    from kregkit.search._workers import _process_started
 
     worker = {**this_worker(), "pid": child.pid, "started": _process_started(child.pid)}
     assert not is_gone(this_worker()) and not is_gone(worker)

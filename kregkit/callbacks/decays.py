@@ -1,0 +1,246 @@
+"""Learning rates inside `fit`: callbacks that multiply into one rate, computed in the train step."""
+
+import keras
+from keras import ops
+
+from kregkit import schedules
+from kregkit._core.checks import check_number
+from kregkit.callbacks.learning_rate import RateCallback
+
+keras_schedules = keras.optimizers.schedules
+
+
+class LearningRate(RateCallback):
+    """Drives any `LearningRateSchedule`: `rate = schedule(t)`, in place of the compiled rate.
+
+    The other rate callbacks multiply with it. Keras's `LearningRateScheduler` calls a Python function once an epoch.
+
+    Args:
+        schedule: A `keras.optimizers.schedules.LearningRateSchedule`, Keras's, kregkit's or your own.
+        unit: `"step"` or `"epoch"`, what the schedule counts in. With `"epoch"` it is called with fractions of
+            epochs; where the data's length is unknown, with whole epochs. Defaults to `"step"`.
+
+    Raises:
+        ValueError: `schedule` is no schedule.
+
+    Example:
+
+    >>> import keras
+    >>> callback = LearningRate(keras.optimizers.schedules.CosineDecay(0.1, decay_steps=1000))
+    """
+
+    untraced_attributes = ("schedule",)  # `_schedule` is what the step reads
+    replaces_base = True
+    whole_epochs_suffice = True
+
+    def __init__(self, schedule, unit="step"):
+        super().__init__(unit)
+        if not isinstance(schedule, keras_schedules.LearningRateSchedule):
+            raise ValueError(f"`schedule` must be a LearningRateSchedule. Received: schedule={schedule!r}")
+        self.schedule = schedule
+
+    def make_schedule(self, unit_steps, total_steps):
+        if unit_steps == 1:
+            return self.schedule
+        schedule, unit = self.schedule, self.train_step.variable(self, "unit_steps", unit_steps, "float32")
+        return lambda step: schedule(ops.cast(step, "float32") / unit)
+
+
+class StepDecay(RateCallback):
+    """Multiplies the rate by `factor` every so often: `factor ** floor(t / every)`, or at given times.
+
+    Args:
+        factor: Float > 0. Defaults to `0.1`.
+        every: Float > 0, the time between decays. Give this or `at`.
+        at: Increasing list of floats >= 0, the times of the decays. Give this or `every`.
+        unit: `"epoch"` or `"step"`.
+
+    Raises:
+        ValueError: An argument is out of range, or not exactly one of `every` and `at` is given.
+
+    Example:
+
+    >>> callback = StepDecay(0.1, at=[30, 60, 90])
+    """
+
+    def __init__(self, factor=0.1, every=None, at=None, unit="epoch"):
+        super().__init__(unit)
+        # Checked by the schedule, now rather than when the fit begins.
+        checked = schedules.StepDecay(1.0, factor, every, at)
+        self.factor, self.every, self.at = checked.factor, checked.every, checked.at
+        self.whole_epochs_suffice = all(time.is_integer() for time in (self.at or [self.every]))
+
+    def make_schedule(self, unit_steps, total_steps):
+        every = None if self.every is None else self.every * unit_steps
+        at = None if self.at is None else [time * unit_steps for time in self.at]
+        return schedules.StepDecay(1.0, self.factor, every, at)
+
+
+class ExponentialDecay(RateCallback):
+    """Multiplies the rate by `exp(-rate t)`.
+
+    Args:
+        rate: Float >= 0, the fraction lost per unit of time, while small.
+        unit: `"epoch"` or `"step"`.
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    Example:
+
+    >>> callback = ExponentialDecay(0.05)
+    """
+
+    def __init__(self, rate, unit="epoch"):
+        super().__init__(unit)
+        self.rate = check_number("rate", rate, 0)
+
+    def make_schedule(self, unit_steps, total_steps):
+        if self.rate == 0:
+            return keras_schedules.InverseTimeDecay(1.0, 1, 0.0)
+        # One e-fold per 1 / rate steps: exp(-rate) itself, in float32, would be off by percents after 1e6 steps.
+        return keras_schedules.ExponentialDecay(1.0, unit_steps / self.rate, 0.36787944117144233)
+
+
+class InverseTimeDecay(RateCallback):
+    """Multiplies the rate by `1 / (1 + rate t)`.
+
+    Args:
+        rate: Float >= 0.
+        unit: `"epoch"` or `"step"`.
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    Example:
+
+    >>> callback = InverseTimeDecay(0.1)
+    """
+
+    def __init__(self, rate, unit="epoch"):
+        super().__init__(unit)
+        self.rate = check_number("rate", rate, 0)
+
+    def make_schedule(self, unit_steps, total_steps):
+        return keras_schedules.InverseTimeDecay(1.0, unit_steps, self.rate)
+
+
+class CosineDecay(RateCallback):
+    """Multiplies the rate by `f + (1 - f) (1 + cos(pi t / T)) / 2`.
+
+    Args:
+        length: Float > 0, the time `T` after which the factor stays at `f`. Defaults to the fit's own length.
+        final_factor: Float in [0, 1], the factor `f` at the end. Defaults to `0.0`.
+        unit: `"epoch"` or `"step"`.
+
+    Raises:
+        ValueError: An argument is out of range; in `fit`, no length is given or known.
+
+    Example:
+
+    >>> callback = CosineDecay()
+    """
+
+    def __init__(self, length=None, final_factor=0.0, unit="epoch"):
+        super().__init__(unit)
+        self.length = None if length is None else check_number("length", length, 0, low_open=True)
+        self.final_factor = check_number("final_factor", final_factor, 0, 1)
+
+    def make_schedule(self, unit_steps, total_steps):
+        return keras_schedules.CosineDecay(1.0, self._length(self.length, unit_steps, total_steps), self.final_factor)
+
+
+class Warmup(RateCallback):
+    """Multiplies the rate by a line up to 1: `f + (1 - f) min((s + 1) / S, 1)` at step `s` of a warm-up of `S` steps.
+
+    Args:
+        length: Float > 0, the time after which the factor is 1.
+        start_factor: Float in [0, 1], the factor `f` that the line starts from. Defaults to `0.0`; as each step
+            takes the line's end rather than its start, the first step's rate is not zero.
+        unit: `"epoch"` or `"step"`.
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    Example: five epochs of warm-up before a cosine, as one learning rate.
+
+    >>> callbacks = [Warmup(5), CosineDecay()]
+    """
+
+    def __init__(self, length, start_factor=0.0, unit="epoch"):
+        super().__init__(unit)
+        self.length = check_number("length", length, 0, low_open=True)
+        self.start_factor = check_number("start_factor", start_factor, 0, 1)
+
+    def make_schedule(self, unit_steps, total_steps):
+        return schedules.Warmup(1.0, self.length * unit_steps, self.start_factor)
+
+
+class Triangular(RateCallback):
+    """Swings the rate between `minimum_factor` and 1 times the base, linearly, each `period`.
+
+    The compiled rate is the peak, as for every rate callback.
+
+    Args:
+        period: Float > 0, the length of one cycle, up and down.
+        minimum_factor: Float in [0, 1). Defaults to `0.1`.
+        amplitude_decay: Float in (0, 1], what each cycle multiplies the swing by. Defaults to `1.0`.
+        unit: `"epoch"` or `"step"`.
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    Example:
+
+    >>> callback = Triangular(period=4)
+
+    Reference: [Smith, 2017](https://arxiv.org/abs/1506.01186)
+    """
+
+    def __init__(self, period, minimum_factor=0.1, amplitude_decay=1.0, unit="epoch"):
+        super().__init__(unit)
+        self.period = check_number("period", period, 0, low_open=True)
+        self.minimum_factor = check_number("minimum_factor", minimum_factor, 0, 1, high_open=True)
+        self.amplitude_decay = check_number("amplitude_decay", amplitude_decay, 0, 1, low_open=True)
+
+    def make_schedule(self, unit_steps, total_steps):
+        return schedules.Triangular(1.0, self.minimum_factor, self.period * unit_steps, self.amplitude_decay)
+
+
+class OneCycle(RateCallback):
+    """Raises the rate once to the compiled one, then lowers it far below where it started.
+
+    Args:
+        length: Float > 0, the cycle's length. Defaults to the fit's own.
+        warmup_fraction: Float in (0, 1), the part in which the rate rises. Defaults to `0.3`.
+        initial_divisor: Float >= 1: the first factor is `1 / initial_divisor`. Defaults to `25.0`.
+        final_divisor: Float >= 1: the last is `1 / (initial_divisor * final_divisor)`. Defaults to `1e4`.
+        shape: `"cosine"` or `"linear"`. Defaults to `"cosine"`.
+        unit: `"epoch"` or `"step"`.
+
+    Raises:
+        ValueError: An argument is out of range; in `fit`, no length is given or known.
+
+    Example:
+
+    >>> callback = OneCycle(warmup_fraction=0.25)
+
+    Reference: [Smith and Topin, 2018](https://arxiv.org/abs/1708.07120)
+    """
+
+    def __init__(
+        self, length=None, warmup_fraction=0.3, initial_divisor=25.0, final_divisor=1e4, shape="cosine", unit="epoch"
+    ):
+        super().__init__(unit)
+        self.length = None if length is None else check_number("length", length, 0, low_open=True)
+        schedules.OneCycle(1.0, 2, warmup_fraction, initial_divisor, final_divisor, shape)
+        self.warmup_fraction = warmup_fraction
+        self.initial_divisor = initial_divisor
+        self.final_divisor = final_divisor
+        self.shape = shape
+
+    def make_schedule(self, unit_steps, total_steps):
+        length = self._length(self.length, unit_steps, total_steps)
+        return schedules.OneCycle(
+            1.0, max(length, 1.5), self.warmup_fraction, self.initial_divisor, self.final_divisor, self.shape
+        )
