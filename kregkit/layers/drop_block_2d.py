@@ -25,8 +25,9 @@ class DropBlock2D(NoisyLayer):
 
     Departures from the paper: squares may reach over the border, where the paper draws only those that lie inside; so
     a border value is under as many squares as any other. And `gamma` counts that squares overlap, where the paper's
-    doesn't and keeps too much: with 7 x 7 squares on 28 x 28 values and `rate` 0.25 it drops 21 %. The factor is `1 / (1 - rate)`, where the paper divides
-    by the share that this batch keeps; an example's output doesn't depend on the rest of its batch.
+    doesn't and keeps too much: with 7 x 7 squares on 28 x 28 values and `rate` 0.25 it drops 21 %. The factor is
+    `1 / (1 - rate)`, where the paper divides by the share that this batch keeps; so an example's output doesn't depend
+    on the rest of its batch.
 
     Args:
         rate: Float in [0, 1), the fraction of values dropped. The paper lets it grow from 0 during training, which
