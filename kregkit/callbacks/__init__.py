@@ -11,6 +11,7 @@ from kregkit.callbacks.decays import (
     Warmup,
 )
 from kregkit.callbacks.learning_rate import RateCallback
+from kregkit.callbacks.noise_schedule import NoiseSchedule
 from kregkit.callbacks.plateau_decay import PlateauDecay
 from kregkit.callbacks.polyak_averaging import PolyakAveraging
 from kregkit.callbacks.snapshots import SnapshotEnsemble
@@ -22,6 +23,7 @@ __all__ = [
     "ExponentialDecay",
     "InverseTimeDecay",
     "LearningRate",
+    "NoiseSchedule",
     "OneCycle",
     "PlateauDecay",
     "PolyakAveraging",
