@@ -8,6 +8,7 @@ from contracts import Case
 
 from kregkit import schedules
 from kregkit.callbacks import (
+    Cooldown,
     CosineDecay,
     ExponentialDecay,
     InverseTimeDecay,
@@ -76,6 +77,16 @@ CASES = [
     Case(ExponentialDecay, lambda directory: ExponentialDecay(0.5), bad=[({"rate": -1}, "rate")]),
     Case(InverseTimeDecay, lambda directory: InverseTimeDecay(0.1, unit="step"), bad=[({"rate": "big"}, "rate")]),
     Case(
+        Cooldown,
+        lambda directory: Cooldown(1, shape="1-sqrt", to=0.1),
+        bad=[
+            ({"length": 0}, "length"),
+            ({"length": 1, "shape": "sqrt"}, "'linear', '1-sqrt', 'cosine'"),
+            ({"length": 1, "to": 2}, "to"),
+            ({"length": 1, "floor": -1}, "floor"),
+        ],
+    ),
+    Case(
         CosineDecay,
         lambda directory: CosineDecay(),
         bad=[({"length": 0}, "length"), ({"final_factor": 1.5}, "final_factor")],
@@ -92,6 +103,7 @@ CASES = [
             ({"period": 0}, "period"),
             ({"period": 2, "minimum_factor": 1}, "minimum_factor"),
             ({"period": 2, "amplitude_decay": 2}, "amplitude_decay"),
+            ({"period": 2, "scale": "step"}, "'cycle', 'exp'"),
         ],
     ),
     Case(
