@@ -14,6 +14,7 @@ from kregkit.callbacks.decays import (
 from kregkit.callbacks.learning_rate import RateCallback
 from kregkit.callbacks.plateau_decay import PlateauDecay
 from kregkit.callbacks.polyak_averaging import PolyakAveraging
+from kregkit.callbacks.sharpness_aware import SharpnessAware
 from kregkit.callbacks.simulation import simulate
 from kregkit.callbacks.snapshots import SnapshotEnsemble
 from kregkit.callbacks.traced import TracedCallback
@@ -29,6 +30,7 @@ __all__ = [
     "PlateauDecay",
     "PolyakAveraging",
     "RateCallback",
+    "SharpnessAware",
     "SnapshotEnsemble",
     "StepDecay",
     "TracedCallback",

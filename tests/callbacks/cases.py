@@ -17,6 +17,7 @@ from kregkit.callbacks import (
     PlateauDecay,
     PolyakAveraging,
     RateCallback,
+    SharpnessAware,
     SnapshotEnsemble,
     StepDecay,
     TracedCallback,
@@ -60,6 +61,12 @@ CASES = [
         LearningRate,
         lambda directory: LearningRate(schedules.Triangular(0.01, 0.001, period=5)),
         bad=[({"schedule": 0.1}, "LearningRateSchedule"), ({"schedule": None, "unit": "batch"}, "'epoch', 'step'")],
+    ),
+    Case(
+        SharpnessAware,
+        lambda directory: SharpnessAware(0.1, every=2),
+        observe=lambda callback, model, _: model.get_weights(),
+        bad=[({"rho": 0}, "rho"), ({"adaptive": 1}, "adaptive"), ({"every": 0}, "every")],
     ),
     Case(
         StepDecay,
