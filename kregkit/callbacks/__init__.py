@@ -12,6 +12,7 @@ from kregkit.callbacks.decays import (
     Warmup,
 )
 from kregkit.callbacks.learning_rate import RateCallback
+from kregkit.callbacks.noise_schedule import NoiseSchedule
 from kregkit.callbacks.plateau_decay import PlateauDecay
 from kregkit.callbacks.polyak_averaging import PolyakAveraging
 from kregkit.callbacks.sharpness_aware import SharpnessAware
@@ -26,6 +27,7 @@ __all__ = [
     "ExponentialDecay",
     "InverseTimeDecay",
     "LearningRate",
+    "NoiseSchedule",
     "OneCycle",
     "PlateauDecay",
     "PolyakAveraging",

@@ -8,7 +8,7 @@ BatchNormalization, inside a branch too, goes on using its running statistics, a
 Noise comes from the layer's `seed_generator`; setting its `state` repeats a draw.
 
 A layer of your own can follow the same protocol, which `docs/inference.md` describes ("Noise layers of your own"):
-`seed_generator`, `draw_call` and `uniform`, and where they help `noise_source` and `expected_call`.
+`seed_generator`, `draw_call` and `uniform`, and where they help `noise_source`, `expected_call` and `rate_attribute`.
 """
 
 from kregkit.layers.drop_block_2d import DropBlock2D

@@ -233,12 +233,13 @@ class StochasticDepth(NoisyLayer):
         # The same coin on all replicas: it is the whole mini-batch's.
         survives = coin(self.uniform((), per_replica=False), self.survival_probability)
         state = self.branch.non_trainable_variables
+        factors = [] if self.branch_factors is None else [self.branch_factors]
         before = [variable.value for variable in state]
         with_loss = []
 
         def run():
             # Changes of state and losses can't leave a conditional but as its results.
-            variables = [(variable, variable.value) for variable in self.branch.variables]
+            variables = [(variable, variable.value) for variable in [*self.branch.variables, *factors]]
             with keras.StatelessScope(variables, collect_losses=True, initialize_variables=False) as scope:
                 outputs = self._branch(inputs, args, arguments, shortcut) * self._factor(True)
             with_loss.extend(scope.losses)
@@ -253,8 +254,7 @@ class StochasticDepth(NoisyLayer):
             if not runs_eagerly():
                 return shortcut, ops.zeros((), "float32"), before
             # Without a graph the tape doesn't see the skipped weights: their gradient would be None instead of zero.
-            own = [] if self.branch_factors is None else [self.branch_factors]
-            zero = sum((ops.sum(weight * 0) for weight in [*self.branch.trainable_variables, *own]), 0.0)
+            zero = sum((ops.sum(weight * 0) for weight in [*self.branch.trainable_variables, *factors]), 0.0)
             return shortcut + ops.cast(zero, shortcut.dtype), ops.zeros((), "float32"), before
 
         if conditionals_are_slow():

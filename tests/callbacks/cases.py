@@ -4,7 +4,7 @@ import json
 
 import keras
 import numpy as np
-from contracts import Case
+from contracts import Case, dense_model
 
 from kregkit import schedules
 from kregkit.callbacks import (
@@ -13,6 +13,7 @@ from kregkit.callbacks import (
     ExponentialDecay,
     InverseTimeDecay,
     LearningRate,
+    NoiseSchedule,
     OneCycle,
     PlateauDecay,
     PolyakAveraging,
@@ -46,6 +47,12 @@ def ratios(callback, model, history):
     return [np.asarray(values) for name, values in history.history.items() if name.startswith("update_ratio/")]
 
 
+def noisy_model():
+    """The rows' model behind a layer that drops nothing as it is, so that a plain fit has one result."""
+    inputs = keras.Input((8,))
+    return keras.Model(inputs, dense_model()(keras.layers.Dropout(1e-9, seed=1)(inputs)))
+
+
 class Halving(RateCallback):
     """A user's own rate, of a schedule that isn't kregkit's."""
 
@@ -54,6 +61,19 @@ class Halving(RateCallback):
 
 
 CASES = [
+    Case(
+        NoiseSchedule,
+        lambda directory: NoiseSchedule(".*", schedules.Triangular(0.5, 0.1, period=5)),
+        model=noisy_model,
+        observe=lambda callback, model, history: [history.history["noise_rate"]],
+        bad=[
+            ({"layers": 3, "schedule": schedules.Triangular(0.5, 0.1, period=5)}, "regular expression"),
+            ({"layers": "(", "schedule": schedules.Triangular(0.5, 0.1, period=5)}, "regular expression"),
+            ({"layers": ".*", "schedule": 0.1}, "LearningRateSchedule"),
+            ({"layers": ".*", "schedule": schedules.Triangular(0.5, 0.1, period=5), "unit": "day"}, "unit"),
+            ({"layers": ".*", "schedule": schedules.Triangular(0.5, 0.1, period=5), "relative": 2}, "relative"),
+        ],
+    ),
     Case(RateCallback, lambda directory: Halving(), bad=[({"unit": "day"}, "unit")]),
     Case(UpdateRatio, lambda directory: UpdateRatio(every=5), observe=ratios, bad=[({"every": 0}, "every")]),
     Case(TracedCallback, lambda directory: TracedCallback(), observe=lambda callback, model, _: model.get_weights()),

@@ -100,6 +100,16 @@ CASES += [
 ]
 CASES += [
     contracts.Case(
+        layers.DropConnect,
+        lambda make=make, mask=mask: layers.DropConnect(make(3, kernel_initializer=GLOROT), 0.4, mask, seed=2),
+        input_shape=(4, 2),
+        same=False,
+        name=f"{make.__name__}-{mask}",
+    )
+    for make, mask in ((keras.layers.LSTM, "batch"), (keras.layers.GRU, "example"))
+]
+CASES += [
+    contracts.Case(
         layer,
         lambda layer=layer, arguments=arguments: layer(**arguments, data_format="channels_last", seed=4),
         bad=BAD_POOLING if index == 0 else [],
