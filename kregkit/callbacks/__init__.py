@@ -13,6 +13,7 @@ from kregkit.callbacks.decays import (
 from kregkit.callbacks.learning_rate import RateCallback
 from kregkit.callbacks.plateau_decay import PlateauDecay
 from kregkit.callbacks.polyak_averaging import PolyakAveraging
+from kregkit.callbacks.resume import Resume
 from kregkit.callbacks.snapshots import SnapshotEnsemble
 from kregkit.callbacks.traced import TracedCallback
 from kregkit.callbacks.update_ratio import UpdateRatio
@@ -26,6 +27,7 @@ __all__ = [
     "PlateauDecay",
     "PolyakAveraging",
     "RateCallback",
+    "Resume",
     "SnapshotEnsemble",
     "StepDecay",
     "TracedCallback",
