@@ -4,13 +4,11 @@ Each returns a dictionary of arrays. The global batch is the same under any stra
 """
 
 import contextlib
-import signal
-import os
 
 import keras
 import numpy as np
 
-from kregkit import callbacks, data
+from kregkit import callbacks
 
 BATCH = 16
 
@@ -73,7 +71,9 @@ def everything(strategy, directory, index=0):
         history = model.fit(x, y, batch_size=BATCH, epochs=2, shuffle=False, verbose=0)
         results[f"normalized_loss_{synchronized}"] = history.history["loss"]
         results[f"normalized_weights_{synchronized}"] = weights(model)
-        results[f"statistics_{synchronized}"] = np.stack([keras.ops.convert_to_numpy(v) for v in model.layers[1].non_trainable_variables])
+        results[f"statistics_{synchronized}"] = np.stack(
+            [keras.ops.convert_to_numpy(v) for v in model.layers[1].non_trainable_variables]
+        )
     return results
 
 
