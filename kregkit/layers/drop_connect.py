@@ -9,7 +9,7 @@ from keras import ops
 
 from kregkit._core.checks import check_choice, check_integer, check_number
 from kregkit.layers._hash import hashed_choice, hashed_uniform, mixed_key
-from kregkit.layers._noise import NoisyLayer
+from kregkit.layers._noise import NoisyLayer, is_surely
 
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 _WRAPPED = (keras.layers.Dense, keras.layers.EinsumDense, *_CONVOLUTIONS)
@@ -71,6 +71,7 @@ class DropConnect(NoisyLayer):
     """
 
     wrapped = ("layer",)
+    rate_attribute = "rate"
 
     def __init__(self, layer, rate=0.5, mask="example", inference="mean", draws=16, seed=None, **kwargs):
         if not isinstance(layer, _WRAPPED):
@@ -101,7 +102,7 @@ class DropConnect(NoisyLayer):
         return self._without_mask(inputs) if self.inference == "mean" else self.expected_call(inputs)
 
     def draw_call(self, inputs, training=None):
-        if self.rate == 0:
+        if is_surely(self.rate, 0):
             return self._without_mask(inputs)
         inputs = ops.cast(inputs, self.compute_dtype)
         kernel = ops.cast(self.layer.kernel, self.compute_dtype)
@@ -117,7 +118,7 @@ class DropConnect(NoisyLayer):
 
     def expected_call(self, inputs, training=None):
         """Returns the mean over masks by the paper's Gaussian, whatever `inference` says."""
-        if self.rate == 0 or self._activation() == "linear":
+        if is_surely(self.rate, 0) or self._activation() == "linear":
             return self._without_mask(inputs)
         return self._with_activity_loss(self._gaussian(inputs))
 

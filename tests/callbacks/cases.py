@@ -8,6 +8,7 @@ from contracts import Case
 
 from kregkit import schedules
 from kregkit.callbacks import (
+    Cooldown,
     CosineDecay,
     ExponentialDecay,
     InverseTimeDecay,
@@ -16,6 +17,7 @@ from kregkit.callbacks import (
     PlateauDecay,
     PolyakAveraging,
     RateCallback,
+    SharpnessAware,
     SnapshotEnsemble,
     StepDecay,
     TracedCallback,
@@ -61,6 +63,12 @@ CASES = [
         bad=[({"schedule": 0.1}, "LearningRateSchedule"), ({"schedule": None, "unit": "batch"}, "'epoch', 'step'")],
     ),
     Case(
+        SharpnessAware,
+        lambda directory: SharpnessAware(0.1, every=2),
+        observe=lambda callback, model, _: model.get_weights(),
+        bad=[({"rho": 0}, "rho"), ({"adaptive": 1}, "adaptive"), ({"every": 0}, "every")],
+    ),
+    Case(
         StepDecay,
         lambda directory: StepDecay(0.5, every=0.5),
         bad=[
@@ -75,6 +83,16 @@ CASES = [
     ),
     Case(ExponentialDecay, lambda directory: ExponentialDecay(0.5), bad=[({"rate": -1}, "rate")]),
     Case(InverseTimeDecay, lambda directory: InverseTimeDecay(0.1, unit="step"), bad=[({"rate": "big"}, "rate")]),
+    Case(
+        Cooldown,
+        lambda directory: Cooldown(1, shape="1-sqrt", to=0.1),
+        bad=[
+            ({"length": 0}, "length"),
+            ({"length": 1, "shape": "sqrt"}, "'linear', '1-sqrt', 'cosine'"),
+            ({"length": 1, "to": 2}, "to"),
+            ({"length": 1, "floor": -1}, "floor"),
+        ],
+    ),
     Case(
         CosineDecay,
         lambda directory: CosineDecay(),
@@ -92,6 +110,7 @@ CASES = [
             ({"period": 0}, "period"),
             ({"period": 2, "minimum_factor": 1}, "minimum_factor"),
             ({"period": 2, "amplitude_decay": 2}, "amplitude_decay"),
+            ({"period": 2, "scale": "step"}, "'cycle', 'exp'"),
         ],
     ),
     Case(
