@@ -6,6 +6,8 @@ import pytest
 import tensorflow as tf
 
 from kregkit import distribution
+from kregkit._core import keras_internals
+from kregkit.callbacks import PolyakAveraging
 
 
 @pytest.fixture
@@ -66,3 +68,17 @@ def test_one_replica_trains_as_before():
         results.append(model.get_weights())
     for one, other in zip(*results):
         np.testing.assert_array_equal(one, other)
+
+
+def test_callbacks_refuse_what_is_not_mended(scaled):
+    x, y = overflowing()
+    if keras_internals.loss_scaling_asks_one_replica():
+        with pytest.raises(
+            ValueError, match=r"distribution.enable_loss_scaling.*Received: optimizer=.* with 2 replicas"
+        ):
+            scaled.fit(x, y, batch_size=16, shuffle=False, verbose=0, callbacks=[PolyakAveraging(0.5)])
+    distribution.enable_loss_scaling()
+    average = PolyakAveraging(0.5)
+    scaled.fit(x, y, batch_size=16, shuffle=False, verbose=0, callbacks=[average])
+    # The skipped step moves no average.
+    assert average.get_state()["updates"] == 1
