@@ -5,6 +5,8 @@ would go unnoticed, the function looks for it and raises. `tests/core/test_keras
 """
 
 import contextlib
+import functools
+import inspect
 import sys
 import weakref
 
@@ -739,6 +741,24 @@ def average_weights(optimizer, variables):
     return (
         _required(optimizer, "_model_variables_moving_average", "to find moving averages") if optimizer.use_ema else []
     )
+
+
+@functools.cache
+def loss_scaling_asks_one_replica():
+    """Returns whether Keras's `LossScaleOptimizer` asks one replica alone whether gradients are finite.
+
+    Only the source tells: it takes the first replica's answer, before gradients are summed, and says in a comment that
+    all are the same. Without it, weights under `mixed_float16` become NaN on several replicas, silently.
+    """
+    source = inspect.getsource(keras.optimizers.LossScaleOptimizer).replace("#", " ")
+    return "Each replica computed the same `finite` value" in " ".join(source.split())
+
+
+def loss_scaling_is_split(optimizer):
+    """Returns whether replicas that train by `optimizer` would skip different steps: a fault of Keras, not mended."""
+    kind = keras.optimizers.LossScaleOptimizer
+    mended = hasattr(kind.check_finite, "__wrapped__")
+    return isinstance(optimizer, kind) and not mended and loss_scaling_asks_one_replica()
 
 
 def learning_rate_schedule(optimizer):

@@ -107,6 +107,7 @@ class TrainStep:
         return self
 
     def __init__(self, model, params):
+        _check_loss_scaling(model)
         self.model = model
         self.epochs = params.get("epochs") or 1
         self.steps_per_epoch = params.get("steps")
@@ -398,6 +399,17 @@ def _build_model(model, spec):
     except Exception:
         # A `call` that symbolic inputs don't suit: the first batch will build it, and what needs weights says so.
         return
+
+
+def _check_loss_scaling(model):
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    optimizers = [] if model.optimizer is None or replicas == 1 else wrapped_optimizers(model.optimizer)
+    if any(keras_internals.loss_scaling_is_split(optimizer) for optimizer in optimizers):
+        raise ValueError(
+            "Under loss scaling, Keras asks one replica whether gradients have overflowed, and another's overflow "
+            "turns the weights into NaN: call `kregkit.distribution.enable_loss_scaling()` once before `fit`. "
+            f"Received: optimizer={model.optimizer.name!r} with {replicas} replicas"
+        )
 
 
 def _optimizer_key(optimizer):
