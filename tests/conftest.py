@@ -36,7 +36,8 @@ def _iterate_untuned(dataset):
 
 
 # Where a fit was interrupted, Python's collector destroys its iterator some time later, and waits for TensorFlow's
-# tuning thread, which sleeps for up to a minute (it looks for its end before the end is set). Without tuning, no thread.
+# tuning thread, which sleeps for up to a minute: it is woken before the flag that ends it is set. Without tuning there
+# is no such thread.
 tf.data.Dataset.__iter__ = _iterate_untuned
 
 
