@@ -9,6 +9,7 @@ import tensorflow as tf
 from kregkit._core import keras_internals
 from kregkit._core.normalization import batch_statistics_in_inference
 from kregkit._core.replacing import replaced_all
+from kregkit._core.seeds import derived_seed
 from kregkit._core.weights import assign_values, copy_values
 from kregkit.optimizers._objective import Objective
 
@@ -82,7 +83,7 @@ def model_objective(
 
     def reset_generators():
         for index, generator in enumerate(generators):
-            generator.state.assign([frozen_seed(seed, index), 0])
+            generator.state.assign([derived_seed(seed, index), 0])
 
     statistics = [variable for layer in trained if layer.trainable for variable in layer.non_trainable_variables]
     objective = Objective(
@@ -105,11 +106,6 @@ def model_objective(
         assign_values(kept, kept_values)
         if not objective.keeps_statistics:
             assign_values(statistics, values)
-
-
-def frozen_seed(seed, index):
-    """Returns the seed of the generator with a number; two seeds have none in common, as `seed + index` would."""
-    return int(np.random.SeedSequence((seed, index)).generate_state(1)[0] >> 1)
 
 
 def _build(model, x):

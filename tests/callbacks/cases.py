@@ -8,6 +8,7 @@ from contracts import Case, dense_model
 
 from kregkit import schedules
 from kregkit.callbacks import (
+    Cooldown,
     CosineDecay,
     ExponentialDecay,
     InverseTimeDecay,
@@ -17,6 +18,8 @@ from kregkit.callbacks import (
     PlateauDecay,
     PolyakAveraging,
     RateCallback,
+    Resume,
+    SharpnessAware,
     SnapshotEnsemble,
     StepDecay,
     TracedCallback,
@@ -58,6 +61,9 @@ class Halving(RateCallback):
         return lambda step: 0.5 ** keras.ops.floor(keras.ops.cast(step, "float32") / unit_steps)
 
 
+# What differs among these is a function of the step: whether it compiles, and whether it counts batches.
+RATE_MODES = ("graph", "jit", "steps_per_execution")
+
 CASES = [
     Case(
         NoiseSchedule,
@@ -81,8 +87,15 @@ CASES = [
         bad=[({"schedule": 0.1}, "LearningRateSchedule"), ({"schedule": None, "unit": "batch"}, "'epoch', 'step'")],
     ),
     Case(
+        SharpnessAware,
+        lambda directory: SharpnessAware(0.1, every=2),
+        observe=lambda callback, model, _: model.get_weights(),
+        bad=[({"rho": 0}, "rho"), ({"adaptive": 1}, "adaptive"), ({"every": 0}, "every")],
+    ),
+    Case(
         StepDecay,
         lambda directory: StepDecay(0.5, every=0.5),
+        modes=RATE_MODES,
         bad=[
             ({"every": 0}, "every"),
             ({"every": 1, "at": [2]}, "exactly one"),
@@ -93,30 +106,50 @@ CASES = [
             ({"at": [2], "unit": "day"}, "unit"),
         ],
     ),
-    Case(ExponentialDecay, lambda directory: ExponentialDecay(0.5), bad=[({"rate": -1}, "rate")]),
-    Case(InverseTimeDecay, lambda directory: InverseTimeDecay(0.1, unit="step"), bad=[({"rate": "big"}, "rate")]),
+    Case(ExponentialDecay, lambda directory: ExponentialDecay(0.5), modes=RATE_MODES, bad=[({"rate": -1}, "rate")]),
+    Case(
+        InverseTimeDecay,
+        lambda directory: InverseTimeDecay(0.1, unit="step"),
+        modes=RATE_MODES,
+        bad=[({"rate": "big"}, "rate")],
+    ),
+    Case(
+        Cooldown,
+        lambda directory: Cooldown(1, shape="1-sqrt", to=0.1),
+        bad=[
+            ({"length": 0}, "length"),
+            ({"length": 1, "shape": "sqrt"}, "'linear', '1-sqrt', 'cosine'"),
+            ({"length": 1, "to": 2}, "to"),
+            ({"length": 1, "floor": -1}, "floor"),
+        ],
+    ),
     Case(
         CosineDecay,
         lambda directory: CosineDecay(),
+        modes=RATE_MODES,
         bad=[({"length": 0}, "length"), ({"final_factor": 1.5}, "final_factor")],
     ),
     Case(
         Warmup,
         lambda directory: Warmup(1.25, start_factor=0.1),
+        modes=RATE_MODES,
         bad=[({"length": -1}, "length"), ({"length": 1, "start_factor": -0.1}, "start_factor")],
     ),
     Case(
         Triangular,
         lambda directory: Triangular(1.5, minimum_factor=0.2, amplitude_decay=0.5),
+        modes=RATE_MODES,
         bad=[
             ({"period": 0}, "period"),
             ({"period": 2, "minimum_factor": 1}, "minimum_factor"),
             ({"period": 2, "amplitude_decay": 2}, "amplitude_decay"),
+            ({"period": 2, "scale": "step"}, "'cycle', 'exp'"),
         ],
     ),
     Case(
         OneCycle,
         lambda directory: OneCycle(),
+        modes=RATE_MODES,
         bad=[
             ({"length": 0}, "length"),
             ({"warmup_fraction": 0}, "warmup_fraction"),
@@ -146,6 +179,19 @@ CASES = [
             ({"decay": [0.9, 0.9]}, "different"),
             ({"start_step": -1}, "start_step"),
             ({"monitor": "val_loss", "mode": "best"}, "mode"),
+        ],
+    ),
+    Case(
+        Resume,
+        lambda directory: Resume(directory, save_freq=2),
+        observe=lambda callback, model, _: model.get_weights(),
+        bad=[
+            ({"directory": ""}, "directory"),
+            ({"directory": "DIRECTORY", "save_freq": 0}, "save_freq"),
+            ({"directory": "DIRECTORY", "save_freq": "batch"}, "save_freq"),
+            ({"directory": "DIRECTORY", "seconds": 0}, "seconds"),
+            ({"directory": "DIRECTORY", "keep": 0}, "keep"),
+            ({"directory": "DIRECTORY", "data": "skip"}, "data"),
         ],
     ),
     Case(

@@ -6,9 +6,9 @@ import pytest
 import tensorflow as tf
 from scipy import optimize
 
+from kregkit._core.seeds import derived_seed
 from kregkit.callbacks import CosineDecay, PolyakAveraging
 from kregkit.optimizers import curvature, minimize, minimize_function
-from kregkit.optimizers._model_objective import frozen_seed
 from kregkit.optimizers._objective import Objective
 from kregkit.optimizers._solver import METHODS, objective_of
 
@@ -481,7 +481,7 @@ def test_recurrent_layers_draw_only_with_dropout(layer):
     assert points[0] != pytest.approx(clean, rel=1e-3)
     for layer in model._flatten_layers():
         for generator in layer._seed_generators:
-            generator.state.assign([frozen_seed(0, 0), 0])
+            generator.state.assign([derived_seed(0, 0), 0])
     expected = np.mean((keras.ops.convert_to_numpy(model(x, training=True)) - y) ** 2)
     assert points[0] == pytest.approx(expected, rel=1e-5)
 
@@ -595,11 +595,6 @@ def test_bad_arguments_are_refused(arguments, text):
     model = small_model()
     with pytest.raises(ValueError, match="Received: " + text.replace("(", r"\(")):
         minimize(model, **{"x": x, "y": y, "loss": "mse", "verbose": 0, **arguments})
-
-
-def test_frozen_draws_of_two_seeds_have_no_generator_in_common():
-    seeds = [{frozen_seed(seed, index) for index in range(20)} for seed in range(20)]
-    assert len(set.union(*seeds)) == 400
 
 
 def test_models_without_weights_and_infinite_losses_are_refused():
