@@ -151,7 +151,7 @@ class _Run:
                 hit = self._wait(process, lambda names=names: self._names() - names, pause=0.001)
                 hit = hit and not self._ends_within(process, instants.uniform(0, 0.3 * seconds))
             else:
-                hit = not self._ends_within(process, instants.uniform(0, seconds))
+                hit = not self._ends_within(process, instants.uniform(0, 0.6 * seconds))
             if not hit:
                 break
             with contextlib.suppress(ProcessLookupError):
