@@ -1,4 +1,4 @@
-"""What hides behind `model.optimizer`."""
+"""The optimizers that do the work inside wrappers such as `LossScaleOptimizer`."""
 
 
 def leaf_optimizers(optimizer):

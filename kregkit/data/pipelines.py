@@ -6,10 +6,10 @@ import tensorflow as tf
 
 from kregkit._core.checks import check_choice, check_integer
 from kregkit.data._epochs import counted, integer_variable, plain, with_epoch
-from kregkit.data._examples import Looks, Order
+from kregkit.data._examples import Augmenter, Order
 from kregkit.data._fields import Fields, check_single
+from kregkit.data._open_source import open_source
 from kregkit.data.augment import Augment
-from kregkit.data.sources import open_source
 
 
 def pipeline(
@@ -42,19 +42,20 @@ def pipeline(
 ):
     """Makes an ordinary `tf.data.Dataset` of augmented batches, for `model.fit` or anything else.
 
-    What comes out is a pure function of `(seed, epoch, example)`: the same at any parallelism and any number of
-    shards, new in each epoch, and reproducible from any batch on. Each complete pass advances the epoch by one, so
-    `model.fit(dataset, epochs=90)` sees 90 different ones; a pass that is left before its end doesn't count. The
-    dataset's attribute `epoch`, a variable, tells the next pass's epoch and can be set: `dataset.epoch.assign(5)`.
+    What comes out is a pure function of `(seed, epoch, example)`: the same at any parallelism and any number of shards,
+    new in each epoch, and reproducible from any batch on. Each complete pass advances the epoch by one, so
+    `model.fit(dataset, epochs=90)` sees 90 different ones; a pass that stops before its end doesn't count. The
+    dataset's attribute `epoch` is a variable that holds the next pass's epoch and can be set:
+    `dataset.epoch.assign(5)`.
 
     **Shuffling.** A source with random access (arrays, folders, `.array_record`, sequences, cached streams of one
     shape) is permuted as a whole, by a function of `(seed, epoch)` that takes no memory. A stream (a
-    `tf.data.Dataset`, TFDS's default files) is shuffled through a buffer of `buffer_size` examples, as well as
-    that mixes, keyed by `(seed, epoch)` too.
+    `tf.data.Dataset`, TFDS's default files) is shuffled through a buffer of `buffer_size` examples, which mixes less,
+    also keyed by `(seed, epoch)`.
 
     **Images** are found as `x` of `(x, y)` or `(x, y, sample_weight)`, or under a dictionary's key `image`; they come
-    out as float32 in `value_range`. Everything else passes untouched, but for labels that `MixUp` or `CutMix` mix,
-    and `masks`. Elements that are no images pass whole, where there are no operations.
+    out as float32 in `value_range`. Everything else passes unchanged, except for labels that `MixUp` or `CutMix` mix,
+    and `masks`. Elements without images pass unchanged if there are no operations.
 
     Args:
         source: Arrays with one first dimension (one, a tuple, a dictionary); a `tf.data.Dataset` of single examples,
@@ -78,13 +79,13 @@ def pipeline(
             `image_folder` returns, say it there.
         split, data_dir: For TFDS names and builders, as in `kregkit.data.load`; `split` also for folders.
         image, label: The keys under which dictionaries hold images and labels. `image=None` says that nothing is an
-            image: then all passes as it is.
+            image: then everything passes unchanged.
         masks: The key of segmentation masks, which move along with the images; for pairs `(image, mask)`, `1`.
-        unmoved: Key, or list of keys (integers for entries of a tuple), that may stay as they are while images move,
-            though they look like boxes, points or masks: those are an error else.
+        unmoved: Key, or list of keys (integers for entries of a tuple), of entries that may stay as they are while
+            images move, although they look like boxes, points or masks. Without this they are an error.
         value_range, fuse: As for `Augment`.
         with_keys: Boolean, whether to give pairs `(element, keys)`: `Augment(operations)(images, keys)` replays them,
-            but for what is mixed with partners of the epoch.
+            except for mixing with partners of the epoch.
         buffer_size: Integer, of the buffer that shuffles streams.
         on_error: `"raise"`, or, for a folder of images, `"skip"` for files that can't be read, as in `image_folder`.
         channels: Integer, of decoded image files.
@@ -94,7 +95,7 @@ def pipeline(
         A `tf.data.Dataset`, with attributes `epoch` (an int64 `tf.Variable`) and `source`.
 
     Raises:
-        ValueError: if an argument doesn't fit the source: before anything is read, where that can be told.
+        ValueError: if an argument doesn't fit the source: before anything is read, if possible.
 
     Example:
 
@@ -122,10 +123,10 @@ def pipeline(
     order = Order(seed, source.size, shuffle and training, *_check_shard(shard))
     if not getattr(source, "batched", False):
         check_single(source.spec, image)
-    looks = Looks(
+    augmenter = Augmenter(
         source, Fields(source.spec, image, label, masks, augment, training, unmoved, source.first_spec()), seed
     )
-    looks.check_first()
+    augmenter.check_first()
     num_batches = order.num_examples()
     if num_batches is not None:
         num_batches = num_batches // batch_size if drop_remainder else -(-num_batches // batch_size)
@@ -134,7 +135,7 @@ def pipeline(
     start = integer_variable(batch, "start") if batch else None
     parallel = {"num_parallel_calls": num_parallel_calls, "deterministic": True}
     if getattr(source, "batched", False):
-        dataset = _batches(source, order, looks, counter, start, num_batches, batch_size, parallel)
+        dataset = _batches(source, order, augmenter, counter, start, num_batches, batch_size, parallel)
         if drop_remainder:
             dataset = dataset.map(plain(lambda *element: _static(element, batch_size)))
     else:
@@ -142,7 +143,7 @@ def pipeline(
             dataset = _fetched(source, order, counter, start, batch_size, parallel)
         else:
             dataset = _streamed(source, order, counter, start, batch_size, buffer_size)
-        dataset = _batched(dataset, looks, batch_size, drop_remainder, parallel)
+        dataset = _batched(dataset, augmenter, batch_size, drop_remainder, parallel)
         if source.skip:
             num_batches = None
         elif num_batches is not None and start is None:
@@ -152,7 +153,7 @@ def pipeline(
     return dataset
 
 
-def _batches(source, order, looks, counter, start, num_batches, batch_size, parallel):
+def _batches(source, order, augmenter, counter, start, num_batches, batch_size, parallel):
     """Makes batches of a source that reads whole batches: an element is a batch's number from the beginning on."""
     num_examples = order.num_examples()
 
@@ -160,8 +161,8 @@ def _batches(source, order, looks, counter, start, num_batches, batch_size, para
         first = number * batch_size
         positions = first + tf.range(tf.minimum(tf.cast(batch_size, tf.int64), num_examples - first))
         index = order.index(epoch, positions)
-        pair, keys = looks.prepare(epoch, index, source.fetch(index))
-        return looks.finish(pair, keys), epoch, keys
+        pair, keys = augmenter.prepare(epoch, index, source.fetch(index))
+        return augmenter.finish(pair, keys), epoch, keys
 
     return with_epoch(tf.data.Dataset.range(num_batches), counter, start, 1).map(plain(make), **parallel)
 
@@ -198,18 +199,18 @@ def _streamed(source, order, counter, start, batch_size, buffer_size):
     return tf.data.Dataset.from_tensors(0).map(lambda _: counter.read_value()).flat_map(plain(one_epoch))
 
 
-def _batched(dataset, looks, batch_size, drop_remainder, parallel):
+def _batched(dataset, augmenter, batch_size, drop_remainder, parallel):
     """Makes batches of single examples."""
 
     def prepare(epoch, index, element):
-        pair, key = looks.prepare_one(epoch, index, element)
+        pair, key = augmenter.prepare_one(epoch, index, element)
         return pair, index, epoch, key
 
     dataset = dataset.map(plain(prepare), **parallel)
-    if batch_size > 1 and looks.has_sizes(dataset.element_spec[0][0]):
-        dataset = looks.same_size(dataset, batch_size)
+    if batch_size > 1 and augmenter.has_sizes(dataset.element_spec[0][0]):
+        dataset = augmenter.same_size(dataset, batch_size)
     dataset = dataset.batch(batch_size, drop_remainder)
-    return dataset.map(plain(lambda pair, _, epoch, keys: (looks.finish(pair, keys), epoch[0], keys)), **parallel)
+    return dataset.map(plain(lambda pair, _, epoch, keys: (augmenter.finish(pair, keys), epoch[0], keys)), **parallel)
 
 
 def _static(element, batch_size):

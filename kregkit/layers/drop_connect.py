@@ -105,7 +105,7 @@ class DropConnect(NoisyLayer):
             return self._without_mask(inputs)
         inputs = ops.cast(inputs, self.compute_dtype)
         kernel = ops.cast(self.layer.kernel, self.compute_dtype)
-        # What is the same for all examples of a draw is what one mask for the batch is.
+        # `marginalize(shared=True)` gives all examples of a draw the same mask, as one mask per batch does.
         mask = "batch" if self.noise_source is not None and self.noise_source.shared else self.mask
         draw = {"example": self._draw_example, "batch": self._draw_batch, "exact": self._draw_exact}[mask]
         outputs = draw(inputs, kernel)
@@ -183,12 +183,12 @@ class DropConnect(NoisyLayer):
         # At test time an example has its number in the data set, whatever batch it is in.
         numbers = ops.arange(rows, dtype="int32") if self.noise_source is None else self.noise_source.examples()
 
-        def one(element):
+        def masked_product(element):
             example, number = element
             masked = kernel * self._factor(tuple(kernel.shape), mixed_key(key, number))
             return self._product(example[None], masked)[0]
 
-        return ops.map(one, (inputs, numbers))
+        return ops.map(masked_product, (inputs, numbers))
 
     def _product(self, inputs, kernel):
         """Returns what the wrapped layer computes before bias and activation, with another kernel, or one per draw."""
