@@ -36,6 +36,7 @@ class Case:
             of arrays. Defaults to the per-epoch learning rates.
         refused: Dictionary from a mode that can't work to a text that the error before the first step contains.
         tolerance: Dictionary from a mode to the relative tolerance in it, over the default.
+        model: For callbacks, a function that returns the model to train. Defaults to `dense_model`.
         name: String, the row's name in test reports, where one class has several rows.
     """
 
@@ -47,6 +48,7 @@ class Case:
     observe: object = None
     refused: dict = dataclasses.field(default_factory=dict)
     tolerance: dict = dataclasses.field(default_factory=dict)
+    model: object = None
     name: str = ""
 
     def __str__(self):

@@ -170,7 +170,7 @@ def test_callback_in_mode(case, mode, tmp_path):
     def run(mode):
         callback = case.make(tmp_path / mode)
         model, history = contracts.train(
-            mode, contracts.dense_model, lambda: keras.optimizers.SGD(0.01, momentum=0.5), [callback]
+            mode, case.model or contracts.dense_model, lambda: keras.optimizers.SGD(0.01, momentum=0.5), [callback]
         )
         if case.observe is not None:
             return case.observe(callback, model, history)
@@ -198,7 +198,7 @@ def test_nothing_stays_behind_after_fit(case, tmp_path):
 
     x, y = contracts.regression_data()
     for index, others in enumerate(([], [Stop()])):
-        model = contracts.dense_model()
+        model = (case.model or contracts.dense_model)()
         model.compile(keras.optimizers.SGD(0.01), "mse")
         before = set(vars(model)) | {"history", "_eval_epoch_iterator"}
         callbacks = [case.make(tmp_path / str(index)), *others]
@@ -210,7 +210,7 @@ def test_nothing_stays_behind_after_fit(case, tmp_path):
         history = model.fit(x, y, batch_size=4, epochs=1, verbose=0, shuffle=False)
         assert "learning_rate" not in history.history
         # The plain fit is the same as that of a model which never met the callback.
-        fresh = contracts.dense_model()
+        fresh = (case.model or contracts.dense_model)()
         fresh.compile(keras.optimizers.SGD(0.01), "mse")
         fresh.set_weights(weights)
         fresh.fit(x, y, batch_size=4, epochs=1, verbose=0, shuffle=False)

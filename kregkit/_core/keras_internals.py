@@ -363,6 +363,31 @@ def download_module():
     return module
 
 
+def symbolic_build_of_fit():
+    """Returns `(class, name, function)` of the method by which `fit` builds a model under a strategy, for `setattr`.
+
+    It takes an `iterator` of the data, or one `data_batch`. Without it models can't be trained on several workers, as
+    long as Keras's own fails there (keras#20585).
+    """
+    trainer, name = _tensorflow_trainer(), "_maybe_symbolic_build"
+    return trainer, name, _required(trainer, name, "to train on several workers")
+
+
+def reduction_of_replicas():
+    """Returns `(module, name, function)` of what makes one value of those of all replicas, for `setattr`.
+
+    `fit`, `evaluate` and `predict` look it up in their module at each trace. Without it models can't be trained on
+    several workers, as long as Keras's own fails there (keras#20585).
+    """
+    module, name = sys.modules[_tensorflow_trainer().__module__], "reduce_per_replica"
+    return module, name, _required(module, name, "to train on several workers")
+
+
+def _tensorflow_trainer():
+    """Returns the base class of models that holds TensorFlow's `fit`."""
+    return next(base for base in keras.Model.__mro__ if "train_on_batch" in vars(base) and "tensorflow" in str(base))
+
+
 # Optimizers.
 
 

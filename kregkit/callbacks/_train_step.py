@@ -7,6 +7,8 @@ kinds and settings traces nothing. Keras drops its train function when a trace o
 (`compile`, for one), and the memory goes with it.
 """
 
+import contextlib
+import functools
 import warnings
 
 import keras
@@ -15,6 +17,7 @@ import tensorflow as tf
 from kregkit._core import keras_internals
 from kregkit._core.graph import all_layers
 from kregkit._core.optimizers import leaf_optimizers
+from kregkit.callbacks._gradients_again import rerouted
 from kregkit.callbacks._installed import Installed
 from kregkit.callbacks._memory import Memory, TracedFunction
 from kregkit.callbacks._trace_key import Identity, Unrepeatable, hook_key, value_key
@@ -43,6 +46,20 @@ class Hook:
 
     def after_update(self, step):
         """Runs inside the step when it has changed the weights: not on skipped or accumulated batches."""
+
+    def apply_gradients(self, step, gradients, variables, apply, gradients_again):
+        """Runs inside the step in place of the compiled optimizer's `apply`, which it calls.
+
+        Args:
+            step: As for `before_step`.
+            gradients: List of tensors, scaled as the optimizer wants them; `None` where there is none.
+            variables: List of the variables that they belong to.
+            apply: Function of gradients and variables, the optimizer's own.
+            gradients_again: Function without arguments that runs the model's own step again up to this place, with the
+                weights as they are when it is called and the same random numbers, and returns its gradients. Nothing
+                else of that second run is kept.
+        """
+        return apply(gradients, variables)
 
     def release(self):
         """Runs once when the fit has ended, in whatever way: put back here what the step changed."""
@@ -203,7 +220,8 @@ class TrainStep:
             before = self._updates() if averaging else None
             for hook in self.hooks:
                 hook.before_step(step)
-        logs = self._plain_step(data)
+        with self._rerouted(data, step):
+            logs = self._plain_step(data)
         # Tracing has met every branch; run eagerly, a later step may take another one.
         if not tf.executing_eagerly():
             self._check_updating()
@@ -216,6 +234,13 @@ class TrainStep:
                 hook.after_step(step, logs)
             self.step.assign_add(1)
         return logs
+
+    def _rerouted(self, data, step):
+        """Returns a context in which the compiled optimizer's `apply` goes through the hook that wants to see it."""
+        hooks = [hook for hook in self.hooks if type(hook).apply_gradients is not Hook.apply_gradients]
+        if not hooks:
+            return contextlib.nullcontext()
+        return rerouted(self.model, lambda: self._plain_step(data), functools.partial(hooks[0].apply_gradients, step))
 
     def _average(self, hooks, step):
         for hook in hooks:

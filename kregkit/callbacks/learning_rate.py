@@ -21,6 +21,7 @@ _LENGTHS = {
     _keras_schedules.CosineDecay: (["decay_steps"], []),
     schedules.StepDecay: (["_numerator", "_denominator", "_steps", "_times", "_interval"], ["every", "at"]),
     schedules.Warmup: (["steps"], []),
+    schedules.Cooldown: (["total_steps", "length"], []),
     schedules.Triangular: (["period"], []),
     schedules.OneCycle: (["total_steps"], []),
     schedules.CosineCycles: (
@@ -46,6 +47,7 @@ class RateCallback(TracedCallback):
         replaces_base: True if the callback gives the rate itself, in place of the compiled one.
         whole_epochs_suffice: True if the schedule only changes at epoch boundaries, so that it works on data of
             unknown length.
+        floor: Float, the smallest factor: a smaller one is raised to it.
 
     Args:
         unit: `"epoch"` or `"step"`, what lengths and times are counted in. A step is a trained batch. Epochs are
@@ -69,8 +71,9 @@ class RateCallback(TracedCallback):
     fit_attributes = ("_introduced", "_schedule")
     replaces_base = False
     whole_epochs_suffice = False
+    floor = 0.0
 
-    def __init__(self, unit="epoch"):
+    def __init__(self, unit: str = "epoch"):
         super().__init__()
         self.unit = check_choice("unit", unit, ("epoch", "step"))
 
@@ -89,7 +92,8 @@ class RateCallback(TracedCallback):
 
     def factor_at(self, step):
         """Returns, inside the step, what multiplies the rate."""
-        return self._schedule(self.train_step.epoch if self._in_whole_epochs else step)
+        factor = self._schedule(self.train_step.epoch if self._in_whole_epochs else step)
+        return ops.maximum(factor, self.floor) if self.floor else factor
 
     def rate_at(self, step, base):
         """Returns, inside the step, what replaces `base`, where `replaces_base`."""
@@ -164,6 +168,17 @@ def compiled_rates(model):
     ]
 
 
+def refuse_other_rates(callbacks):
+    """Raises `ValueError` if Keras's own callbacks would set the rate that kregkit's set."""
+    for kind in (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau):
+        if any(isinstance(callback, kind) for callback in callbacks):
+            raise ValueError(
+                f"keras.callbacks.{kind.__name__} sets the learning rate that kregkit's callbacks set as well; use "
+                "`LearningRate(schedule)` or `PlateauDecay` instead, which multiply with the others. "
+                f"Received: callbacks={[type(callback).__name__ for callback in callbacks]}"
+            )
+
+
 class Rates(Hook):
     """The one learning rate of a fit: bases, factors, and their product."""
 
@@ -183,13 +198,7 @@ class Rates(Hook):
                     "leaves callbacks nothing to set. Compile with a float and pass the schedule as "
                     f"`kregkit.callbacks.LearningRate(schedule)`. Received: learning_rate={leaf.learning_rate}"
                 )
-        for kind in (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau):
-            if train_step.find(kind):
-                raise ValueError(
-                    f"keras.callbacks.{kind.__name__} sets the learning rate that kregkit's callbacks set as well; use "
-                    "`LearningRate(schedule)` or `PlateauDecay` instead, which multiply with the others. "
-                    f"Received: callbacks={[type(callback).__name__ for callback in train_step.callbacks]}"
-                )
+        refuse_other_rates(train_step.callbacks)
         self._set_bases()
 
     def _set_bases(self):

@@ -17,6 +17,7 @@ from kregkit._core.checks import check_integer, check_number
 from kregkit._core.optimizers import leaf_optimizers
 from kregkit._core.snapshot_directory import SnapshotDirectory
 from kregkit._core.weights import assign_values, copy_values, swapped, training_state
+from kregkit._core.workers import gather_from_workers, is_chief
 from kregkit.callbacks.decays import Warmup
 from kregkit.callbacks.learning_rate import RateCallback, Rates
 
@@ -34,6 +35,8 @@ class SnapshotEnsemble(RateCallback):
     member's weights, the optimizer's slots and the seeds of random layers; only the order of a shuffled data set is
     not restored. If a cycle ends within an epoch, that epoch is begun again, and the run is longer by its part. With
     `BackupAndRestore` before this callback it goes on from that one's place, which loses less of a long cycle.
+
+    On several workers, the chief writes, and all must see the same directory.
 
     Args:
         directory: String or path, where members go; it is made when the first one is written.
@@ -143,7 +146,17 @@ class SnapshotEnsemble(RateCallback):
         elif self._members:
             self._go_on()
         self._given = None
+        self._check_workers()
         self._choose_source()
+
+    def _check_workers(self):
+        """Raises an error on all workers if they found different places to go on from, before one waits for others."""
+        members = gather_from_workers(self.model, len(self._members))
+        if len(set(members)) > 1:
+            raise ValueError(
+                "All workers must see the same directory, on a file system that their machines share. Received: "
+                f"directory={str(self.directory.path)!r} with {[int(num) for num in members]} members, by worker"
+            )
 
     def _backed_up_epoch(self):
         """Returns the epoch that BackupAndRestore goes on from, 0 if it has nothing to go on from."""
@@ -176,7 +189,8 @@ class SnapshotEnsemble(RateCallback):
         different = [name for name in new if old.get(name) != new[name]]
         if not manifest["finished"] and not different:
             self._members = manifest["members"]
-            self.directory.remove_unfinished()
+            if is_chief(self.model):
+                self.directory.remove_unfinished()
         elif not self.overwrite and self._given is None:
             kind = "a finished run" if manifest["finished"] else f"a different run (in {', '.join(different)})"
             raise ValueError(
@@ -189,6 +203,8 @@ class SnapshotEnsemble(RateCallback):
 
     def _replace(self):
         self._replaces = False
+        if not is_chief(self.model):
+            return
         self.directory.write(self._settings, [], finished=False)
         self.directory.remove_members()
 
@@ -259,6 +275,9 @@ class SnapshotEnsemble(RateCallback):
             self._save(cycle + 1, self.ends[cycle], logs or {})
 
     def _save(self, cycle, step, logs):
+        if not is_chief(self.model):
+            self._members.append({"epoch": self._epoch, "step": step})
+            return
         state = copy_values(self._state_variables if self._copies is None else self._copies)
         with contextlib.nullcontext() if self._copies is None else swapped(self._state_variables, state):
             member = self.directory.save_member(self.model, cycle)
@@ -277,6 +296,8 @@ class SnapshotEnsemble(RateCallback):
         self._record()
 
     def _record(self):
+        if not is_chief(self.model):
+            return
         if len(self._members) == 1:
             self.directory.save_architecture(self.model)
         # The manifest is what makes a member count, so it is written last.

@@ -9,6 +9,7 @@ from kregkit.data._epochs import counted, integer_variable, plain, with_epoch
 from kregkit.data._examples import Augmenter, Order
 from kregkit.data._fields import Fields, check_single
 from kregkit.data._open_source import open_source
+from kregkit.data._service import check_service, from_service
 from kregkit.data.augment import Augment
 
 
@@ -24,6 +25,7 @@ def pipeline(
     batch=0,
     shard=None,
     cache=False,
+    service=None,
     *,
     split="train",
     data_dir=None,
@@ -74,6 +76,9 @@ def pipeline(
         shard: `None`, a pair `(index, count)`, or the `tf.distribute.InputContext` that
             `strategy.distribute_datasets_from_function` hands out. The shards' union is the epoch, each example once;
             their sizes differ by at most one.
+        service: `None`, or the address of the dispatcher of a `tf.data` service, `"grpc://host:port"`, whose workers
+            then make the batches: the same ones in the same order. It needs a source that TensorFlow reads with random
+            access by itself: arrays, or a folder of images that all of its workers see at the same path.
         cache: `True` keeps examples in memory (before augmentation), a path in a directory, one file each. A directory
             of another source is refused, as are damaged files. Delete it when the source changes. For what
             `image_folder` returns, say it there.
@@ -121,6 +126,13 @@ def pipeline(
     source = open_source(source, split, data_dir, cache, on_error, channels)
     augment = operations if isinstance(operations, Augment) else Augment(list(operations), value_range, fuse)
     order = Order(seed, source.size, shuffle and training, *_check_shard(shard))
+    if service is not None:
+        check_service(service)
+        if source.size is None or not hasattr(source, "fetch"):
+            raise ValueError(
+                "`service` needs a source with random access, such as arrays or a folder of images, so that its "
+                f"workers can share the batches out. Received: service={service!r} with {type(source).__name__}"
+            )
     if not getattr(source, "batched", False):
         check_single(source.spec, image)
     augmenter = Augmenter(
@@ -134,7 +146,15 @@ def pipeline(
             raise ValueError(f"`batch` must be less than the epoch's {num_batches}. Received: batch={batch}")
     start = integer_variable(batch, "start") if batch else None
     parallel = {"num_parallel_calls": num_parallel_calls, "deterministic": True}
-    if getattr(source, "batched", False):
+    if service is not None and num_batches:
+
+        def make(epoch, first):
+            return _numbered(source, order, augmenter, epoch, first, num_batches, batch_size, drop_remainder, parallel)
+
+        dataset = from_service(service, make, counter, start, num_batches)
+        if start is None:
+            dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_batches))
+    elif getattr(source, "batched", False):
         dataset = _batches(source, order, augmenter, counter, start, num_batches, batch_size, parallel)
         if drop_remainder:
             dataset = dataset.map(plain(lambda *element: _static(element, batch_size)))
@@ -153,8 +173,8 @@ def pipeline(
     return dataset
 
 
-def _batches(source, order, augmenter, counter, start, num_batches, batch_size, parallel):
-    """Makes batches of a source that reads whole batches: an element is a batch's number from the beginning on."""
+def _batch_maker(source, order, augmenter, batch_size):
+    """Returns what makes a batch `(content, epoch, keys)` of a source that reads whole batches, from its number."""
     num_examples = order.num_examples()
 
     def make(epoch, number):
@@ -164,7 +184,39 @@ def _batches(source, order, augmenter, counter, start, num_batches, batch_size, 
         pair, keys = augmenter.prepare(epoch, index, source.fetch(index))
         return augmenter.finish(pair, keys), epoch, keys
 
+    return make
+
+
+def _batches(source, order, augmenter, counter, start, num_batches, batch_size, parallel):
+    """Makes batches of a source that reads whole batches: an element is a batch's number from the beginning on."""
+    make = _batch_maker(source, order, augmenter, batch_size)
     return with_epoch(tf.data.Dataset.range(num_batches), counter, start, 1).map(plain(make), **parallel)
+
+
+def _numbered(source, order, augmenter, epoch, first, num_batches, batch_size, drop_remainder, parallel):
+    """Makes pairs `(number, batch)` of an epoch from batch `first` on, of a source with random access."""
+    numbers = tf.data.Dataset.range(first, num_batches)
+    epoch = tf.constant(epoch, tf.int64)
+    if getattr(source, "batched", False):
+        make = _batch_maker(source, order, augmenter, batch_size)
+
+        def whole(number):
+            batch = make(epoch, number)
+            return number, _static(batch, batch_size) if drop_remainder else batch
+
+        return numbers.map(plain(whole), **parallel)
+
+    def read(position):
+        index = order.index(epoch, position)
+        return epoch, index, source.fetch(index)
+
+    def one_batch(number):
+        end = tf.minimum((number + 1) * batch_size, order.num_examples())
+        dataset = tf.data.Dataset.range(number * batch_size, end).map(plain(read), **parallel)
+        dataset = _batched(dataset, augmenter, batch_size, drop_remainder, parallel)
+        return dataset.map(plain(lambda *batch: (number, batch)))
+
+    return numbers.flat_map(plain(one_batch))
 
 
 def _fetched(source, order, counter, start, batch_size, parallel):

@@ -4,18 +4,21 @@ import json
 
 import keras
 import numpy as np
-from contracts import Case
+from contracts import Case, dense_model
 
 from kregkit import schedules
 from kregkit.callbacks import (
+    Cooldown,
     CosineDecay,
     ExponentialDecay,
     InverseTimeDecay,
     LearningRate,
+    NoiseSchedule,
     OneCycle,
     PlateauDecay,
     PolyakAveraging,
     RateCallback,
+    SharpnessAware,
     SnapshotEnsemble,
     StepDecay,
     TracedCallback,
@@ -44,6 +47,12 @@ def ratios(callback, model, history):
     return [np.asarray(values) for name, values in history.history.items() if name.startswith("update_ratio/")]
 
 
+def noisy_model():
+    """The rows' model behind a layer that drops nothing as it is, so that a plain fit has one result."""
+    inputs = keras.Input((8,))
+    return keras.Model(inputs, dense_model()(keras.layers.Dropout(1e-9, seed=1)(inputs)))
+
+
 class Halving(RateCallback):
     """A user's own rate, of a schedule that isn't kregkit's."""
 
@@ -52,6 +61,19 @@ class Halving(RateCallback):
 
 
 CASES = [
+    Case(
+        NoiseSchedule,
+        lambda directory: NoiseSchedule(".*", schedules.Triangular(0.5, 0.1, period=5)),
+        model=noisy_model,
+        observe=lambda callback, model, history: [history.history["noise_rate"]],
+        bad=[
+            ({"layers": 3, "schedule": schedules.Triangular(0.5, 0.1, period=5)}, "regular expression"),
+            ({"layers": "(", "schedule": schedules.Triangular(0.5, 0.1, period=5)}, "regular expression"),
+            ({"layers": ".*", "schedule": 0.1}, "LearningRateSchedule"),
+            ({"layers": ".*", "schedule": schedules.Triangular(0.5, 0.1, period=5), "unit": "day"}, "unit"),
+            ({"layers": ".*", "schedule": schedules.Triangular(0.5, 0.1, period=5), "relative": 2}, "relative"),
+        ],
+    ),
     Case(RateCallback, lambda directory: Halving(), bad=[({"unit": "day"}, "unit")]),
     Case(UpdateRatio, lambda directory: UpdateRatio(every=5), observe=ratios, bad=[({"every": 0}, "every")]),
     Case(TracedCallback, lambda directory: TracedCallback(), observe=lambda callback, model, _: model.get_weights()),
@@ -59,6 +81,12 @@ CASES = [
         LearningRate,
         lambda directory: LearningRate(schedules.Triangular(0.01, 0.001, period=5)),
         bad=[({"schedule": 0.1}, "LearningRateSchedule"), ({"schedule": None, "unit": "batch"}, "'epoch', 'step'")],
+    ),
+    Case(
+        SharpnessAware,
+        lambda directory: SharpnessAware(0.1, every=2),
+        observe=lambda callback, model, _: model.get_weights(),
+        bad=[({"rho": 0}, "rho"), ({"adaptive": 1}, "adaptive"), ({"every": 0}, "every")],
     ),
     Case(
         StepDecay,
@@ -76,6 +104,16 @@ CASES = [
     Case(ExponentialDecay, lambda directory: ExponentialDecay(0.5), bad=[({"rate": -1}, "rate")]),
     Case(InverseTimeDecay, lambda directory: InverseTimeDecay(0.1, unit="step"), bad=[({"rate": "big"}, "rate")]),
     Case(
+        Cooldown,
+        lambda directory: Cooldown(1, shape="1-sqrt", to=0.1),
+        bad=[
+            ({"length": 0}, "length"),
+            ({"length": 1, "shape": "sqrt"}, "'linear', '1-sqrt', 'cosine'"),
+            ({"length": 1, "to": 2}, "to"),
+            ({"length": 1, "floor": -1}, "floor"),
+        ],
+    ),
+    Case(
         CosineDecay,
         lambda directory: CosineDecay(),
         bad=[({"length": 0}, "length"), ({"final_factor": 1.5}, "final_factor")],
@@ -92,6 +130,7 @@ CASES = [
             ({"period": 0}, "period"),
             ({"period": 2, "minimum_factor": 1}, "minimum_factor"),
             ({"period": 2, "amplitude_decay": 2}, "amplitude_decay"),
+            ({"period": 2, "scale": "step"}, "'cycle', 'exp'"),
         ],
     ),
     Case(
