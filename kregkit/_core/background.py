@@ -1,4 +1,4 @@
-"""A question with a time limit, asked in a thread because looking up a host's name has none of its own."""
+"""A time limit for a function, which runs in a thread: looking up a host's name has no limit of its own."""
 
 import threading
 

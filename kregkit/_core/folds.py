@@ -9,7 +9,7 @@ def by_class(order, classes):
 
 
 def deal(num_examples, folds, seed=0, classes=None):
-    """Returns one sorted array of indices per fold: a random partition, in equal parts as far as can be.
+    """Returns one sorted array of indices per fold: a random partition into parts that differ in size by one at most.
 
     Args:
         num_examples, folds, seed: Integers.

@@ -109,8 +109,8 @@ def bounds(monitor, model=None):
     name = monitor.removeprefix("val_")
     metrics = _metrics_named(name, model) if model is not None else []
     known = {_bounds_of(metric) for metric in metrics} or {_BOUNDS.get(name) or _BOUNDS.get(_unnumbered(name))}
-    found = known.pop() if len(known) == 1 else None
-    return found or (-math.inf, math.inf)
+    limits = known.pop() if len(known) == 1 else None
+    return limits or (-math.inf, math.inf)
 
 
 def _bounds_of(metric):
@@ -174,14 +174,14 @@ def _of_metric(metric):
         return "max" if metric.larger_is_better else "min"
     if type(metric) is keras.metrics.MeanMetricWrapper:
         return _of_function(keras_internals.wrapped_function(metric)) or _of_name(metric.name)
-    told = keras_internals.metric_direction(metric)
+    direction_of_metric = keras_internals.metric_direction(metric)
     base = _base_of(metric)
     if base is None:
-        return told or _of_name(metric.name)
+        return direction_of_metric or _of_name(metric.name)
     known = _BY_NAME[base.__name__]
     if type(metric).result is base.result:
         return known
-    return told if told and told != known else _CHANGED
+    return direction_of_metric if direction_of_metric and direction_of_metric != known else _CHANGED
 
 
 def _of_function(function):

@@ -67,15 +67,15 @@ class _Directory:
         identity = {"format": _FORMAT, "source": source}
         file = self.path / "source.json"
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            written = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            found = identity if not any(self.path.glob("*.tensors")) else "examples without source.json"
-            if found == identity:
+            written = identity if not any(self.path.glob("*.tensors")) else "examples without source.json"
+            if written == identity:
                 write_json(file, identity)
         except ValueError:
-            found = "a source.json that can't be read"
-        if found != identity:
-            self._refuse(f"{found}, expected {identity}")
+            written = "a source.json that can't be read"
+        if written != identity:
+            self._refuse(f"{written}, expected {identity}")
 
     def _refuse(self, received):
         raise ValueError(
@@ -85,9 +85,9 @@ class _Directory:
 
     def compare(self, read, types, limit=None):
         """Raises an error if a few of the examples that are kept aren't those that `read(index)` returns."""
-        kept = sorted(int(file.stem) for file in self.path.glob("*.tensors") if file.stem.isdecimal())
-        kept = kept if limit is None else [index for index in kept if index < limit]
-        for index in sorted({kept[round(part * (len(kept) - 1) / 3)] for part in range(4)} if kept else ()):
+        indices = sorted(int(file.stem) for file in self.path.glob("*.tensors") if file.stem.isdecimal())
+        indices = indices if limit is None else [index for index in indices if index < limit]
+        for index in sorted({indices[round(part * (len(indices) - 1) / 3)] for part in range(4)} if indices else ()):
             if _payload(self.get(index, types)) != _payload(read(index)):
                 self._refuse(f"example {index} differs from what the source gives")
 

@@ -1,4 +1,4 @@
-"""The number of the epoch: read when a pass begins, advanced when its last batch is taken."""
+"""The number of the epoch: it is read when a pass begins, and advanced when the last batch is taken."""
 
 import keras
 import tensorflow as tf

@@ -1,4 +1,4 @@
-"""Which example stands where in an epoch, and how it looks there: pure functions of `(seed, epoch, example)`."""
+"""The order of examples in an epoch, and their augmentation: pure functions of `(seed, epoch, example)`."""
 
 import keras
 import tensorflow as tf
@@ -49,8 +49,8 @@ class Order:
         return dataset.shard(self.num_shards, self.shard)
 
 
-class Looks:
-    """Augments examples. `prepare` and `prepare_one` do what concerns an example alone, `finish` mixes a batch.
+class Augmenter:
+    """Augments examples: `prepare` and `prepare_one` transform each by itself, then `finish` mixes a batch.
 
     Args:
         source: The source.
@@ -102,7 +102,7 @@ class Looks:
         return (transformed, other), key
 
     def check_first(self):
-        """Looks at what can be seen before anything is read, so that `pipeline` itself raises the error."""
+        """Checks the first examples and all labels, if the source knows them, so that `pipeline` itself raises."""
         element, labels = self.source.first(256)
         if element is not None:
             self.fields.check(element, self.source.describe)

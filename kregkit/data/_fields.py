@@ -1,4 +1,4 @@
-"""Where in an element the images, labels and masks are, and what of it must not stay behind when images move."""
+"""Where in an element the images, labels and masks are; boxes and points must not stay behind when images move."""
 
 import re
 
@@ -54,29 +54,29 @@ class Fields:
 
     def _find_image(self, spec, name):
         path = _image_path(spec, name)
-        found = None if path is None else get(spec, path)
-        rank = getattr(getattr(found, "shape", None), "rank", None)
+        entry = None if path is None else get(spec, path)
+        rank = getattr(getattr(entry, "shape", None), "rank", None)
         if rank not in (2, 3):
             return None
-        if rank == 3 and (found.dtype == tf.uint8 or found.dtype.is_floating):
+        if rank == 3 and (entry.dtype == tf.uint8 or entry.dtype.is_floating):
             return path
         named = name in path
         passes = "Say image=None if these are no images."
-        if rank == 3 and (named or (_is_number(found.dtype) and found.shape[-1] in (1, 3, 4, None))):
+        if rank == 3 and (named or (_is_number(entry.dtype) and entry.shape[-1] in (1, 3, 4, None))):
             low, high = self.augment.value_range
             raise ValueError(
-                f"Images of type {found.dtype.name} have no range that is known: cast them to uint8 if they are in "
+                f"Images of type {entry.dtype.name} have no range that is known: cast them to uint8 if they are in "
                 f"0..255, else to float32 and scale them to value_range=({low:g}, {high:g}), such as x / 65535 for "
-                f"uint16. {passes} Received: dtype={found.dtype.name}"
+                f"uint16. {passes} Received: dtype={entry.dtype.name}"
             )
-        if rank == 2 and (named or found.dtype == tf.uint8):
+        if rank == 2 and (named or entry.dtype == tf.uint8):
             raise ValueError(
                 "Images must be `(h, w, channels)`: add a last axis to those of one channel, such as x[..., None]. "
-                f"{passes} Received: shape={tuple(found.shape)}, dtype={found.dtype.name}"
+                f"{passes} Received: shape={tuple(entry.shape)}, dtype={entry.dtype.name}"
             )
         return None
 
-    def _find(self, spec, name, what):
+    def _find(self, spec, name, argument):
         if isinstance(spec, dict) and name in spec:
             return (name,)
         if isinstance(spec, (tuple, list)):
@@ -85,7 +85,7 @@ class Fields:
             for index, part in enumerate(spec):
                 if isinstance(part, dict) and name in part:
                     return (index, name)
-        raise ValueError(f"`{what}` must be a key of the examples, {spec}. Received: {what}={name!r}")
+        raise ValueError(f"`{argument}` must be a key of the examples, {spec}. Received: {argument}={name!r}")
 
     def _check_unmoved(self, spec, unmoved):
         """Raises an error for boxes, points and masks that would stay where they are while the image moves."""
@@ -183,7 +183,7 @@ def _is_number(dtype):
 
 
 def _kind(path, shape, dtype, size):
-    """Returns what an entry looks like that belongs to places in the image, or `None`."""
+    """Returns what an entry looks like if it holds positions in the image, such as `"boxes"`, else `None`."""
     names = [step for step in path if isinstance(step, str)]
     if any(_POINTS.search(name) for name in names) and (shape.rank or len(names) > 1):
         return "boxes or points"

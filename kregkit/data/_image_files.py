@@ -43,7 +43,7 @@ class FileSource:
         self.labels = tf.constant(labels, tf.int64)
         self._path_tensor = tf.constant(self.paths)
         self.orientation = check_choice("orientation", orientation, (True, False))
-        # Which image a file's name stands for is in the name under which the cache keeps it.
+        # The name under which the cache keeps an image depends on the file's path, time and size.
         self._cache = open_cache(cache, {"kind": "image files"})
         self.spec = (tf.TensorSpec((None, None, channels or None), tf.uint8), tf.TensorSpec((), tf.int64))
 
@@ -74,9 +74,9 @@ class FileSource:
         except OSError as error:
             raise UnreadableImage(f"The image file {path} can't be read: {error}") from None
         # A damaged cache is an error of its own: a damaged image may be skipped.
-        kept = self._cache.get(name, [tf.uint8])
-        if kept is not None:
-            return kept[0]
+        cached = self._cache.get(name, [tf.uint8])
+        if cached is not None:
+            return cached[0]
         try:
             with open(path, "rb") as file:
                 content = file.read()

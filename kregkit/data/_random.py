@@ -37,7 +37,7 @@ def make_keys(seed, epoch, index):
     Args:
         seed: Integer, or integer tensor.
         epoch: Integer, or integer tensor.
-        index: Integer tensor of any shape, the examples' places in the source.
+        index: Integer tensor of any shape, the examples' numbers in the source.
 
     Returns:
         int64 tensor of the shape of `index`.

@@ -8,9 +8,9 @@ from kregkit.data import _warp
 def restore(predictions, matrices, size=None, spacing=(1.0, 1.0), exact=False):
     """Maps predictions of one number or distribution per pixel from views back to the images.
 
-    The prediction at a place `p` of an image is the view's at `M^-1 p`, where `M` leads from the view's places to the
-    image's: bilinear between the view's predictions, and a copy where `M^-1 p` is one of their places. Coordinates are
-    in pixels from the centre, x to the right and y down.
+    The prediction at a position `p` of an image is the view's at `M^-1 p`, where `M` maps positions in the view to
+    positions in the image: bilinear between the view's predictions, and a copy where `M^-1 p` is one of their
+    positions. Coordinates are in pixels from the centre, x to the right and y down.
 
     Args:
         predictions: `(num, h, w, channels)`: one row for each view of each image.
@@ -23,7 +23,7 @@ def restore(predictions, matrices, size=None, spacing=(1.0, 1.0), exact=False):
 
     Returns:
         `(result, seen)`: the predictions `(num, height, width, channels)`, and Booleans `(num, height, width)`, whether
-        the view shows this place. Where it doesn't, the result is that of the nearest place.
+        the view shows this position. Where it doesn't, the result is that of the nearest one.
 
     Example:
 
@@ -48,8 +48,8 @@ def restore(predictions, matrices, size=None, spacing=(1.0, 1.0), exact=False):
     y, x = tf.clip_by_value(y, 0.0, top), tf.clip_by_value(x, 0.0, right)
 
     def at(row, column):
-        place = tf.stack([tf.minimum(row, top), tf.minimum(column, right)], -1)
-        return tf.gather_nd(predictions, tf.cast(place, "int32"), batch_dims=1)
+        position = tf.stack([tf.minimum(row, top), tf.minimum(column, right)], -1)
+        return tf.gather_nd(predictions, tf.cast(position, "int32"), batch_dims=1)
 
     if exact:
         return at(tf.round(y), tf.round(x)), seen
@@ -59,9 +59,9 @@ def restore(predictions, matrices, size=None, spacing=(1.0, 1.0), exact=False):
     return _between(*rows, down), seen
 
 
-def _between(first, second, share):
+def _between(first, second, weight):
     # Infinite logits times 0 would be NaN.
-    return tf.where(share == 0, first, (1 - share) * first + share * second)
+    return tf.where(weight == 0, first, (1 - weight) * first + weight * second)
 
 
 def _inside(position, last):

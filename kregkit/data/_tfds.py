@@ -1,4 +1,4 @@
-"""What is told to TFDS in one place: reading splits, being quiet, and not waiting for a network that isn't there."""
+"""All use of TFDS: reads splits, silences its progress bars, and doesn't wait for a network that isn't there."""
 
 import contextlib
 import io

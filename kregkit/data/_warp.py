@@ -1,7 +1,7 @@
 """Moves pixels: exact copies by rows and columns, and one bilinear resampling for everything else.
 
 Coordinates are in pixels, measured from the image's centre, x to the right and y down. A transform is written as
-steps from an output pixel back to the place in the input that it shows.
+steps from an output pixel back to the position in the input that it shows.
 """
 
 import tensorflow as tf
@@ -23,8 +23,8 @@ def affine(a, b, tx, c, d, ty):
     """Returns matrices `(batch, 3, 3)` with `x' = a x + b y + tx`, `y' = c x + d y + ty`, from scalars or vectors."""
     reference = next(value for value in (a, b, tx, c, d, ty) if getattr(value, "shape", None) not in (None, ()))
     rows = [value + tf.zeros_like(reference) for value in (a, b, tx, c, d, ty)]
-    zero, one = tf.zeros_like(reference), tf.ones_like(reference)
-    return tf.reshape(tf.stack([*rows, zero, zero, one], -1), (-1, 3, 3))
+    zero, ones = tf.zeros_like(reference), tf.ones_like(reference)
+    return tf.reshape(tf.stack([*rows, zero, zero, ones], -1), (-1, 3, 3))
 
 
 def coordinates(steps, height, width):
@@ -84,7 +84,7 @@ def warp(images, steps, height, width, fill, masks=None):
     kinds = [step[0] for step in steps]
     stride = input_width + 2
 
-    def places(*tensors):
+    def positions(*tensors):
         tensors = list(tensors)
         rebuilt = [(kind, *[tensors.pop(0) for _ in range(1 if kind == "affine" else 2)]) for kind in kinds]
         x, y = coordinates(rebuilt, height, width)
@@ -112,7 +112,7 @@ def warp(images, steps, height, width, fill, masks=None):
 
     # Three compiled pieces and not one: XLA would compute the coordinates again for each channel.
     flat = [tensor for step in steps for tensor in step[1:]]
-    index, across, down = compiled(places, images)(*flat)
+    index, across, down = compiled(positions, images)(*flat)
     padded = tf.pad(images, [[0, 0], [0, 1], [0, 2], [0, 0]])
     result = compiled(interpolate, images)(padded, index, across, down)
     if masks is not None:
@@ -136,16 +136,16 @@ def copy(images, moves, height, width, margin, black=0):
         black: Number, what shows there.
     """
 
-    def places(flipped, shift, size, limit):
+    def positions(flipped, shift, size, limit):
         i = tf.range(size)[None, :]
-        place = shift[:, None] + tf.where(flipped[:, None], size - 1 - i, i)
-        return tf.clip_by_value(place, 0, limit - 1), (place >= 0) & (place < limit)
+        position = shift[:, None] + tf.where(flipped[:, None], size - 1 - i, i)
+        return tf.clip_by_value(position, 0, limit - 1), (position >= 0) & (position < limit)
 
     def run(images, *moves):
         rest = images.shape.rank - 3
         limits = sizes(images)
-        rows, above = places(*moves[:2], height, limits[0])
-        columns, beside = places(*moves[2:], width, limits[1])
+        rows, above = positions(*moves[:2], height, limits[0])
+        columns, beside = positions(*moves[2:], width, limits[1])
         result = tf.gather(images, rows, batch_dims=1)
         columns = tf.broadcast_to(columns[:, None, :], tf.shape(result)[:3] * [1, 1, 0] + [0, 0, width])
         result = tf.gather(result, columns, batch_dims=2)

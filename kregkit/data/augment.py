@@ -11,6 +11,7 @@ from kregkit._core.checks import check_choice
 from kregkit.data import _random
 from kregkit.data._arguments import Configured, register
 from kregkit.data._graph_checks import require, text, text_of
+from kregkit.data._image_checks import as_batch, check_masks, check_value_range, name_in_batch
 from kregkit.data.views import RandomViews
 
 
@@ -44,13 +45,13 @@ class Operation(Configured):
     changes_size = False
     # Pair (height, width): smaller images are an error. `None` if any size will do.
     minimum_size = None
-    # True if what is drawn at one place of an image comes out at another.
+    # True if contents of the image move to other positions.
     moves_pixels = False
     # True if it mixes each example with another one, labels too: it defines `mix` and `one_hot`.
     mixes = False
-    # False if the images that come out no longer lie in the range that colours are clipped to.
+    # False if output images may leave the range that colours are clipped to.
     keeps_range = True
-    # True if the images that come in must lie in it.
+    # True if input images must lie in that range.
     needs_range = False
 
     def __call__(self, images, key=0, **arguments):
@@ -79,10 +80,6 @@ class Operation(Configured):
         return operation.apply(value_range.floats(images), u, value_range), masks
 
 
-def _name_in_batch(row):
-    return text("Image ", row, " of the batch")
-
-
 @register
 class Augment:
     """Applies operations to images, each image by its own key: `augment(images, key)`.
@@ -90,12 +87,12 @@ class Augment:
     Neighbouring geometric operations (with the same `fill`) become one transform, and the image is resampled once;
     flips and crops among themselves stay exact copies. Neighbouring colour operations become one matrix per image,
     `y = clip(x M + b)`. Everything else runs by itself in between. So put geometry first, then colour, then the rest.
-    What the fused transform shows differs from the composed ones in three wanted ways: it is sharper (one
-    interpolation instead of several), colours are clipped once, and what one operation pushed out of the image comes
-    back if the next one pulls it in.
+    The fused transform differs from separate ones in three wanted ways: it is sharper (one interpolation instead of
+    several), colours are clipped once, and contents that one operation moves out of the image come back if the next
+    one moves them in.
 
-    The result is a pure function of images and keys: the same eagerly, in `ds.map` at any parallelism, in a model.
-    Each operation's numbers depend on the key, its class and its place among operations of that class, so that adding
+    The result is a pure function of images and keys: the same eagerly, in `ds.map` at any parallelism, in a model. Each
+    operation's numbers depend on the key, its class and its position among operations of that class, so that adding
     another operation leaves them as they are.
 
     Args:
@@ -135,25 +132,25 @@ class Augment:
         self.value_range = ValueRange(*map(float, value_range))
         self.fuse = check_choice("fuse", fuse, (True, False))
         self._check_order()
-        seen = {}
+        counts = {}
         self._names = []
         for operation in self.operations:
             kind = type(operation).__name__
-            seen[kind] = seen.get(kind, -1) + 1
-            self._names.append(f"{kind}/{seen[kind]}")
+            counts[kind] = counts.get(kind, -1) + 1
+            self._names.append(f"{kind}/{counts[kind]}")
         self.mixes = any(one.mixes for one in self.operations)
         # A new object for each Augment: TensorFlow warns of retracing by a method's code, which all of them share.
         self._python = functools.partial(self._run)
         self._functions = {}
 
     def _check_order(self):
-        for one, other in itertools.combinations(self.operations, 2):
-            if not one.keeps_range and (not other.keeps_range or other.needs_range):
+        for operation, later in itertools.combinations(self.operations, 2):
+            if not operation.keeps_range and (not later.keeps_range or later.needs_range):
                 raise ValueError(
                     "`Standardize` leaves the range that colours are clipped to, so it must follow the operations on "
                     f"colours. Received: operations={self.operations}"
                 )
-            if one.mixes and not other.mixes:
+            if operation.mixes and not later.mixes:
                 raise ValueError(f"`MixUp` and `CutMix` must come last. Received: operations={self.operations}")
 
     def __call__(self, images, key, labels=None, masks=None, training=True):
@@ -172,7 +169,7 @@ class Augment:
         Returns:
             float32 images, or a tuple of images and those of labels and masks that were given.
         """
-        images, keys, single = _ready(images, key)
+        images, keys, single = as_batch(images, key)
         if single:
             if self.mixes and training:
                 raise ValueError("`MixUp` and `CutMix` need a batch. Received: images of rank 3")
@@ -201,7 +198,7 @@ class Augment:
 
     @classmethod
     def from_config(cls, config):
-        # Keras serializes what is inside a config, and leaves it to the class to bring it back.
+        # Keras serializes objects inside a config, and leaves it to the class to deserialize them.
         return cls(**{
             name: keras.saving.deserialize_keras_object(value) if isinstance(value, (dict, list)) else value
             for name, value in config.items()
@@ -255,7 +252,7 @@ class Augment:
             images, labels = self.mix(images, labels, keys, training=training)
         return images, labels, masks
 
-    def check_images(self, images, training=True, name=_name_in_batch, range_matters=False):
+    def check_images(self, images, training=True, name=name_in_batch, range_matters=False):
         """Raises an error, eagerly or in the graph, if the images break a promise.
 
         Args:
@@ -266,7 +263,7 @@ class Augment:
         """
         active = self._active(training)
         if images.dtype.is_floating and (range_matters or any(operation.needs_range for _, operation in active)):
-            self._check_range(images, name)
+            check_value_range(images, self.value_range, name)
         resizing = next((operation for _, operation in active if operation.changes_size), None)
         if resizing is not None and resizing.minimum_size is not None and None in images.shape[1:3]:
             height, width = tf.unstack(tf.shape(images)[1:3])
@@ -279,27 +276,7 @@ class Augment:
                 ),
             )  # fmt: skip
 
-    def _check_range(self, images, name):
-        low, high = self.value_range
-        # Resizing by cubic interpolation goes a little beyond.
-        slack = 0.1 * (high - low)
-        good = tf.reduce_all((images >= low - slack) & (images <= high + slack), (1, 2, 3))
-
-        def describe():
-            row = tf.argmin(tf.cast(good, tf.int32))
-            image = tf.cast(images[row], tf.float32)
-            values = text("values from ", tf.reduce_min(image), " to ", tf.reduce_max(image))
-            finite = tf.reduce_all(tf.math.is_finite(image))
-            return text(
-                name(row), f" must lie in value_range=({low:g}, {high:g}), as all float images: scale it "
-                "before, or say what its range is, such as value_range=(0.0, 255.0) for what "
-                "keras.utils.image_dataset_from_directory gives. Received: ",
-                tf.where(finite, values, "NaN or infinite values"),
-            )  # fmt: skip
-
-        require(tf.reduce_all(good), describe)
-
-    def check_labels(self, labels, name=_name_in_batch):
+    def check_labels(self, labels, name=name_in_batch):
         """Raises an error, eagerly or in the graph, if the labels can't be mixed. Arguments as for `check_images`."""
         labels = tf.convert_to_tensor(labels)
         for operation in self.operations:
@@ -313,7 +290,9 @@ class Augment:
     def transform(self, images, keys, masks=None, training=True):
         """Applies all operations but the mixing ones to a batch. Returns float32 images in the range, and masks."""
         if masks is not None:
-            self._check_masks(images, masks)
+            if self.mixes:
+                raise ValueError(f"`MixUp` and `CutMix` can't mix masks. Received: operations={self.operations}")
+            check_masks(images, masks)
         keeps_range = True
         for group in self._groups(training):
             # Zeros outside mean black, which is the range's lower end; the mean, after `Standardize`.
@@ -373,37 +352,3 @@ class Augment:
             else:
                 groups.append([index])
         return groups
-
-    def _check_masks(self, images, masks):
-        if self.mixes:
-            raise ValueError(f"`MixUp` and `CutMix` can't mix masks. Received: operations={self.operations}")
-        if masks.shape.rank not in (3, 4) or (
-            None not in (*masks.shape[1:3], *images.shape[1:3]) and masks.shape[1:3] != images.shape[1:3]
-        ):
-            raise ValueError(
-                f"`masks` must be `(batch, h, w)` or `(batch, h, w, channels)`, of the images' size "
-                f"{tuple(images.shape[1:3])}. Received: shape={tuple(masks.shape)}"
-            )
-
-
-def _ready(images, key):
-    """Returns a batch of images, one key for each, and whether `images` was a single one."""
-    images = tf.convert_to_tensor(images)
-    single = images.shape.rank == 3
-    if images.shape.rank not in (3, 4):
-        raise ValueError(
-            f"`images` must be `(batch, h, w, channels)` or `(h, w, channels)`. Received: shape={tuple(images.shape)}"
-        )
-    if images.dtype != tf.uint8 and not images.dtype.is_floating:
-        raise ValueError(f"`images` must be uint8 or floating. Received: dtype={images.dtype.name}")
-    if images.shape[-1] is None:
-        raise ValueError(f"`images` must have a known number of channels. Received: shape={tuple(images.shape)}")
-    key = tf.cast(tf.convert_to_tensor(key), tf.int64)
-    if key.shape.rank not in (0, 1) or (single and key.shape.rank == 1 and key.shape[0] != 1):
-        raise ValueError(f"`key` must be an integer, or one per image. Received: shape={tuple(key.shape)}")
-    images = images[None] if single else images
-    if key.shape.rank == 0:
-        key = key[None] if single else _random.batch_keys(key, tf.shape(images)[0])
-    elif None not in (key.shape[0], images.shape[0]) and key.shape[0] != images.shape[0]:
-        raise ValueError(f"`key` must hold one key per image, {images.shape[0]}. Received: shape={key.shape}")
-    return images, key, single

@@ -13,7 +13,7 @@ class AugmentLayer(keras.layers.Layer):
     """`Augment` as a Keras layer: random in training, and at test time only what isn't random.
 
     In `ds.map` the same operations run beside the training step, and each image's randomness is a function of its
-    place; in a model they run in it, and draw from the layer's own seed. Labels can't be mixed here.
+    number in the data; in a model they run in it, and draw from the layer's own seed. Labels can't be mixed here.
 
     Args:
         operations: List of operations, but `MixUp` and `CutMix`.

@@ -155,8 +155,8 @@ _YIQ[1:] -= _YIQ[1:].mean(1, keepdims=True)
 
 
 def _hue(angle):
-    cos, sin, zero, one = tf.cos(angle), tf.sin(angle), tf.zeros_like(angle), tf.ones_like(angle)
-    turn = tf.reshape(tf.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], -1), (-1, 3, 3))
+    cos, sin, zero, ones = tf.cos(angle), tf.sin(angle), tf.zeros_like(angle), tf.ones_like(angle)
+    turn = tf.reshape(tf.stack([ones, zero, zero, zero, cos, -sin, zero, sin, cos], -1), (-1, 3, 3))
     return tf.constant(_YIQ.T, tf.float32) @ turn @ tf.constant(np.linalg.inv(_YIQ).T, tf.float32)
 
 

@@ -12,10 +12,10 @@ from kregkit.data.geometry import Geometric
 
 @register
 class RandomCrop(Geometric):
-    """Cuts a window at a random place, per image: `y[i, j] = x[i + a - p, j + b - p]`. An exact copy.
+    """Cuts a window at a random position, per image: `y[i, j] = x[i + a - p, j + b - p]`. An exact copy.
 
     `a ~ U{0 ... h + 2 p - height}`, `b` alike, black outside. At test time the window is the central one. (Keras's
-    `RandomCrop` draws one place per batch, and at test time resizes the image instead.)
+    `RandomCrop` draws one position per batch, and at test time resizes the image instead.)
 
     Args:
         padding: Integer >= 0, `p`, black added on every side first. Defaults to `4`, the usual choice at 32x32.
@@ -73,16 +73,16 @@ class RandomCrop(Geometric):
         moves = []
         for axis, (have, want) in enumerate(zip((height, width), self.output_size(height, width))):
             choices = have + 2 * self.padding - want + 1
-            place = tf.cast(tf.floor(u[:, axis] * tf.cast(choices, tf.float32)), tf.int32)
-            moves.append((tf.zeros_like(place, tf.bool), tf.minimum(place, choices - 1) - self.padding))
+            start = tf.cast(tf.floor(u[:, axis] * tf.cast(choices, tf.float32)), tf.int32)
+            moves.append((tf.zeros_like(start, tf.bool), tf.minimum(start, choices - 1) - self.padding))
         return tuple(moves)
 
     def central(self, batch, height, width):
-        # The middle of an odd number of places, else the upper left of the two middle ones.
+        # The middle of an odd number of positions, else the upper left of the two middle ones.
         moves = []
         for have, want in zip((height, width), self.output_size(height, width)):
-            place = tf.fill([batch], (have - want) // 2)
-            moves.append((tf.zeros_like(place, tf.bool), place))
+            start = tf.fill([batch], (have - want) // 2)
+            moves.append((tf.zeros_like(start, tf.bool), start))
         return tuple(moves)
 
 
@@ -90,7 +90,7 @@ class RandomCrop(Geometric):
 class RandomResizedCrop(Geometric):
     """Cuts a random part of random size and shape, and resizes it to `size`: "random sizes" of the ImageNet recipe.
 
-    The part has area `s h w`, `s ~ U(scale)`, and width over height `r`, `log r ~ U(log ratio)`, at a uniform place.
+    The part has area `s h w`, `s ~ U(scale)`, and width over height `r`, `log r ~ U(log ratio)`, at a uniform position.
     Where it would stick out, `r` is brought to the nearest value for which it fits (others draw again, up to ten
     times, which a fixed number of draws per image can't). Bilinear, without smoothing before reduction. At test time:
     the largest central part of the output's proportions.
@@ -136,11 +136,11 @@ class RandomResizedCrop(Geometric):
     def part(self, u, height, width):
         """Returns height, width and centre (from the image's centre, y and x) of the part, in pixels."""
         height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
-        share = self.scale[0] + (self.scale[1] - self.scale[0]) * u[:, 0]
+        fraction = self.scale[0] + (self.scale[1] - self.scale[0]) * u[:, 0]
         low, high = (math.log(end) for end in self.ratio)
         ratio = tf.exp(low + (high - low) * u[:, 1])
         # Width sqrt(area r) <= w and height sqrt(area / r) <= h bound r on both sides; the bounds meet at area h w.
-        area = share * height * width
+        area = fraction * height * width
         ratio = tf.clip_by_value(ratio, area / (height * height), (width * width) / area)
         part_width = tf.minimum(tf.sqrt(area * ratio), width)
         part_height = tf.minimum(tf.sqrt(area / ratio), height)

@@ -23,8 +23,8 @@ class Geometric(Operation):
 
     moves_pixels = True
     exact = False
-    # True if every output pixel's place in the input is an affine map, and the size stays: test-time views of one
-    # output per pixel are mapped back by its inverse.
+    # True if output positions are an affine map of input positions and the size stays. Then predictions per pixel of
+    # test-time views can be mapped back by the inverse.
     invertible = True
     margin = 0
     fill = None  # An operation that never looks outside fuses with any fill.
@@ -61,7 +61,7 @@ class Geometric(Operation):
         return [("affine", affine(sign_x, 0.0, shift_x, 0.0, sign_y, shift_y))]
 
     def matrix(self, u, height, width):
-        """Returns `(batch, 3, 3)`: the place in the input, from its centre, of each place in the output.
+        """Returns `(batch, 3, 3)`: the map from positions in the output to positions in the input, from the centre.
 
         Raises:
             ValueError: if this operation is not `invertible`.

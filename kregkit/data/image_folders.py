@@ -1,4 +1,4 @@
-"""Folders of images: which files there are, and of which class each is."""
+"""Folders of images: finds the files and the class of each."""
 
 import collections
 import csv
@@ -81,7 +81,7 @@ def image_folder(
     _check_class_names(class_names)
     if labels is not None:
         paths, names = _read_labels(pathlib.Path(labels), root, class_names)
-        found = sorted(set(names), key=int if all(name.isdecimal() for name in names) else None)
+        all_classes = sorted(set(names), key=int if all(name.isdecimal() for name in names) else None)
     else:
         _check_not_splits(root, directory)
         paths = _images(root)
@@ -96,8 +96,8 @@ def image_folder(
                 raise ValueError(f"The class folder {folder} holds no images. Received: directory={str(directory)!r}")
         # A class that one split lacks keeps its number in all.
         splits = [root] if split is None else _folders(root.parent)
-        found = sorted({folder.name for one in splits for folder in _folders(one)})
-    class_names = found if class_names is None else list(class_names)
+        all_classes = sorted({folder.name for one in splits for folder in _folders(one)})
+    class_names = all_classes if class_names is None else list(class_names)
     numbers = {name: number for number, name in enumerate(class_names)}
     for path, name in zip(paths, names):
         if name not in numbers:
@@ -122,16 +122,16 @@ def _images(root):
             left_out["image beside the class folders"] += path.suffix.lower() in IMAGE_SUFFIXES
     for folder in _folders(root):
         visited = set()
-        for place, folders, files in os.walk(folder, followlinks=True):
+        for directory, folders, files in os.walk(folder, followlinks=True):
             # A link to a folder above would lead around for ever.
-            visited.add(os.path.realpath(place))
+            visited.add(os.path.realpath(directory))
             folders[:] = [
                 name
                 for name in folders
-                if not name.startswith(".") and os.path.realpath(os.path.join(place, name)) not in visited
+                if not name.startswith(".") and os.path.realpath(os.path.join(directory, name)) not in visited
             ]
             for name in files:
-                path = pathlib.Path(place, name)
+                path = pathlib.Path(directory, name)
                 if name.startswith("."):
                     continue
                 if path.suffix.lower() in IMAGE_SUFFIXES:

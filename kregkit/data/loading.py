@@ -11,7 +11,8 @@ from kregkit.data.bundled_digits import prepared_digits
 def load(name, split, data_dir=None, *, as_supervised=True, shuffle_files=False, download=None):
     """Loads any TFDS data set by its name, prepared on this machine or downloaded.
 
-    `tfds.load` without a network retries for minutes; this says within seconds what is missing and where it looked.
+    `tfds.load` without a network retries for minutes; this function raises an error within seconds, which says what is
+    missing and where it looked.
 
     Args:
         name: String, as for `tfds.load`: `"cifar10"`, `"mnist:3.0.1"`, `"glue/sst2"`, or `"digits"` for
@@ -52,7 +53,7 @@ def builder(name, data_dir=None, download=None, file_format=None):
     if name == "digits":
         return prepared_digits(data_dir)
     try:
-        found = tfds.builder(name, data_dir=data_dir)
+        tfds_builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         known = tfds.list_builders(with_community_datasets=False) + ["digits"]
         close = difflib.get_close_matches(name.partition("/")[0].partition(":")[0], known, n=3)
@@ -61,23 +62,23 @@ def builder(name, data_dir=None, download=None, file_format=None):
             "`name` must be a data set that TFDS knows (tfds.list_builders()), or one prepared under "
             f"{_shown(data_dir)}.{hint} Received: name={name!r}"
         ) from error
-    if not _tfds.is_prepared(found):
+    if not _tfds.is_prepared(tfds_builder):
         if download is False:
             reason = "downloading was forbidden (download=False)"
         elif download is None and not _tfds.network_answers():
             reason = "the network doesn't answer, so it can't be downloaded"
         else:
-            found.download_and_prepare(file_format=file_format)
-            return found
+            tfds_builder.download_and_prepare(file_format=file_format)
+            return tfds_builder
         raise FileNotFoundError(
-            f"The data set {found.info.full_name} is not prepared: nothing lies in {found.data_path}, and {reason}. "
-            f"To prepare it, run `tfds build {name} --data_dir {found.data_dir_root}` or "
-            f"`kregkit.data.load({name!r}, {str(next(iter(found.info.splits), 'train'))!r}, "
-            f"data_dir={str(found.data_dir_root)!r}, download=True)` where there is a network, then copy "
-            f"{found.data_path} here, or name the directory that holds it by `data_dir=`. "
+            f"The data set {tfds_builder.info.full_name} is not prepared: nothing lies in {tfds_builder.data_path}, "
+            f"and {reason}. To prepare it, run `tfds build {name} --data_dir {tfds_builder.data_dir_root}` or "
+            f"`kregkit.data.load({name!r}, {str(next(iter(tfds_builder.info.splits), 'train'))!r}, "
+            f"data_dir={str(tfds_builder.data_dir_root)!r}, download=True)` where there is a network, then copy "
+            f"{tfds_builder.data_path} here, or name the directory that holds it by `data_dir=`. "
             f"Received: name={name!r}, data_dir={data_dir!r}"
         )
-    return found
+    return tfds_builder
 
 
 def _shown(data_dir):

@@ -23,10 +23,10 @@ def _beta_quantiles(alpha, num=4096):
 def beta_draw(u, alpha):
     """Turns uniform numbers into `Beta(alpha, alpha)` ones, by its quantiles, linear between 4,097 of them."""
     quantiles = tf.constant(_beta_quantiles(alpha))
-    place = u * (len(_beta_quantiles(alpha)) - 1)
-    below = tf.cast(tf.floor(place), tf.int32)
+    position = u * (len(_beta_quantiles(alpha)) - 1)
+    below = tf.cast(tf.floor(position), tf.int32)
     first = tf.gather(quantiles, below)
-    return first + (place - tf.floor(place)) * (tf.gather(quantiles, below + 1) - first)
+    return first + (position - tf.floor(position)) * (tf.gather(quantiles, below + 1) - first)
 
 
 class Mixing(Operation):

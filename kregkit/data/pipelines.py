@@ -9,12 +9,12 @@ import tensorflow as tf
 from kregkit._core.checks import check_choice, check_integer
 from kregkit.data._distributed import MIN_STEPS, distributed
 from kregkit.data._epochs import counted, integer_variable, plain, with_epoch
-from kregkit.data._examples import Looks, Order
+from kregkit.data._examples import Augmenter, Order
 from kregkit.data._fields import Fields, check_single
 from kregkit.data._image_files_in_graph import in_graph
+from kregkit.data._open_source import open_source
 from kregkit.data._service import check_service, from_service
 from kregkit.data.augment import Augment
-from kregkit.data.sources import open_source
 
 
 def pipeline(
@@ -48,19 +48,20 @@ def pipeline(
 ):
     """Makes an ordinary `tf.data.Dataset` of augmented batches, for `model.fit` or anything else.
 
-    What comes out is a pure function of `(seed, epoch, example)`: the same at any parallelism and any number of
-    shards, new in each epoch, and reproducible from any batch on. Each complete pass advances the epoch by one, so
-    `model.fit(dataset, epochs=90)` sees 90 different ones; a pass that is left before its end doesn't count. The
-    dataset's attribute `epoch`, a variable, tells the next pass's epoch and can be set: `dataset.epoch.assign(5)`.
+    What comes out is a pure function of `(seed, epoch, example)`: the same at any parallelism and any number of shards,
+    new in each epoch, and reproducible from any batch on. Each complete pass advances the epoch by one, so
+    `model.fit(dataset, epochs=90)` sees 90 different ones; a pass that stops before its end doesn't count. The
+    dataset's attribute `epoch` is a variable that holds the next pass's epoch and can be set:
+    `dataset.epoch.assign(5)`.
 
     **Shuffling.** A source with random access (arrays, folders, `.array_record`, sequences, cached streams of one
     shape) is permuted as a whole, by a function of `(seed, epoch)` that takes no memory. A stream (a
-    `tf.data.Dataset`, TFDS's default files) is shuffled through a buffer of `buffer_size` examples, as well as
-    that mixes, keyed by `(seed, epoch)` too.
+    `tf.data.Dataset`, TFDS's default files) is shuffled through a buffer of `buffer_size` examples, which mixes less,
+    also keyed by `(seed, epoch)`.
 
     **Images** are found as `x` of `(x, y)` or `(x, y, sample_weight)`, or under a dictionary's key `image`; they come
-    out as float32 in `value_range`. Everything else passes untouched, but for labels that `MixUp` or `CutMix` mix,
-    and `masks`. Elements that are no images pass whole, where there are no operations.
+    out as float32 in `value_range`. Everything else passes unchanged, except for labels that `MixUp` or `CutMix` mix,
+    and `masks`. Elements without images pass unchanged if there are no operations.
 
     Args:
         source: Arrays with one first dimension (one, a tuple, a dictionary); a `tf.data.Dataset` of single examples,
@@ -89,13 +90,13 @@ def pipeline(
             `image_folder` returns, say it there.
         split, data_dir: For TFDS names and builders, as in `kregkit.data.load`; `split` also for folders.
         image, label: The keys under which dictionaries hold images and labels. `image=None` says that nothing is an
-            image: then all passes as it is.
+            image: then everything passes unchanged.
         masks: The key of segmentation masks, which move along with the images; for pairs `(image, mask)`, `1`.
-        unmoved: Key, or list of keys (integers for entries of a tuple), that may stay as they are while images move,
-            though they look like boxes, points or masks: those are an error else.
+        unmoved: Key, or list of keys (integers for entries of a tuple), of entries that may stay as they are while
+            images move, although they look like boxes, points or masks. Without this they are an error.
         value_range, fuse: As for `Augment`.
         with_keys: Boolean, whether to give pairs `(element, keys)`: `Augment(operations)(images, keys)` replays them,
-            but for what is mixed with partners of the epoch.
+            except for mixing with partners of the epoch.
         buffer_size: Integer, of the buffer that shuffles streams.
         on_error: `"raise"`, or, for a folder of images, `"skip"` for files that can't be read, as in `image_folder`.
         channels: Integer, of decoded image files.
@@ -106,7 +107,7 @@ def pipeline(
         `tf.distribute.DistributedDataset` with the same attributes.
 
     Raises:
-        ValueError: if an argument doesn't fit the source: before anything is read, where that can be told.
+        ValueError: if an argument doesn't fit the source: before anything is read, if possible.
 
     Example:
 
@@ -146,10 +147,10 @@ def pipeline(
         source = in_graph(source)
     if not getattr(source, "batched", False):
         check_single(source.spec, image)
-    looks = Looks(
+    augmenter = Augmenter(
         source, Fields(source.spec, image, label, masks, augment, training, unmoved, source.first_spec()), seed
     )
-    looks.check_first()
+    augmenter.check_first()
     num_batches = order.num_examples()
     if num_batches is not None:
         num_batches = place.num_full(source.size, batch_size) if drop_remainder else -(-num_batches // batch_size)
@@ -160,13 +161,13 @@ def pipeline(
     if service is not None and num_batches:
 
         def make(epoch, first):
-            return _numbered(source, order, looks, epoch, first, num_batches, batch_size, drop_remainder, parallel)
+            return _numbered(source, order, augmenter, epoch, first, num_batches, batch_size, drop_remainder, parallel)
 
         dataset = from_service(service, make, counter, start, num_batches)
         if start is None:
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_batches))
     elif getattr(source, "batched", False):
-        dataset = _batches(source, order, looks, counter, start, num_batches, batch_size, parallel)
+        dataset = _batches(source, order, augmenter, counter, start, num_batches, batch_size, parallel)
         if drop_remainder:
             dataset = dataset.map(plain(lambda *element: _static(element, batch_size)))
     else:
@@ -175,7 +176,7 @@ def pipeline(
             dataset = _fetched(source, order, limit, counter, start, batch_size, parallel)
         else:
             dataset = _streamed(source, order, counter, start, batch_size, buffer_size)
-        dataset = _batched(dataset, looks, batch_size, drop_remainder, parallel)
+        dataset = _batched(dataset, augmenter, batch_size, drop_remainder, parallel)
         if source.skip:
             num_batches = None
         elif num_batches is not None and start is None:
@@ -215,7 +216,7 @@ def _distributed(source, arguments):
     return distributed(strategy, make, num_steps)
 
 
-def _batch_maker(source, order, looks, batch_size):
+def _batch_maker(source, order, augmenter, batch_size):
     """Returns what makes a batch `(content, epoch, keys)` of a source that reads whole batches, from its number."""
     num_examples = order.num_examples()
 
@@ -223,24 +224,24 @@ def _batch_maker(source, order, looks, batch_size):
         first = number * batch_size
         positions = first + tf.range(tf.minimum(tf.cast(batch_size, tf.int64), num_examples - first))
         index = order.index(epoch, positions)
-        pair, keys = looks.prepare(epoch, index, source.fetch(index))
-        return looks.finish(pair, keys), epoch, keys
+        pair, keys = augmenter.prepare(epoch, index, source.fetch(index))
+        return augmenter.finish(pair, keys), epoch, keys
 
     return make
 
 
-def _batches(source, order, looks, counter, start, num_batches, batch_size, parallel):
+def _batches(source, order, augmenter, counter, start, num_batches, batch_size, parallel):
     """Makes batches of a source that reads whole batches: an element is a batch's number from the beginning on."""
-    make = _batch_maker(source, order, looks, batch_size)
+    make = _batch_maker(source, order, augmenter, batch_size)
     return with_epoch(tf.data.Dataset.range(num_batches), counter, start, 1).map(plain(make), **parallel)
 
 
-def _numbered(source, order, looks, epoch, first, num_batches, batch_size, drop_remainder, parallel):
+def _numbered(source, order, augmenter, epoch, first, num_batches, batch_size, drop_remainder, parallel):
     """Makes pairs `(number, batch)` of an epoch from batch `first` on, of a source with random access."""
     numbers = tf.data.Dataset.range(first, num_batches)
     epoch = tf.constant(epoch, tf.int64)
     if getattr(source, "batched", False):
-        make = _batch_maker(source, order, looks, batch_size)
+        make = _batch_maker(source, order, augmenter, batch_size)
 
         def whole(number):
             batch = make(epoch, number)
@@ -255,7 +256,7 @@ def _numbered(source, order, looks, epoch, first, num_batches, batch_size, drop_
     def one_batch(number):
         end = tf.minimum((number + 1) * batch_size, order.num_examples())
         dataset = tf.data.Dataset.range(number * batch_size, end).map(plain(read), **parallel)
-        dataset = _batched(dataset, looks, batch_size, drop_remainder, parallel)
+        dataset = _batched(dataset, augmenter, batch_size, drop_remainder, parallel)
         return dataset.map(plain(lambda *batch: (number, batch)))
 
     return numbers.flat_map(plain(one_batch))
@@ -293,18 +294,18 @@ def _streamed(source, order, counter, start, batch_size, buffer_size):
     return tf.data.Dataset.from_tensors(0).map(lambda _: counter.read_value()).flat_map(plain(one_epoch))
 
 
-def _batched(dataset, looks, batch_size, drop_remainder, parallel):
+def _batched(dataset, augmenter, batch_size, drop_remainder, parallel):
     """Makes batches of single examples."""
 
     def prepare(epoch, index, element):
-        pair, key = looks.prepare_one(epoch, index, element)
+        pair, key = augmenter.prepare_one(epoch, index, element)
         return pair, index, epoch, key
 
     dataset = dataset.map(plain(prepare), **parallel)
-    if batch_size > 1 and looks.has_sizes(dataset.element_spec[0][0]):
-        dataset = looks.same_size(dataset, batch_size)
+    if batch_size > 1 and augmenter.has_sizes(dataset.element_spec[0][0]):
+        dataset = augmenter.same_size(dataset, batch_size)
     dataset = dataset.batch(batch_size, drop_remainder)
-    return dataset.map(plain(lambda pair, _, epoch, keys: (looks.finish(pair, keys), epoch[0], keys)), **parallel)
+    return dataset.map(plain(lambda pair, _, epoch, keys: (augmenter.finish(pair, keys), epoch[0], keys)), **parallel)
 
 
 def _static(element, batch_size):

@@ -1,25 +1,19 @@
-"""Where examples come from: arrays, sequences, TFDS names and builders, any `tf.data.Dataset`.
+"""Where examples come from: arrays, sequences and streams. `_open_source.py` says which of them reads what.
 
 A source with random access has `size` and `fetch(indices)`; a stream has `dataset`, one example after another. Both
 have `spec`, an example's structure, `first(num)`, what can be seen of the first examples and of all labels before
 anything is read, and `describe(index)`, what an error calls an example.
 """
 
-import collections.abc
 import pathlib
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from kregkit._core.checks import check_choice
-from kregkit._core.optional import import_optional
-from kregkit.data import _tfds
-from kregkit.data._cache import check_cache, open_cache
+from kregkit.data._cache import open_cache
 from kregkit.data._epochs import plain
 from kregkit.data._graph_checks import text
-from kregkit.data.image_folders import image_folder
-from kregkit.data.loading import builder as prepared_builder
 
 
 class Source:
@@ -47,7 +41,7 @@ class ArraySource(Source):
     batched = True
 
     def __init__(self, arrays):
-        arrays = _without_lists(arrays)
+        arrays = without_lists(arrays)
         leaves = keras.tree.flatten(arrays)
         lengths = {len(array) if np.ndim(array) else None for array in leaves}
         if len(lengths) != 1 or lengths & {None, 0}:
@@ -80,7 +74,7 @@ class SequenceSource(Source):
         self.size = len(sequence)
         if not self.size:
             raise ValueError(f"`source` must hold at least one example. Received: source={sequence!r} of length 0")
-        self._first = _without_lists(sequence[0])
+        self._first = without_lists(sequence[0])
         self.spec = keras.tree.map_structure(
             lambda value: tf.TensorSpec(_loose(np.shape(value)), tf.as_dtype(np.asarray(value).dtype)), self._first
         )
@@ -96,9 +90,7 @@ class SequenceSource(Source):
         return values
 
     def _read_anew(self, index):
-        return fitted(
-            _without_lists(self.sequence[index]), self.spec, f"Example {index} of the source", "the first one"
-        )
+        return fitted(without_lists(self.sequence[index]), self.spec, f"Example {index} of the source", "the first one")
 
     def fetch(self, index):
         return read_in_python(self._read, index, self.spec)
@@ -142,7 +134,7 @@ class StreamSource(Source):
 
     def __init__(self, dataset, cache=False):
         self.spec = dataset.element_spec
-        self.size = _known_size(dataset)
+        self.size = known_size(dataset)
         if isinstance(cache, (str, pathlib.Path)):
             dataset = _on_disk(dataset, self.size, cache)
         elif cache:
@@ -158,15 +150,15 @@ def _on_disk(dataset, size, path):
     types = [part.dtype for part in keras.tree.flatten(spec)]
     cache = open_cache(path, {"kind": "stream", "size": size, "spec": _spec_text(spec)})
     cache.compare(lambda index: keras.tree.flatten(next(dataset.skip(index).as_numpy_iterator())), types, limit=4)
-    seen = []
+    num_written = []
 
     def write(index, *values):
         cache.put(int(index), values)
-        seen[:] = [int(index) + 1]
+        num_written[:] = [int(index) + 1]
         return np.int64(0)
 
     def finish(_):
-        cache.complete(seen[0])
+        cache.complete(num_written[0])
         return False
 
     def keep(index, element):
@@ -193,42 +185,11 @@ def _on_disk(dataset, size, path):
         )
         return stored.concatenate(fresh).concatenate(end)
 
-    kept = tf.data.Dataset.from_tensors(0).flat_map(plain(one_pass))
-    return kept if size is None else kept.apply(tf.data.experimental.assert_cardinality(size))
+    cached = tf.data.Dataset.from_tensors(0).flat_map(plain(one_pass))
+    return cached if size is None else cached.apply(tf.data.experimental.assert_cardinality(size))
 
 
-def _py_dataset(source):
-    """Returns the examples of a `keras.utils.PyDataset` as a dataset, in the order of its batches."""
-    try:
-        num = source.num_batches
-    except NotImplementedError:
-        num = None
-    if num is None or not np.isfinite(num):
-        raise ValueError(
-            "`source` must end, since an epoch is one pass over it: define `__len__`. "
-            f"Received: source={source!r} with num_batches={num}"
-        )
-    if not num:
-        raise ValueError(f"`source` must hold at least one example. Received: source={source!r} without batches")
-
-    def batch(index):
-        value = source[index]
-        parts = list(value) if isinstance(value, tuple) else [value]
-        while len(parts) > 1 and parts[-1] is None:
-            parts.pop()
-        return _without_lists(tuple(parts) if len(parts) > 1 else parts[0])
-
-    first = batch(0)
-    spec = keras.tree.map_structure(
-        lambda value: tf.TensorSpec((None, *np.shape(value)[1:]), tf.as_dtype(np.asarray(value).dtype)), first
-    )
-    dataset = tf.data.Dataset.range(num)
-    return dataset.map(
-        plain(lambda index: read_in_python(lambda i: fitted(batch(i), spec, f"Batch {i}", "batch 0"), index, spec))
-    ).unbatch()
-
-
-def _known_size(dataset):
+def known_size(dataset):
     """Returns the number of examples, or `None` where only reading tells it."""
     size = int(dataset.cardinality())
     if size == tf.data.INFINITE_CARDINALITY:
@@ -240,115 +201,14 @@ def _known_size(dataset):
     return size if size > 0 else None
 
 
-def open_source(source, split="train", data_dir=None, cache=False, on_error="raise", channels=3):
-    """Returns the source for whatever `pipeline` was given."""
-    check_cache(cache)
-    check_choice("on_error", on_error, ("raise", "skip"))
-    opened = _open(source, split, data_dir, cache, on_error, channels)
-    if on_error == "skip" and not opened.skip:
-        raise ValueError(
-            "`on_error='skip'` is for folders of images, and goes to `image_folder` where that opened it. "
-            f"Received: on_error={on_error!r} with {type(opened).__name__}"
-        )
-    return opened
-
-
-def _open(source, split, data_dir, cache, on_error, channels):
-    if hasattr(source, "fetch"):
-        if cache is not False:
-            raise ValueError(f"`cache` of an opened source goes to `image_folder`. Received: cache={cache!r}")
-        return source
-    if isinstance(source, tf.data.Dataset):
-        return _stream(source, cache)
-    if isinstance(source, keras.utils.PyDataset):
-        return _stream(_py_dataset(source), cache)
-    if isinstance(source, (str, pathlib.Path)):
-        path = pathlib.Path(source)
-        if path.is_dir():
-            found = split if (path / split).is_dir() else None
-            # All images in place of a split that isn't there would leak test images into training.
-            if found is None and split != "train":
-                raise FileNotFoundError(f"The folder {path} has no subfolder {split}. Received: split={split!r}")
-            return image_folder(path, found, None, channels, on_error, cache)
-        if isinstance(source, pathlib.Path) or "\\" in source or source.startswith((".", "/", "~")):
-            raise FileNotFoundError(f"There is no folder {source}. Received: source={str(source)!r}")
-        source = prepared_builder(source, data_dir)
-    if hasattr(source, "as_dataset") and hasattr(source, "info"):
-        return _from_builder(source, split, cache, on_error, channels)
-    if not isinstance(source, (tuple, list, dict, np.ndarray, tf.Tensor)) and _is_sequence(source):
-        return SequenceSource(source, cache)
-    if isinstance(source, (tuple, list, dict, np.ndarray, tf.Tensor)) or hasattr(source, "__array__"):
-        return ArraySource(source)
-    raise ValueError(
-        "`source` must be arrays, a tf.data.Dataset, a keras.utils.PyDataset, a TFDS name or builder, a folder of "
-        "images, or an object with `__len__` and `__getitem__`. A generator can be read only once: give "
-        f"tf.data.Dataset.from_generator(function, ...). Received: source={source!r}"
-    )
-
-
-def _from_builder(builder, split, cache, on_error, channels):
-    tfds = import_optional("tensorflow_datasets", "kregkit.data")
-    if isinstance(builder, tfds.ImageFolder):
-        if split not in builder.info.splits:
-            raise ValueError(f"`split` must be one of {sorted(builder.info.splits)}. Received: split={split!r}")
-        names = builder.info.features["label"].names
-        return image_folder(builder.data_dir, split, None, channels, on_error, cache, class_names=names)
-    if not _tfds.is_prepared(builder):
-        raise FileNotFoundError(
-            f"The data set {builder.info.full_name} is not prepared in {builder.data_path}: call "
-            f"`builder.download_and_prepare()` first. Received: source={builder.info.full_name!r}"
-        )
-    supervised = bool(builder.info.supervised_keys)
-    if str(getattr(builder.info.file_format, "value", builder.info.file_format)) == "array_record":
-        _tfds.check_split(builder, split)
-        sequence = builder.as_data_source(split)
-        return SequenceSource(_Supervised(sequence, builder.info.supervised_keys) if supervised else sequence, cache)
-    return _stream(_tfds.read(builder, split, supervised), cache)
-
-
-class _Supervised:
-    """A TFDS data source whose examples are pairs."""
-
-    def __init__(self, sequence, keys):
-        self.sequence, self.keys = sequence, keys
-
-    def __len__(self):
-        return len(self.sequence)
-
-    def __getitem__(self, index):
-        example = self.sequence[index]
-        return tuple(example[key] for key in self.keys)
-
-
-def _stream(dataset, cache):
-    _known_size(dataset)
-    if cache is True and all(
-        isinstance(spec, tf.TensorSpec) and spec.shape.is_fully_defined()
-        for spec in keras.tree.flatten(dataset.element_spec)
-    ):
-        # Equal shapes in memory are arrays, which have random access.
-        examples = [keras.tree.flatten(batch) for batch in dataset.batch(1024)]
-        if not examples:
-            raise ValueError("`source` must hold at least one example. Received: an empty dataset")
-        columns = [np.concatenate(column) for column in zip(*examples)]
-        return ArraySource(keras.tree.pack_sequence_as(dataset.element_spec, columns))
-    return StreamSource(dataset, cache)
-
-
-def _is_sequence(source):
-    return isinstance(source, collections.abc.Sequence) or (
-        hasattr(source, "__len__") and hasattr(source, "__getitem__") and not hasattr(source, "__array__")
-    )
-
-
-def _without_lists(arrays):
+def without_lists(arrays):
     # Lists of numbers or strings are arrays. Of arrays they become tuples, since `tf.data` would stack them.
     if isinstance(arrays, dict):
-        return {key: _without_lists(value) for key, value in arrays.items()}
+        return {key: without_lists(value) for key, value in arrays.items()}
     if isinstance(arrays, list) and arrays and not any(np.ndim(v) or isinstance(v, dict) for v in arrays):
         return np.asarray(arrays)
     if isinstance(arrays, (list, tuple)):
-        parts = [_without_lists(value) for value in arrays]
+        parts = [without_lists(value) for value in arrays]
         return type(arrays)(*parts) if hasattr(arrays, "_fields") else tuple(parts)
     return arrays
 

@@ -35,8 +35,8 @@ class Views(Configured):
 
         Returns:
             float32 array `(num_views, 3, 3)`: row by row, `x' = a x + b y + t_x` and `y' = c x + d y + t_y`, in pixels
-            from the centre, x to the right and y down, from a view's places to the image's. `None`, the default, says
-            that there is no such map: then `marginalize` refuses models of one output per pixel.
+            from the centre, x to the right and y down: from a position in the view to one in the image. `None`, the
+            default, says that there is no such map: then `marginalize` refuses models of one output per pixel.
         """
         return None
 

@@ -1,4 +1,4 @@
-"""Predictions that are the same for all examples, and as good as such a one can be."""
+"""The best constant predictions, which are the same for all examples."""
 
 import numpy as np
 import tensorflow as tf

@@ -59,7 +59,7 @@ def sample_batches(data, batch_size, max_examples, max_bytes=256 * 2**20):
 
 
 def named_arrays(structure, kind):
-    """Returns `[(name, array), ...]` of a structure of arrays, named after its keys or places.
+    """Returns `[(name, array), ...]` of a structure of arrays, named after its keys or indices.
 
     Their order is that of `keras.tree.flatten`, which sorts keys.
     """

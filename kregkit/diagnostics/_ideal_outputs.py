@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kregkit._core.tasks import Task
+from kregkit._core.output_kinds import Task
 
 _SURE = 0.98
 

@@ -5,7 +5,7 @@ import functools
 import keras
 import numpy as np
 
-from kregkit._core.tasks import task_of_loss
+from kregkit._core.output_kinds import task_of_loss
 from kregkit.diagnostics._first_layers import numeric
 from kregkit.diagnostics.finding import Problem
 
@@ -48,7 +48,7 @@ def loss_name(loss):
 
 
 def is_sparse(loss):
-    """Returns whether a loss takes a class's number as the label, and not a row with a place for each class."""
+    """Returns whether a loss takes a class's number as the label, and not a row with an entry for each class."""
     return loss_name(loss) in _SPARSE
 
 

@@ -14,7 +14,7 @@ from kregkit._core.backends import require_tensorflow
 from kregkit._core.checks import check_integer
 from kregkit._core.graph import all_layers, last_activation
 from kregkit._core.keras_internals import build_as_fit_does
-from kregkit._core.tasks import flat_losses, output_tasks, task_of_loss
+from kregkit._core.output_kinds import flat_losses, output_tasks, task_of_loss
 from kregkit._core.weights import assign_values, copy_values
 from kregkit.diagnostics._calls import quiet, recorded
 from kregkit.diagnostics._constant_outputs import constant_outputs
@@ -191,7 +191,7 @@ class Probe:
         else:
             named = named_arrays(y, "label")
         shapes = [tuple(output.shape) for output in keras.tree.flatten(self.prediction)]
-        known = [(told or task, shape) for told, task, shape in zip(self.loss_tasks, self.tasks, shapes)]
+        known = [(of_loss or task, shape) for of_loss, task, shape in zip(self.loss_tasks, self.tasks, shapes)]
         if len(known) != len(named):
             known = [(None, ())] * len(named)
         return [(name, array, *one) for (name, array), one in zip(named, known)]

@@ -27,7 +27,7 @@ _ACTIVATIONS = {
 
 
 class _Unit(keras.layers.Layer):
-    """A layer with kernels, as given but for its initialiser, then normalisation, then the activation."""
+    """A copy of a layer with another initialiser, then normalisation if asked, then the activation."""
 
     def __init__(self, layer, initializer, activation, normalize, seeds):
         super().__init__(name=layer.name)

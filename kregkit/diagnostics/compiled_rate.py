@@ -55,17 +55,17 @@ def learning_rate(model, data, steps=None):
         if probe.cut and steps < _FEWEST:
             return Finding("learning_rate", f"{learning_rates(model.optimizer)[0]:.1e}", "not known", (), {})
         with untouched(model):
-            found = learning_rate_range(model, probe, 1e-6, 10.0, steps)
-        rate, good, end = found.current, found.suggestion, found.divergence
+            sweep = learning_rate_range(model, probe, 1e-6, 10.0, steps)
+        rate, good, end = sweep.current, sweep.suggestion, sweep.divergence
         high = (end is not None and rate >= end / 2) or (good is not None and rate > 30 * good)
         low = good is not None and rate < good / 100
         ignorant = probe.observation.constant if np.isfinite(probe.observation.constant) else 0.0
         trial = _trial(probe) if model.trainable_variables and (high or low or good is None) else None
     problems = []
     # The rates of the sweep's first third are too small to change much.
-    early = found.losses[: max(len(found.losses) // 3, 2)]
+    early = sweep.losses[: max(len(sweep.losses) // 3, 2)]
     start, spread = float(np.mean(early)), float(np.std(early))
-    fall = start - float(np.nanmin(found.smoothed)) if np.isfinite(found.losses[0]) else 0.0
+    fall = start - float(np.nanmin(sweep.smoothed)) if np.isfinite(sweep.losses[0]) else 0.0
     # What a prediction that knows nothing costs. Of a model that is trained already, a hundredth of it is little.
     least, rise = 0.01 * abs(ignorant), max(5 * spread, 0.1 * abs(start), 0.01 * abs(ignorant))
     if trial is None:
@@ -84,7 +84,7 @@ def learning_rate(model, data, steps=None):
         figure = f"{rate:.1e}: in {len(trial)} steps the loss falls by less than 0.5% of what the sweep reaches"
         problems.append(Problem("learning rate too low", "warn", figure, f"about {good:.1e}", remedy))
     expected = "no clear fall" if good is None else f"about {good:.1e}" + ("" if end is None else f", below {end:.1e}")
-    details = {**found.to_dict(), "trial": None if trial is None else trial.tolist()}
+    details = {**sweep.to_dict(), "trial": None if trial is None else trial.tolist()}
     return Finding("learning_rate", f"{rate:.1e}", expected, tuple(problems), details)
 
 
@@ -102,11 +102,11 @@ def _trial(probe, rounds=4, most=10):
     return np.array(losses)
 
 
-def _too_high(rate, good, what):
+def _too_high(rate, good, symptom):
     bound = "a rate at which the loss falls" if good is None else f"about {good:.1e}"
     remedy = (
         "lower it by factors of 10 until the loss falls"
         if good is None
         else f"compile with about {good:.1e}, or warm up to more with kregkit.callbacks.Warmup"
     )
-    return Problem("learning rate too high", "fail", f"{rate:.1e}: {what}", bound, remedy)
+    return Problem("learning rate too high", "fail", f"{rate:.1e}: {symptom}", bound, remedy)

@@ -116,25 +116,25 @@ class _Comparison:
         """Returns a dictionary from each variable's path to what was measured."""
         attached = [index for index, gradient in enumerate(self.gradients) if gradient is not None]
         if len(attached) <= _MANY:
-            found = {index: self.variable(index, self.num_weights) for index in attached}
+            measured = {index: self.variable(index, self.num_weights) for index in attached}
         else:
-            found = self.grouped(sorted(attached, key=lambda index: self.order[index]))
-        return {self.loss.variables[index].path: {**row, "call": self.order[index]} for index, row in found.items()}
+            measured = self.grouped(sorted(attached, key=lambda index: self.order[index]))
+        return {self.loss.variables[index].path: {**row, "call": self.order[index]} for index, row in measured.items()}
 
     def grouped(self, indices):
-        groups, found, waiting = [], {}, indices
-        shares = {index: abs(self.slope({index: self.gradient_direction(index)})) for index in indices}
+        groups, rows, waiting = [], {}, indices
+        slopes = {index: abs(self.slope({index: self.gradient_direction(index)})) for index in indices}
         while waiting:
             chunks = [waiting[start : start + _GROUP] for start in range(0, len(waiting), _GROUP)]
             waiting = []
             for chunk in chunks:
                 # Beside a slope a hundred times theirs, nothing could be said of the others.
-                least = 0.01 * max(shares[index] for index in chunk)
-                groups.append([index for index in chunk if shares[index] >= least])
-                waiting += [index for index in chunk if shares[index] < least]
+                least = 0.01 * max(slopes[index] for index in chunk)
+                groups.append([index for index in chunk if slopes[index] >= least])
+                waiting += [index for index in chunk if slopes[index] < least]
         while groups:
             if self.probe.time_left() <= 0:
-                self.probe.cut = f"{len(found)} of {len(indices)} variables"
+                self.probe.cut = f"{len(rows)} of {len(indices)} variables"
                 break
             group = groups.pop(0)
             directions = [self.gradient_direction, self.random_direction]
@@ -144,8 +144,8 @@ class _Comparison:
                 groups = [group[: len(group) // 2], group[len(group) // 2 :], *groups]
                 continue
             # One by one: which of the group is it?
-            found |= {i: self.variable(i, 0) for i in group} if row["error"] > 1e-6 else dict.fromkeys(group, row)
-        return found
+            rows |= {i: self.variable(i, 0) for i in group} if row["error"] > 1e-6 else dict.fromkeys(group, row)
+        return rows
 
     def variable(self, index, num_weights):
         directions = [{index: self.gradient_direction(index)}] if np.any(self.gradients[index]) else []

@@ -80,9 +80,9 @@ def _inputs(model, probe, x):
         if not numeric(array):
             details[path] = {"kind": "strings"}
             continue
-        found = finite(path, array, "NaN in inputs")
-        if found:
-            problems += found
+        faults = finite(path, array, "NaN in inputs")
+        if faults:
+            problems += faults
             continue
         size, values = None, array
         if len(inputs) == 1:
@@ -106,8 +106,8 @@ def _inputs(model, probe, x):
             problems += _tokens(size, path, values)
         else:
             # Of data as large as an epoch of images, float64 would take too much memory.
-            details[path], found = _scale(path, np.asarray(values, "float32"))
-            problems += found
+            details[path], faults = _scale(path, np.asarray(values, "float32"))
+            problems += faults
     return problems, details
 
 
@@ -182,22 +182,22 @@ def _prepared(probe):
     """Returns the outputs of the preprocessing layers that come before any weights to train."""
     if not any(isinstance(layer, _PREPROCESSING_LAYERS) for layer in all_layers(probe.model)):
         return []
-    calls, found = [], []
+    calls, inputs = [], []
     with recorded(probe.model, calls):
         probe.model(probe.first(128)[0], training=False)
     for layer, outputs in calls:
         if isinstance(layer, _PREPROCESSING_LAYERS):
-            found += [output.numpy() for output in outputs]
+            inputs += [output.numpy() for output in outputs]
         elif layer.weights:
             break
-    return found
+    return inputs
 
 
 def _tokens(size, path, array):
     if np.issubdtype(array.dtype, np.floating) and (array != np.floor(array)).any():
         remedy = "an Embedding takes whole numbers and cuts off the rest: give it token numbers, unscaled"
-        share = f"{np.mean(array != np.floor(array)):.0%} of values are no whole numbers"
-        return [Problem("fractions into an Embedding", "fail", share, "token numbers", remedy, path)]
+        figure = f"{np.mean(array != np.floor(array)):.0%} of values are no whole numbers"
+        return [Problem("fractions into an Embedding", "fail", figure, "token numbers", remedy, path)]
     if array.min() >= 0 and array.max() < size:
         return []
     remedy = "raise the Embedding's input_dim to the vocabulary's size, or map rare tokens to one for unknown words"

@@ -72,7 +72,7 @@ def label_signal(model, data, num_permutations=200):
             if not numeric(labels):
                 continue
             if embeds and len(arrays) == 1 and labels.ndim == 2 and labels.shape == arrays[0].shape:
-                # A label for every token: their places are the examples.
+                # A label for every token: each token counts as an example.
                 tokens = np.random.default_rng(0).permutation(labels.size)[:1024]
                 labels = labels.reshape(-1, 1)[tokens]
             features = together if tokens is None else _features(arrays[0].reshape(-1, 1)[tokens], embeds)

@@ -117,14 +117,14 @@ def _tail(probe):
     """Returns the layers between the last weights and the outputs, from the outputs on."""
     outputs = getattr(probe.model, "outputs", None) or []
     if outputs:
-        found = [layer for output in outputs for layer in _tail_of(output)]
-        return list({id(layer): layer for layer in found}.values())
-    found = []
+        tail = [layer for output in outputs for layer in _tail_of(output)]
+        return list({id(layer): layer for layer in tail}.values())
+    tail = []
     for record in reversed(probe.observation.records):
         if not isinstance(record.layer, (*_PASSING, *_DROPOUT)):
             break
-        found.append(record.layer)
-    return found
+        tail.append(record.layer)
+    return tail
 
 
 def _tail_of(tensor):

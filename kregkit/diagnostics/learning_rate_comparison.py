@@ -14,11 +14,11 @@ def compare_learning_rates(model, data, rates=None, steps=150):
     Args:
         model: A compiled, built Keras model. It is left bit for bit as it was.
         data: As for `preflight`.
-        rates: Dictionary from a name to a rate. Defaults to what `learning_rate_range` and trials found: `"good"` is
-            its suggestion; `"too low"` 0.003 times that; `"too high"` the lowest of 1, 3, 9 and 27 times the rate
-            where it diverged (or its last rate) at which the loss doesn't fall; and `"high"` the highest rate
-            between these two at which it falls by at least a quarter of what it falls at the good one. It is left out
-            where there is none.
+        rates: Dictionary from a name to a rate. By default rates are found by `learning_rate_range` and trials:
+            `"good"` is its suggestion; `"too low"` is 0.003 times that; `"too high"` is the lowest of 1, 3, 9 and 27
+            times the rate where it diverged (or of its last rate) at which the loss doesn't fall; and `"high"` is the
+            highest rate between these two at which the loss falls by at least a quarter of its fall at the good rate.
+            A rate that isn't found is left out.
         steps: Integer >= 1.
 
     Returns:
@@ -53,17 +53,17 @@ def compare_learning_rates(model, data, rates=None, steps=150):
 
         if rates is not None:
             return {name: run(rate) for name, rate in rates.items()}
-        found = learning_rate_range(model, probe)
-        if found.suggestion is None:
-            raise ValueError(f"`rates` must be given for this model. {found.reason}. Received: rates=None")
-        good = run(found.suggestion)
-        end = found.divergence or float(found.rates[-1])
+        sweep = learning_rate_range(model, probe)
+        if sweep.suggestion is None:
+            raise ValueError(f"`rates` must be given for this model. {sweep.reason}. Received: rates=None")
+        good = run(sweep.suggestion)
+        end = sweep.divergence or float(sweep.rates[-1])
         trials = (run(times * end) for times in (1, 3, 9, 27))
         high_end = next((curve for curve in trials if not _fall(curve) > 0.05 * _fall(good)), None)
         top = 27 * end if high_end is None else high_end["rate"]
-        between = (run(rate) for rate in np.geomspace(found.suggestion, top, 10)[-2:0:-1])
+        between = (run(rate) for rate in np.geomspace(sweep.suggestion, top, 10)[-2:0:-1])
         high = next((curve for curve in between if _fall(curve) > 0.25 * _fall(good)), None)
-        low = run(0.003 * found.suggestion)
+        low = run(0.003 * sweep.suggestion)
     curves = {"too low": low, "good": good, "high": high, "too high": high_end}
     return {name: curve for name, curve in curves.items() if curve is not None}
 

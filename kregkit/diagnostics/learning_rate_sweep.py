@@ -137,12 +137,12 @@ def _sweep(probe, rates):
     return np.array(losses)
 
 
-def _smooth(losses, share=0.8):
+def _smooth(losses, decay=0.8):
     """Returns the moving average, divided by the share of it that the data make up."""
     average, smoothed = 0.0, []
     for count, loss in enumerate(losses, start=1):
-        average = share * average + (1 - share) * loss
-        smoothed.append(average / (1 - share**count))
+        average = decay * average + (1 - decay) * loss
+        smoothed.append(average / (1 - decay**count))
     return np.array(smoothed)
 
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from kregkit._core.batches import is_arrays
-from kregkit._core.tasks import task_of_loss
+from kregkit._core.output_kinds import task_of_loss
 from kregkit.diagnostics._label_values import is_sparse, loss_name
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics.finding import Finding, Problem
@@ -61,10 +61,10 @@ def label_distribution(model, data):
             classes = _class_numbers(array, task, loss, shape)
             if classes is not None:
                 weight = _weight(probe, len(classes))
-                shares = np.bincount(classes, weight, minlength=_num_classes(loss, shape)) / max(weight.sum(), 1e-12)
-                details[path] = {"shares": shares.tolist()}
+                fractions = np.bincount(classes, weight, minlength=_num_classes(loss, shape)) / max(weight.sum(), 1e-12)
+                details[path] = {"shares": fractions.tolist()}
                 if loss_name(loss) not in _FOCAL:
-                    problems += _imbalance(path, shares)
+                    problems += _imbalance(path, fractions)
                 classes = _class_numbers(raw, task, loss, shape)
             else:
                 classes = raw.reshape(-1) if raw.size == len(raw) else None
@@ -113,21 +113,21 @@ def _weight(probe, num):
     return np.asarray(weights[0], "float64").reshape(-1) if len(weights) == 1 else np.ones(num)
 
 
-def _imbalance(path, shares):
-    present = np.flatnonzero(shares > 0)
+def _imbalance(path, fractions):
+    present = np.flatnonzero(fractions > 0)
     if len(present) < 2:
         return []
-    largest, smallest = int(np.argmax(shares)), int(present[np.argmin(shares[present])])
-    others = (1 - shares[largest]) / (len(shares) - 1)
+    largest, smallest = int(np.argmax(fractions)), int(present[np.argmin(fractions[present])])
+    others = (1 - fractions[largest]) / (len(fractions) - 1)
     mean = 1 / len(present)
     remedy = (
         "accuracy will look good without learning: pass class_weight to fit or sample weights, draw classes equally, "
         "or use a focal loss, and watch the recall of the rare classes; keep it if that is what you want to predict"
     )
-    if shares[largest] > _PREVAILS * others:
-        figure = f"{shares[largest]:.1%} of examples are of class {largest}"
-    elif len(shares) <= _MOST_CLASSES and shares[smallest] < _RARE * mean:
-        figure = f"{shares[smallest]:.2%} of examples are of class {smallest}"
+    if fractions[largest] > _PREVAILS * others:
+        figure = f"{fractions[largest]:.1%} of examples are of class {largest}"
+    elif len(fractions) <= _MOST_CLASSES and fractions[smallest] < _RARE * mean:
+        figure = f"{fractions[smallest]:.2%} of examples are of class {smallest}"
     else:
         return []
     return [Problem("class imbalance", "warn", figure, "classes of like frequency", remedy, path)]

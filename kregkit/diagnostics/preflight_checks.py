@@ -115,8 +115,8 @@ def preflight(model, data, checks="all", batch_size=32, max_examples=1024, secon
             if verbose:
                 print(f"preflight {index + 1}/{len(names)} {name}", end="", flush=True)
             # What one check leaves of its share goes to those after it.
-            share = _SHARES.get(name, 1) / sum(_SHARES.get(later, 1) for later in names[index:])
-            probe.deadline, probe.cut = begun + share * (end - begun), ""
+            fraction = _SHARES.get(name, 1) / sum(_SHARES.get(later, 1) for later in names[index:])
+            probe.deadline, probe.cut = begun + fraction * (end - begun), ""
             finding = _cut(name, seconds) if begun >= end else _run(name, model, probe, findings)
             if probe.cut:
                 finding = _with_cut(finding, probe.cut, seconds)

@@ -1,4 +1,4 @@
-"""What all checks found together."""
+"""The findings of all checks, as one report."""
 
 import dataclasses
 
@@ -55,11 +55,11 @@ class PreflightReport:
         lines.insert(1, "-" * max(map(len, lines)))
         for finding in self.findings:
             for (name, status, remedy), group in _alike(finding.problems).items():
-                places = ", ".join(f"{one.where}: {one.figure}" if one.where else one.figure for one in group[:3])
+                shown = [f"{each.where}: {each.figure}" if each.where else each.figure for each in group[:3]]
                 rest = f", and {len(group) - 3} more" if len(group) > 3 else ""
                 lines += [
                     "",
-                    f"{status.upper()} {name}: {places}{rest} (expected {group[0].expected})",
+                    f"{status.upper()} {name}: {', '.join(shown)}{rest} (expected {group[0].expected})",
                     f"     {remedy}",
                 ]
         lines += [f"\nNOTE {check}: {note}" for check, note in self.notes.items()]

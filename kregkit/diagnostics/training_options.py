@@ -54,13 +54,13 @@ def optimizer_settings(model, data):
 def _clipping(leaf, gradients):
     sizes = [float(np.linalg.norm(gradient.astype("float64"))) for gradient in gradients]
     largest = [float(np.abs(gradient).max(initial=0)) for gradient in gradients]
-    found = {
+    limits = {
         "clipnorm": (leaf.clipnorm, max(sizes, default=0.0)),
         "global_clipnorm": (leaf.global_clipnorm, float(np.linalg.norm(sizes)) if sizes else 0.0),
         "clipvalue": (leaf.clipvalue, max(largest, default=0.0)),
     }
     count = max(sum(gradient.size for gradient in gradients), 1)
-    for name, (limit, size) in found.items():
+    for name, (limit, size) in limits.items():
         if limit is None or not np.isfinite(size) or limit >= _CLIPPED * size:
             continue
         epsilon = getattr(leaf, "epsilon", None)

@@ -9,7 +9,7 @@ import tensorflow as tf
 from kregkit._core import keras_internals
 from kregkit._core.architecture import architecture_text
 from kregkit._core.keras_internals import flatten_layers
-from kregkit._core.tasks import loss_tasks
+from kregkit._core.output_kinds import loss_tasks
 from kregkit.inference.noise.draws import key_of_state
 from kregkit.inference.noise.own_numbers import (
     DrawsInInferenceError,
@@ -128,11 +128,11 @@ class Architecture:
             self._refuse_state("a tf.Variable")
         return operations
 
-    def _refuse_state(self, what):
+    def _refuse_state(self, holder):
         raise ValueError(
-            f"Model {self.model.name!r} keeps state from one batch to the next, in {what}. Ensembles and marginalised "
-            "models predict each batch from the weights alone, so their predictions would not be the model's. Make the "
-            "layer stateless (stateful=False), or predict with the model itself. "
+            f"Model {self.model.name!r} keeps state from one batch to the next, in {holder}. Ensembles and "
+            "marginalised models predict each batch from the weights alone, so their predictions would not be the "
+            "model's. Make the layer stateless (stateful=False), or predict with the model itself. "
             f"Received: model={self.model.name!r}"
         )
 

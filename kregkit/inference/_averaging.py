@@ -5,7 +5,7 @@ import tensorflow as tf
 from keras import ops
 
 from kregkit._core.keras_internals import get_mask, set_mask
-from kregkit._core.tasks import Task, output_tasks
+from kregkit._core.output_kinds import Task, output_tasks
 from kregkit.inference._moments import UNSEEN, Moments, like
 
 REDUCTIONS = ("probabilities", "logits", "geometric")

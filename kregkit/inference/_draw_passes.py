@@ -7,9 +7,10 @@ import math
 import keras
 import tensorflow as tf
 
-from kregkit._core.tasks import output_tasks
+from kregkit._core.output_kinds import output_tasks
 from kregkit.inference._averaging import Quantities, mixture
 from kregkit.inference._graph_split import NoisyModel
+from kregkit.inference._layouts import output_layouts, restored_prediction
 from kregkit.inference._moments import standard_error
 from kregkit.inference.noise import NotFoldableError
 
@@ -181,7 +182,7 @@ class _Run:
             # Layers that might have drawn didn't: all other draws would be the same.
             self.samples = self.num_views
         tasks = output_tasks(model, outputs, self.settings.outputs)
-        layouts = None if self.group is None else self.views.layouts(model, outputs)
+        layouts = None if self.group is None else output_layouts(self.views.layout, model, outputs)
         quantities = [Quantities(self.settings, task, self.auto) for task in tasks]
         count, states = self._summarise(k, first, None, outputs, quantities, layouts)
         masks = [None if mask is None else self._unfold(k, mask)[0] for mask in keras.tree.flatten(masks)]
@@ -230,7 +231,7 @@ class _Run:
         if self.group is not None:
             # Each view's prediction, where the image's pixels are.
             restored = [
-                self.group.restored(y, layout, each.task, samples, self.start)
+                restored_prediction(self.group, y, layout, each.task, samples, self.start)
                 for y, layout, each in zip(ys, layouts, quantities)
             ]
             ys, seen = zip(*restored)

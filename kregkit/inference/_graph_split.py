@@ -32,7 +32,7 @@ class NoisyModel:
     def __init__(self, architecture, layer_indices, settings):
         self.architecture, self.layer_indices, self.settings = architecture, layer_indices, settings
         self.analytic = settings.draws == "analytic"
-        # Whether a pass that has been traced draws anything, be it by the model itself.
+        # Whether any pass that has been traced draws noise, or the model draws numbers by itself.
         self.draws = False
         self._functions = {}
         self._split = None

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-# The weight of a prediction for a place that its view doesn't show: less than the rounding of a sum in float32.
+# The weight of a prediction for a position that its view doesn't show: less than the rounding of a float32 sum.
 UNSEEN = 1e-8
 
 
@@ -23,12 +23,12 @@ class Moments:
 
     def merge(self, state, count, other, other_count):
         """Returns the state after both; counts are sums of weights."""
-        share = like(tf.math.divide_no_nan(other_count, count + other_count), state[0])
+        fraction = like(tf.math.divide_no_nan(other_count, count + other_count), state[0])
         difference = other[0] - state[0]
-        mean = state[0] + share * difference
+        mean = state[0] + fraction * difference
         if not self.squares:
             return (mean,)
-        return mean, state[1] + other[1] + difference**2 * share * like(count, state[0])
+        return mean, state[1] + other[1] + difference**2 * fraction * like(count, state[0])
 
 
 def like(weight, y):
@@ -40,7 +40,7 @@ def like(weight, y):
 
 
 def standard_error(state, count):
-    """Returns that of the mean of `count` `(batch,)` draws, by their sample variance: the largest per example."""
+    """Returns each example's largest standard error of the mean of `count` `(batch,)` draws, by sample variance."""
     _, squares = state
     weight = like(count, squares)
     error = tf.sqrt(squares / tf.maximum(weight - 1.0, 1.0) / tf.maximum(weight, 1.0))

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from kregkit._core.keras_internals import compile_arguments, flatten_layers
-from kregkit._core.tasks import loss_tasks
+from kregkit._core.output_kinds import loss_tasks
 from kregkit.inference._architecture import as_tensors
 
 

@@ -1,5 +1,8 @@
-"""What a `.keras` file of a marginalised model holds, and how members are rebuilt for files."""
+"""What a `.keras` file of a marginalised model holds, how members are rebuilt for files, and the export of both."""
 
+import pathlib
+import re
+import tempfile
 import types
 
 import keras
@@ -9,7 +12,6 @@ from kregkit._core.checks import check_choice
 from kregkit._core.replacing import replaced_all
 from kregkit.inference._architecture import Architecture, current_values
 from kregkit.inference._draw_passes import Sampler, Settings
-from kregkit.inference._export import export
 from kregkit.inference._predictor import PassModel
 from kregkit.inference._views import InputViews
 
@@ -44,26 +46,26 @@ class MarginalModel(PassModel):
     Args:
         models: List of Keras models, the members.
         weights: The members' weights in the mean; they sum to 1.
-        places: Per model, the indices of its noisy layers.
+        layer_indices: Per model, the indices of its noisy layers.
         views: `InputViews` or `None`.
-        plan: Dictionary, the other arguments of `marginalize`.
+        settings: Dictionary, the fields of `Settings`.
         inputs: Structure of `keras.KerasTensor`, the inputs met so far, with `None` for axes whose sizes differed.
     """
 
-    def __init__(self, models, weights, places, views, plan, inputs=None, **kwargs):
+    def __init__(self, models, weights, layer_indices, views, settings, inputs=None, **kwargs):
         super().__init__(**kwargs)
-        self.models, self.weights_of_models, self.places, self.views = list(models), weights, places, views
-        self.plan = plan
+        self.models, self.weights_of_models = list(models), weights
+        self.layer_indices, self.views, self.settings = layer_indices, views, settings
         # XLA on a CPU takes many times as long for random numbers.
         self.supports_jit = False
         self._members = [_LiveMember(Architecture(model)) for model in self.models]
-        self._sampler = Sampler(self._members, weights, places, views, Settings(**plan))
+        self._sampler = Sampler(self._members, weights, layer_indices, views, Settings(**settings))
         # Keras would change a dictionary that is an attribute of a model.
         self._met = types.SimpleNamespace(inputs=inputs)
         names = getattr(self.models[0], "output_names", None)
         if names:
             self.output_names = names
-        # Its members are.
+        # There is nothing to build: its members are built.
         self.built = True
 
     def predict_batch(self, inputs, first_example):
@@ -92,7 +94,7 @@ class MarginalModel(PassModel):
         specs = self._export_inputs(input_signature)
         snapshots = [(member, "snapshot", current_values(member.architecture.model)) for member in self._members]
         with replaced_all(snapshots):
-            export(self._sampler_of_batch, specs, filepath, format, verbose, options)
+            _export(self._sampler_of_batch, specs, filepath, format, verbose, options)
 
     def _sampler_of_batch(self, inputs):
         return self._sampler(inputs, tf.constant(0, "int64"))
@@ -117,9 +119,9 @@ class MarginalModel(PassModel):
             **super().get_config(),
             "models": [keras.saving.serialize_keras_object(model) for model in self.models],
             "weights": list(self.weights_of_models),
-            "places": [list(indices) for indices in self.places],
+            "layer_indices": [list(indices) for indices in self.layer_indices],
             "views": None if self.views is None else self.views.get_config(),
-            "plan": dict(self.plan),
+            "settings": dict(self.settings),
             "inputs": None if self._met.inputs is None else keras.saving.serialize_keras_object(self._met.inputs),
         }
 
@@ -134,7 +136,7 @@ class MarginalModel(PassModel):
 
 
 class _LiveMember:
-    """A member whose values are those that its model has at the time, or had when `snapshot` was taken."""
+    """A member with its model's present weights, or with those of the time when `snapshot` was taken."""
 
     def __init__(self, architecture):
         self.architecture = architecture
@@ -173,3 +175,70 @@ def _common_spec(one, other):
     if len(one.shape) != len(other.shape):
         return other
     return keras.KerasTensor([a if a == b else None for a, b in zip(one.shape, other.shape)], other.dtype)
+
+
+def _export(function, inputs, path, format, verbose, options):
+    """Writes `function` as the endpoint `serve` of a SavedModel, or as a `.tflite` file.
+
+    Args:
+        function: Callable from one structure of tensors to another, without variables of its own: values that it
+            reads are written as constants, so that the file is complete.
+        inputs: Structure of `tf.TensorSpec`.
+        path: String or path.
+        format: `"tf_saved_model"` or `"litert"`.
+        verbose: Boolean, whether to say where the artifact is; `None` means `True`.
+        options: Dictionary of attributes of `tf.lite.TFLiteConverter`, for `"litert"`.
+
+    Raises:
+        ValueError: The function has operations that TFLite lacks.
+    """
+    path = pathlib.Path(path)
+    module = tf.Module()
+    module.serve = tf.function(function, input_signature=[inputs], autograph=False)
+    # A signature's results are a flat dictionary of tensors.
+    signature = tf.function(lambda inputs: _named(function(inputs)), input_signature=[inputs], autograph=False)
+    signatures = {"serving_default": signature}
+    if format == "tf_saved_model":
+        tf.saved_model.save(module, path, signatures=signatures)
+    else:
+        if path.suffix != ".tflite":
+            raise ValueError(f"`filepath` must end in '.tflite'. Received: filepath={str(path)!r}")
+        with tempfile.TemporaryDirectory() as folder:
+            tf.saved_model.save(module, folder, signatures=signatures)
+            content = _converted(folder, options)
+        path.write_bytes(content)
+    if verbose or verbose is None:
+        print(f"Saved artifact at '{path}'.")
+
+
+def _converted(folder, options):
+    converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+    for name, value in options.items():
+        target, values = (converter.target_spec, value) if name == "target_spec" else (converter, {name: value})
+        for key, option in values.items():
+            if not hasattr(target, key):
+                raise ValueError(
+                    f"`export` must be given options of tf.lite.TFLiteConverter. Received: {key}={option!r}"
+                )
+            setattr(target, key, option)
+    try:
+        return converter.convert()
+    except Exception as error:
+        lacking = sorted(set(re.findall(r"tf\.[A-Z]\w+", str(error))))
+        raise ValueError(
+            "TFLite lacks operations of this model, such as the random numbers of noise. Export it as a SavedModel "
+            "(format='tf_saved_model'), or, where the interpreter has TensorFlow's operations, with target_spec="
+            "{'supported_ops': [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]}. "
+            f"Received: format='litert', operations={lacking}"
+        ) from error
+
+
+def _named(outputs):
+    """Returns a flat dictionary of the tensors of a structure, by names such as `output_0` and `output_1_std`."""
+    if not keras.tree.is_nested(outputs):
+        return {"output_0": outputs}
+    names = {}
+    for path, tensor in keras.tree.flatten_with_path(outputs):
+        name = "_".join(str(key) for key in path)
+        names[name if isinstance(path[0], str) else f"output_{name}"] = tensor
+    return names

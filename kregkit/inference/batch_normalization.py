@@ -21,7 +21,7 @@ def recompute_batch_normalization(model, data, batch_size=None, steps=None):
 
         n = sum n_b,   mean = sum n_b m_b / n,   variance = sum n_b (v_b + (m_b - mean)^2) / n
 
-    which are the moments of everything the layer met, exactly and whatever the sizes of the batches; Keras's running
+    which are the exact moments of all that the layer received, whatever the sizes of the batches; Keras's running
     means, and the mean of the batches' variances, leave out how the batches differ. During the pass the layers
     normalise by the batch, as in training, and everything else, dropout included, is in inference mode: deeper layers'
     statistics hence depend on the batches, less so for larger ones. Frozen layers keep their statistics.

@@ -10,13 +10,15 @@ from kregkit._core.backends import require_tensorflow
 from kregkit._core.batches import concatenate, read_batches
 from kregkit._core.checks import check_choice, check_integer
 from kregkit._core.files import replacing
+from kregkit._core.output_kinds import check_outputs
 from kregkit._core.snapshot_directory import SnapshotDirectory
 from kregkit._core.weights import swapped
 from kregkit.inference._architecture import Architecture, current_values, shared_architectures
 from kregkit.inference._averaging import REDUCTIONS, Combination
 from kregkit.inference._predictor import PredictionModel, Predictor
 from kregkit.inference._saved import rebuilt, symbolic_inputs
-from kregkit.inference.report import Report, disagreement, scores
+from kregkit.inference._scores import disagreement, matching_targets, output_names, scores
+from kregkit.inference.report import Report
 
 
 class Member(Predictor):
@@ -26,7 +28,7 @@ class Member(Predictor):
         architecture: An `Architecture`, which other members may share.
         values: List of tensors, the member's weights and states.
         name: String.
-        information: Dictionary of what is known of its training, such as a snapshot's `cycle`, `epoch` and `logs`.
+        information: Dictionary about its training, such as a snapshot's `cycle`, `epoch` and `logs`.
     """
 
     def __init__(self, architecture, values, name, information=None):
@@ -107,8 +109,7 @@ class Ensemble(Predictor):
         self._set(members, [1] * len(members), outputs, reduce, models)
 
     def _set(self, members, counts, outputs, reduce, models=None):
-        for kind in [outputs] if isinstance(outputs, str) else keras.tree.flatten(outputs):
-            check_choice("outputs", kind, ("auto", "probabilities", "logits", "values"))
+        check_outputs(outputs)
         self.outputs = outputs
         self.reduce = check_choice("reduce", reduce, REDUCTIONS)
         self._members = members
@@ -195,6 +196,7 @@ class Ensemble(Predictor):
         return f"<Ensemble of {len(self)}: {', '.join(member.name for member in self._members)}>"
 
     def _predict_batch(self, inputs, first_example):
+        """Returns the mean of the members' predictions; `Combination` in `_averaging.py` computes it."""
         return self._combination(self._predict_each(inputs, first_example))
 
     def _predict_each(self, inputs, first_example):
@@ -265,14 +267,14 @@ class Ensemble(Predictor):
             np.stack([keras.ops.convert_to_numpy(reduction.transform(y, task)) for y, task in zip(ys, tasks)])
             for ys, tasks, reduction in zip(zip(*flat), self._combination.tasks(predictions), reductions)
         ]
-        targets = _matching(y, predictions[0])
+        targets = matching_targets(y, predictions[0])
 
         def bag_loss(counts):
-            shares = np.asarray(counts, "float32") / sum(counts)
-            used = np.flatnonzero(shares)
+            weights = np.asarray(counts, "float32") / sum(counts)
+            used = np.flatnonzero(weights)
             means = [
                 keras.ops.convert_to_numpy(
-                    reduction.finish(keras.ops.convert_to_tensor(np.tensordot(shares[used], term[used], 1)))
+                    reduction.finish(keras.ops.convert_to_tensor(np.tensordot(weights[used], term[used], 1)))
                 )
                 for reduction, term in zip(reductions, terms)
             ]
@@ -305,8 +307,8 @@ class Ensemble(Predictor):
         tasks = self._combination.tasks(predictions)
         reductions = self._combination.reductions(predictions)
         result_tasks = [reduction.task for reduction in reductions] if len(self) > 1 else [each[0] for each in tasks]
-        targets = _matching(y, combined)
-        names = _output_names(self._models[0], combined)
+        targets = matching_targets(y, combined)
+        names = output_names(self._models[0], combined)
 
         def measures(structure, tasks):
             values_by_name = {}
@@ -343,26 +345,6 @@ class Ensemble(Predictor):
         if not predictions:
             raise ValueError("`validation` is empty")
         return concatenate(targets), concatenate(weights), concatenate(predictions)
-
-
-def _matching(y, structure):
-    """Returns one target per flat output of `structure`; `None` where there is none."""
-    if isinstance(structure, dict) and isinstance(y, dict):
-        return keras.tree.flatten({key: y.get(key) for key in structure})
-    flat = keras.tree.flatten(y)
-    count = len(keras.tree.flatten(structure))
-    if len(flat) != count:
-        raise ValueError(f"Expected targets for {count} outputs. Received: {len(flat)} arrays")
-    return flat
-
-
-def _output_names(model, structure):
-    count = len(keras.tree.flatten(structure))
-    if count == 1:
-        return [""]
-    if isinstance(structure, dict):
-        return keras.tree.flatten({key: key for key in structure})
-    return list(getattr(model, "output_names", None) or [f"output {index}" for index in range(count)])
 
 
 def _greedy_selection(num, rounds, loss):

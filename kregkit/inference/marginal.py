@@ -7,6 +7,7 @@ import keras
 from kregkit._core.backends import require_tensorflow
 from kregkit._core.batches import is_arrays
 from kregkit._core.checks import check_choice, check_integer, check_number
+from kregkit._core.output_kinds import check_outputs
 from kregkit.inference._averaging import REDUCTIONS
 from kregkit.inference._draw_passes import Sampler, Settings, default_rows
 from kregkit.inference._graph_split import largest_tensor
@@ -69,12 +70,13 @@ def marginalize(
         tolerance: Float > 0, for `draws="auto"`. Defaults to 0.01.
         max_draws: Integer, where `draws="auto"` ends in any case. Defaults to 1024.
         layout: What an output says of an image, for `views`, which map each view's prediction back to the image before
-            the mean: `"image"`, one prediction for the image, which has no place in it; `"pixels"`, one per pixel or
+            the mean: `"image"`, one prediction for the whole image; `"pixels"`, one per pixel or
             per cell of a grid over the image, `(batch, rows, columns, ...)` or with both in one axis; `"xy"` or
             `"xyxy"`, `"yxyx"`, `"xywh"`, `"center_xywh"`, points or boxes whose coordinates are on the last axis, in
             pixels from the upper left corner, or as fractions of the image's sides with `"rel_"` before it; a list or
-            dictionary of these for several outputs. `"auto"` tells `"pixels"` by rank and size, takes an output of
-            one axis for `"image"`, and asks where it can't tell. Means are taken over the views that show a place.
+            dictionary of these for several outputs. `"auto"` recognises `"pixels"` by rank and size, takes an
+            output of one axis for `"image"`, and raises an error where the shape fits both. The mean at a position is
+            taken over the views that show it.
             Defaults to `"auto"`.
 
     Returns:
@@ -108,8 +110,7 @@ def marginalize(
         )
     if batch_size is not None:
         check_integer("batch_size", batch_size, 1)
-    for kind in [outputs] if isinstance(outputs, str) else keras.tree.flatten(outputs):
-        check_choice("outputs", kind, ("auto", "probabilities", "logits", "values"))
+    check_outputs(outputs)
     settings = Settings(
         draws=draws,
         tolerance=check_number("tolerance", tolerance, 0, low_open=True),
@@ -171,7 +172,8 @@ class Marginal(Predictor):
         if settings.draws == "analytic":
             for each, layer_indices in zip(self._models, self._layer_indices):
                 check_expectations(each, layer_indices)
-        # Whether layers with code of their own draw anything is seen at the first prediction; not where that is eager.
+        # Whether layers with code of their own draw anything shows when the first prediction is traced. Models that run
+        # eagerly aren't traced, and not checked.
         drawn = any(drawn_layers(*pair) for pair in zip(self._models, self._layer_indices))
         unsure = not drawn and views is None and noise is not None and settings.draws != "analytic"
         must_draw = unsure and len(self._members) == 1 and not self._models[0].run_eagerly

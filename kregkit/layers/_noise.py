@@ -46,7 +46,7 @@ class NoisyLayer(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def draw_call(self, *args, **kwargs):
-        """Does what `call` does in training, as far as the noise goes; `training` only reaches nested layers."""
+        """Does what `call` does in training: always draws noise. `training` is only passed to nested layers."""
         raise NotImplementedError
 
     def next_key(self, per_replica=True):

@@ -241,12 +241,12 @@ class DropConnect(NoisyLayer):
         # At test time an example has its number in the data set, whatever batch it is in.
         numbers = ops.arange(rows, dtype="int32") if self.noise_source is None else self.noise_source.examples()
 
-        def one(element):
+        def masked_product(element):
             example, number = element
             masked = kernel * self.factor(tuple(kernel.shape), mixed_key(key, number))
             return self._product(example[None], masked)[0]
 
-        return ops.map(one, (inputs, numbers))
+        return ops.map(masked_product, (inputs, numbers))
 
     def _product(self, inputs, kernel):
         """Returns what the wrapped layer computes before bias and activation, with another kernel, or one per draw."""

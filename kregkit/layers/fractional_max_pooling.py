@@ -138,11 +138,11 @@ class _FractionalMaxPooling(NoisyLayer):
         sizes = spatial_sizes(inputs.shape, self.data_format)
         shape = ops.shape(inputs)
         channels = shape[-1] if self.data_format == "channels_last" else shape[1]
-        share = self.share
-        if share == "batch" and self.noise_source is not None:
+        regions_per = self.share
+        if regions_per == "batch" and self.noise_source is not None:
             # At test time each example and draw has regions of its own, so that draws can share a batch.
-            share = "example"
-        groups = {"batch": (), "example": (shape[0],), "channel": (shape[0], channels)}[share]
+            regions_per = "example"
+        groups = {"batch": (), "example": (shape[0],), "channel": (shape[0], channels)}[regions_per]
         drawn = [self._draw(size, outputs, groups) for size, outputs in zip(sizes, self._outputs(sizes))]
         return fractional_max_pool(inputs, drawn, self.overlapping, self.data_format)
 

@@ -281,7 +281,7 @@ class StochasticDepth(NoisyLayer):
         kept, slots = random_subset(self.uniform((batch,)), self._subset_size(batch))
 
         def take(value):
-            # One row stands for all, be it that of a mask or of a batch of one.
+            # A mask or tensor with one row holds for all examples.
             if not getattr(value, "shape", ()) or value.shape[0] == 1:
                 return value
             static = shortcut.shape[0]

@@ -94,16 +94,16 @@ def model_objective(
         {layer.compute_dtype for layer in layers if layer.weights and not isinstance(layer, keras.Model)},
         [variable.value for variable in statistics],
     )
-    kept = [generator.state for generator in generators]
+    restored = [generator.state for generator in generators]
     if stochastic == "freeze":
         # A layer that is run in training mode may hold normalisation layers, whose statistics then move.
         inside = [layer for outer in drawing for layer in keras_internals.flatten_layers(outer)]
-        kept += [v for layer in normalizations if layer in inside for v in layer.non_trainable_variables]
-    kept_values, values = copy_values(kept), copy_values(statistics)
+        restored += [v for layer in normalizations if layer in inside for v in layer.non_trainable_variables]
+    kept_values, values = copy_values(restored), copy_values(statistics)
     try:
         yield objective
     finally:
-        assign_values(kept, kept_values)
+        assign_values(restored, kept_values)
         if not objective.keeps_statistics:
             assign_values(statistics, values)
 

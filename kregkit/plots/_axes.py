@@ -11,6 +11,11 @@ def new_axes(axes=None, size=(6.4, 4.2)):
     return pyplot.figure(figsize=size, layout="constrained").add_subplot()
 
 
+def whole_numbers(axes):
+    """Puts the ticks of the x axis at integers."""
+    axes.xaxis.set_major_locator(import_optional("matplotlib.ticker", "kregkit.plots").MaxNLocator(integer=True))
+
+
 def finish(axes, legend=True):
     """Gives axes the look that all of kregkit's share: a faint grid behind the data, no frame above and right."""
     axes.grid(alpha=0.25)

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from kregkit._core.optional import import_optional
-from kregkit.plots._axes import finish, new_axes
+from kregkit.plots._axes import finish, new_axes, whole_numbers
 
 
 def _record(history):
@@ -30,7 +29,7 @@ def _draw(axes, record, name, convert, label, color):
         values = convert(np.asarray(validation, float))
         axes.plot(x, values, label=names[1], color=line.get_color(), linewidth=1.6)
     axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(import_optional("matplotlib.ticker", "kregkit.plots").MaxNLocator(integer=True))
+    whole_numbers(axes)
     return axes
 
 
@@ -122,19 +121,19 @@ def errors(values, axes=None, *, intervals=None, baseline=None):
     """
     axes = new_axes(axes, size=(6.4, 0.36 * len(values) + 1.1))
     names = list(values)
-    places = np.arange(len(names))
-    axes.barh(places, list(values.values()), height=0.66, alpha=0.85)
+    positions = np.arange(len(names))
+    axes.barh(positions, list(values.values()), height=0.66, alpha=0.85)
     right = max(values.values(), default=1.0)
-    for place, name in zip(places, names):
+    for position, name in zip(positions, names):
         end = values[name]
         if intervals and name in intervals:
             low, high = intervals[name]
-            axes.plot([low, high], [place, place], color="0.25", linewidth=1.2)
+            axes.plot([low, high], [position, position], color="0.25", linewidth=1.2)
             end = max(end, high)
         right = max(right, end)
         axes.annotate(
             f"{values[name]:.2f}",
-            (end, place),
+            (end, position),
             xytext=(5, 0),
             textcoords="offset points",
             va="center",
@@ -144,7 +143,7 @@ def errors(values, axes=None, *, intervals=None, baseline=None):
         )
     if baseline is not None:
         axes.axvline(values[baseline], color="0.4", linestyle="--", linewidth=1, zorder=0)
-    axes.set_yticks(places, names)
+    axes.set_yticks(positions, names)
     axes.invert_yaxis()
     axes.set_xlim(0, right * 1.12)
     axes.set_xlabel("error (%)")

@@ -6,8 +6,7 @@ import math
 import numpy as np
 
 from kregkit._core.checks import check_integer
-from kregkit._core.optional import import_optional
-from kregkit.plots._axes import finish, new_axes
+from kregkit.plots._axes import finish, new_axes, whole_numbers
 
 
 def classification_error(labels, probabilities):
@@ -28,14 +27,14 @@ def subset_errors(predictions, labels, error=classification_error, num_subsets=2
     check_integer("num_subsets", num_subsets, 1)
     members = len(predictions)
     random = np.random.default_rng(seed)
-    found = []
+    errors_by_size = []
     for size in range(1, members + 1):
         if math.comb(members, size) <= num_subsets:
             subsets = [list(subset) for subset in itertools.combinations(range(members), size)]
         else:
             subsets = [random.permutation(members)[:size] for _ in range(num_subsets)]
-        found.append(np.array([error(labels, predictions[subset].mean(axis=0)) for subset in subsets]))
-    return found
+        errors_by_size.append(np.array([error(labels, predictions[subset].mean(axis=0)) for subset in subsets]))
+    return errors_by_size
 
 
 def ensemble_size(
@@ -79,5 +78,5 @@ def ensemble_size(
     )
     axes.set_xlabel("members")
     axes.set_ylabel("error (%)" if error is classification_error else "error")
-    axes.xaxis.set_major_locator(import_optional("matplotlib.ticker", "kregkit.plots").MaxNLocator(integer=True))
+    whole_numbers(axes)
     return finish(axes)

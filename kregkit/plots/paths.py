@@ -44,13 +44,13 @@ def trajectories(landscapes, groups=None, colors=None, axes=None):
     (2, 1)
     """
     plt = import_optional("matplotlib.pyplot", "kregkit.plots")
-    names = list(dict.fromkeys(name for one in landscapes.values() for name in one["paths"]))
+    names = list(dict.fromkeys(name for landscape in landscapes.values() for name in landscape["paths"]))
     groups = [names] if groups is None else groups
     cycle = plt.rcParams["axes.prop_cycle"].by_key()["color"]
     colors = {name: (colors or {}).get(name, cycle[index % len(cycle)]) for index, name in enumerate(names)}
     shape = (len(groups) + 1, len(landscapes))
-    for title, one in landscapes.items():
-        for name, path in one["paths"].items():
+    for title, landscape in landscapes.items():
+        for name, path in landscape["paths"].items():
             if np.ndim(path) != 2 or np.shape(path)[1] != 2:
                 raise ValueError(
                     f"The path of {name!r} on {title!r} must have the shape (steps + 1, 2). "
@@ -63,16 +63,17 @@ def trajectories(landscapes, groups=None, colors=None, axes=None):
     if axes.shape != shape:
         raise ValueError(f"`axes` must have the shape {shape}. Received: shape={axes.shape}")
 
-    for column, (title, one) in enumerate(landscapes.items()):
+    for column, (title, landscape) in enumerate(landscapes.items()):
         for row, group in enumerate(groups):
-            _map(axes[row, column], one, [name for name in group if name in one["paths"]], colors)
-        axes[0, column].set_title(title, fontsize=13, fontweight="bold", color=_INK, pad=21 if one.get("note") else 6)
-        if one.get("note"):
+            _map(axes[row, column], landscape, [name for name in group if name in landscape["paths"]], colors)
+        note = landscape.get("note")
+        axes[0, column].set_title(title, fontsize=13, fontweight="bold", color=_INK, pad=21 if note else 6)
+        if note:
             axes[0, column].annotate(
-                one["note"], (0.5, 1), (0, 6), "axes fraction", textcoords="offset points", ha="center", va="bottom",
+                note, (0.5, 1), (0, 6), "axes fraction", textcoords="offset points", ha="center", va="bottom",
                 fontsize=9, color="0.45",
             )  # fmt: skip
-        _losses(axes[-1, column], one, colors)
+        _losses(axes[-1, column], landscape, colors)
     for row, group in enumerate(groups):
         handles = [plt.Line2D([], [], color=colors[name], marker=".", linewidth=2.2) for name in group]
         axes[row, -1].legend(

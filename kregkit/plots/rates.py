@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from kregkit._core.optional import import_optional
-from kregkit.plots._axes import finish, new_axes
+from kregkit.plots._axes import finish, new_axes, whole_numbers
 
 
 def learning_rate_curve(rates, axes=None, *, steps=None, steps_per_epoch=None, label=None, log=False):
@@ -64,7 +63,7 @@ def learning_rate_curve(rates, axes=None, *, steps=None, steps_per_epoch=None, l
         highest = max(max(line.get_ydata()) for line in axes.get_lines())
         axes.set_ylim(0, 1.05 * highest if highest > 0 else 1)
     if unit == "epoch":
-        axes.xaxis.set_major_locator(import_optional("matplotlib.ticker", "kregkit.plots").MaxNLocator(integer=True))
+        whole_numbers(axes)
     return finish(axes)
 
 

@@ -57,22 +57,22 @@ def findings(report, figure=None):
 def _table(axes, checks, lines):
     axes.set(xlim=(0, 1), ylim=(lines, 0))
     axes.axis("off")
-    place = 0.5
+    line = 0.5
     for name, check in checks.items():
         color = _COLORS[check["status"]]
-        axes.text(0.0, place, check["status"].upper(), color=color, fontweight="bold", va="center", fontsize=10)
-        axes.text(0.065, place, name.replace("_", " "), va="center", fontsize=10)
-        axes.text(0.26, place, check["figure"], va="center", fontsize=10)
-        axes.text(0.62, place, "expected " + check["expected"], va="center", fontsize=9, color="0.45")
-        place += 1
+        axes.text(0.0, line, check["status"].upper(), color=color, fontweight="bold", va="center", fontsize=10)
+        axes.text(0.065, line, name.replace("_", " "), va="center", fontsize=10)
+        axes.text(0.26, line, check["figure"], va="center", fontsize=10)
+        axes.text(0.62, line, "expected " + check["expected"], va="center", fontsize=9, color="0.45")
+        line += 1
         for group in _alike(check["problems"]):
             problem = group[0]
             where = f" in {problem['where']}" if problem["where"] else ""
             text = f"{problem['name']}{where}: {problem['figure']}"
             text = text if len(text) < 120 else text[:117] + "..."
             text += f" (and {len(group) - 1} more)" if len(group) > 1 else ""
-            axes.text(0.085, place, text, va="center", fontsize=9, color=_COLORS[problem["status"]])
-            place += 1
+            axes.text(0.085, line, text, va="center", fontsize=9, color=_COLORS[problem["status"]])
+            line += 1
 
 
 def _alike(problems):
@@ -89,13 +89,13 @@ def _title(axes, text):
 
 def _signal(axes, details):
     rows = [row for row in details["layers"] if row["weights"] or row["activation"]]
-    places = np.arange(1, len(rows) + 1)
+    positions = np.arange(1, len(rows) + 1)
     for key, label, marker in (("std", "std of outputs", "o"), ("gradient", "gradient (rms)", "s")):
         values = np.array([row[key] for row in rows], float)
         values = np.where(np.isfinite(values) & (values > 0), values, np.nan)
-        axes.plot(places, values, marker=marker, markersize=4, linewidth=1.4, label=label)
+        axes.plot(positions, values, marker=marker, markersize=4, linewidth=1.4, label=label)
     axes.set_yscale("log")
-    axes.set_xticks(places, [row["layer"] for row in rows], rotation=35, ha="right", fontsize=7)
+    axes.set_xticks(positions, [row["layer"] for row in rows], rotation=35, ha="right", fontsize=7)
     _title(axes, "signal through depth")
     # Beside the title, where it hides nothing.
     axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=2)
@@ -118,12 +118,12 @@ def _rate(axes, details):
 
 def _ratios(axes, details):
     names, values = list(details["ratios"]), np.array(list(details["ratios"].values()), float)
-    places = np.arange(len(names))
+    positions = np.arange(len(names))
     axes.axvspan(1e-5, 0.05, color=_COLORS["pass"], alpha=0.1, linewidth=0)
     axes.axvline(1e-3, color="0.4", linestyle="--", linewidth=1)
-    axes.plot(np.where(values > 0, values, np.nan), places, "o", color="C0")
+    axes.plot(np.where(values > 0, values, np.nan), positions, "o", color="C0")
     axes.set_xscale("log")
-    axes.set_yticks(places, ["/".join(name.split("/")[-2:])[-28:] for name in names], fontsize=7)
+    axes.set_yticks(positions, ["/".join(name.split("/")[-2:])[-28:] for name in names], fontsize=7)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel("size of update / size of weights")
     _title(axes, "updates beside weights, shaded: healthy")

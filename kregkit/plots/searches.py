@@ -88,16 +88,16 @@ def search_importance(importance, axes=None):
     """
     axes = new_axes(axes, size=(6.4, 0.36 * len(importance) + 1.1))
     ranked = sorted(importance.items(), key=lambda item: -item[1])
-    places = np.arange(len(ranked))
-    shares = [share for _, share in ranked]
-    axes.barh(places, shares, height=0.66, alpha=0.85)
-    for place, share in zip(places, shares):
+    positions = np.arange(len(ranked))
+    fractions = [fraction for _, fraction in ranked]
+    axes.barh(positions, fractions, height=0.66, alpha=0.85)
+    for position, fraction in zip(positions, fractions):
         axes.annotate(
-            f"{100 * share:.0f}%", (share, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9
+            f"{fraction:.0%}", (fraction, position), (5, 0), textcoords="offset points", va="center", fontsize=9
         )
-    axes.set_yticks(places, [name.replace("_", " ") for name, _ in ranked])
+    axes.set_yticks(positions, [name.replace("_", " ") for name, _ in ranked])
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.15 * max(shares, default=1.0) or 1.0)
+    axes.set_xlim(0, 1.15 * max(fractions, default=1.0) or 1.0)
     axes.set_xlabel("importance in the first round")
     finish(axes, legend=False)
     axes.grid(visible=False, axis="y")
@@ -125,7 +125,7 @@ def search_ranges(rounds, axes=None, *, best=None):
     >>> [float(patch.get_width()) for patch in search_ranges([first, second]).patches]
     [1.0, 0.5]
     """
-    names = [name for name, one in rounds[0].items() if "low" in one] if rounds else []
+    names = [name for name, ranges in rounds[0].items() if "low" in ranges] if rounds else []
     if not names:
         raise ValueError(f"No parameter has a range. Received: rounds={rounds}")
     axes = new_axes(axes, size=(6.4, (0.2 * len(rounds) + 0.25) * len(names) + 1.2))
@@ -134,18 +134,18 @@ def search_ranges(rounds, axes=None, *, best=None):
     for row, name in enumerate(names):
         first = rounds[0][name]
 
-        def place(value, first=first):
+        def on_first_scale(value, first=first):
             scale = math.log if first.get("log") else float
             return (scale(value) - scale(first["low"])) / (scale(first["high"]) - scale(first["low"]))
 
-        for number, one in enumerate(rounds):
-            if name in one:
-                low, high = place(one[name]["low"]), place(one[name]["high"])
+        for number, ranges in enumerate(rounds):
+            if name in ranges:
+                low, high = on_first_scale(ranges[name]["low"]), on_first_scale(ranges[name]["high"])
                 top = row - 0.4 + number * height
                 color = shades(0.35 + 0.55 * number / max(len(rounds) - 1, 1))
                 label = f"round {number + 1}" if row == 0 else None
                 axes.barh(top, high - low, left=low, height=0.85 * height, align="edge", color=color, label=label)
-                for end, side, value in ((low, "left", one[name]["low"]), (high, "right", one[name]["high"])):
+                for end, side, value in ((low, "left", ranges[name]["low"]), (high, "right", ranges[name]["high"])):
                     axes.annotate(
                         f"{value:.3g}",
                         (end, top + 0.42 * height),
@@ -157,7 +157,7 @@ def search_ranges(rounds, axes=None, *, best=None):
                     )
         if best and name in best:
             label = "best" if row == 0 else None
-            axes.plot([place(best[name])] * 2, [row - 0.45, row + 0.4], color="C3", linewidth=1.6, label=label)
+            axes.plot([on_first_scale(best[name])] * 2, [row - 0.45, row + 0.4], color="C3", linewidth=1.6, label=label)
     axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     axes.invert_yaxis()
     # Room for the numbers; bars would otherwise touch the frame.
@@ -176,8 +176,8 @@ def search_results(trials, rounds, importance, *, x=None, y=None, color="value",
         trials: List of dictionaries, as in `search_scatter`.
         rounds: List of dictionaries, as in `search_ranges`.
         importance: Dictionary from names to shares, as in `search_importance`; the panel is left out where it is empty.
-        x, y: Strings, the parameters of the scatter. Default to the first two with logarithmic ranges, or, for want of
-            these, with any.
+        x, y: Strings, the parameters of the scatter. Default to the first two with logarithmic ranges, or
+            if there are none, with any ranges.
         color, direction: As in `search_scatter`.
         title: String over the figure.
 

@@ -3,8 +3,7 @@
 import numpy as np
 
 from kregkit._core.checks import check_number
-from kregkit._core.optional import import_optional
-from kregkit.plots._axes import finish, new_axes
+from kregkit.plots._axes import finish, new_axes, whole_numbers
 
 
 def survival_probabilities(probabilities, axes=None, *, label=None):
@@ -34,5 +33,5 @@ def survival_probabilities(probabilities, axes=None, *, label=None):
     axes.set_ylim(0, 1.05)
     axes.set_xlabel("block")
     axes.set_ylabel("survival probability")
-    axes.xaxis.set_major_locator(import_optional("matplotlib.ticker", "kregkit.plots").MaxNLocator(integer=True))
+    whole_numbers(axes)
     return finish(axes)

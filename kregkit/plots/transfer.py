@@ -4,7 +4,7 @@ import numpy as np
 
 from kregkit.plots._axes import finish, new_axes
 
-# Factor between the places of neighbouring ways.
+# Factor between the positions of neighbouring ways to train.
 _BESIDE = 1.04
 
 
@@ -33,20 +33,22 @@ def transfer_curves(errors, axes=None, *, labels=None):
     if not errors or not all(errors.values()):
         raise ValueError(f"`errors` must hold numbers for every name. Received: errors={errors!r}")
     axes = new_axes(axes, size=(7.0, 4.6))
-    sizes = sorted({size for one in errors.values() for size in one})
+    sizes = sorted({size for by_size in errors.values() for size in by_size})
     axes.set_xscale("log")
-    if any(value > 0 for one in errors.values() for values in one.values() for value in values):
+    if any(value > 0 for by_size in errors.values() for values in by_size.values() for value in values):
         axes.set_yscale("log", nonpositive="clip")
-    for index, (name, one) in enumerate(errors.items()):
-        known = sorted(one)
+    for index, (name, by_size) in enumerate(errors.items()):
+        known = sorted(by_size)
         beside = [size * _BESIDE ** (index - (len(errors) - 1) / 2) for size in known]
-        low, mean, high = ([float(reduce(one[size])) for size in known] for reduce in (min, np.mean, max))
+        low, mean, high = ([float(reduce(by_size[size])) for size in known] for reduce in (min, np.mean, max))
         (line,) = axes.plot(beside, mean, marker="o", markersize=4.5, linewidth=1.5, label=name)
         axes.vlines(beside, low, high, color=line.get_color(), linewidth=1.5, alpha=0.6)
     axes.set_xticks(sizes, [(labels or {}).get(size, str(size)) for size in sizes])
     axes.minorticks_off()
-    highest = max(max(values) for one in errors.values() for values in one.values())
-    lowest = min((v for one in errors.values() for values in one.values() for v in values if v > 0), default=1.0)
+    highest = max(max(values) for by_size in errors.values() for values in by_size.values())
+    lowest = min(
+        (v for by_size in errors.values() for values in by_size.values() for v in values if v > 0), default=1.0
+    )
     ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if lowest / 1.5 <= tick <= highest * 1.5]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     if axes.get_yscale() == "log":

@@ -1,10 +1,11 @@
 """Hyperparameter search: random rather than grid, log scales, from coarse to fine, shared by workers. On Optuna."""
 
+from kregkit.search.choices import Choice, choice
 from kregkit.search.cross_validation import CrossValidation, cross_validate, fold_indices
 from kregkit.search.grid_search import grid
 from kregkit.search.interval import mean_interval
 from kregkit.search.random_search import search
-from kregkit.search.ranges import Choice, Range, choice, integer, log_uniform, uniform
+from kregkit.search.ranges import Range, integer, log_uniform, uniform
 from kregkit.search.result import SearchResult, Trial
 from kregkit.search.space import Space
 from kregkit.search.training import BuildAndFit, build_and_fit

@@ -18,7 +18,7 @@ from kregkit.search.training import BuildAndFit
 
 @dataclasses.dataclass
 class Engine:
-    """What `search` and `grid` share. The arguments are those of `search`."""
+    """Runs the rounds of `search` and `grid`. The arguments are those of `search`."""
 
     train: object
     metric: str = "val_loss"
@@ -139,7 +139,7 @@ class Engine:
         run = run_trial_in_process if self.fresh_process else run_trial
         try:
             with round.beating(trial):
-                # From 1, since SeedSequence takes a trailing 0 for nothing: then the sampler's seed would come again.
+                # From 1: SeedSequence ignores a trailing 0, so that repeat 0 would get the sampler's seed.
                 seeds = [derived_seed(self.seed, number, slot, 1 + repeat) for repeat in range(self.repeats)]
                 values = space.values(space.draw(trial))
                 try:
@@ -157,7 +157,7 @@ class Engine:
                 except (*self.catch, WorkerDied) as error:
                     outcome = {"state": "failed", "value": None, "reason": f"{type(error).__name__}: {error}"}
         except round.optuna.exceptions.UpdateFinishedTrialError:
-            # Given up by others while this worker showed no life: its slot is theirs now.
+            # Other workers have given this trial up, since its heartbeat stopped: the slot is theirs now.
             return
         except BaseException:
             round.release(trial)

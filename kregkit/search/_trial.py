@@ -13,8 +13,9 @@ from kregkit.search.interval import metric_interval
 
 
 class Monitor(keras.callbacks.Callback):
-    """Reports a metric after each epoch and stops what is hopeless. It ends `fit` by `stop_training`, so that the other
-    callbacks end as they would after any epoch.
+    """Reports a metric after each epoch and stops hopeless trainings.
+
+    It ends `fit` by `stop_training`, so that the other callbacks end as they would after any epoch.
 
     Args:
         metric: String, the logged quantity to report.
@@ -40,14 +41,14 @@ class Monitor(keras.callbacks.Callback):
         if self.guessed and direction(self.metric, "auto", self.model, "direction") != self.mode:
             better = "larger" if self.mode == "min" else "smaller"
             raise ValueError(
-                f"Of the model's {self.metric!r} {better} values are better, unlike what Keras gives this name to: "
-                f"pass `direction` to the search, or name the metric otherwise. Received: direction='auto'"
+                f"Of the model's {self.metric!r} {better} values are better, unlike those of Keras's metric of this "
+                f"name: pass `direction` to the search, or name the metric otherwise. Received: direction='auto'"
             )
         self._initial_loss = self._best = None
 
     def on_train_batch_end(self, batch, logs=None):
         if self.reason:
-            # A `train` that fits again after the trial has been ended.
+            # `train` fits again although the trial has been ended.
             self.model.stop_training = True
             return
         loss = (logs or {}).get("loss")
@@ -77,7 +78,7 @@ class Monitor(keras.callbacks.Callback):
 
 
 def best_epoch(history, metric, mode):
-    """Returns a run's logs at its epoch with the best metric; an epoch of NaN is the best of none.
+    """Returns a run's logs at its epoch with the best metric; NaN is never the best.
 
     Raises:
         ValueError: The history does not hold the metric.
@@ -100,7 +101,7 @@ def run_trial(train, parameters, epochs, seeds, metric, mode, max_loss_ratio, re
 
     Its keys: `state` (`"complete"` or `"pruned"`), `value` (the mean over seeds of the metric at each run's best
     epoch), `values`, `interval`, `metrics` (means of all logged quantities at those epochs), `epochs` (how many were
-    trained, all told), `reason`.
+    trained altogether), `reason`.
     """
     monitor = Monitor(metric, mode, report, epochs, max_loss_ratio, guessed)
     runs, epochs_returned = [], 0
@@ -131,12 +132,12 @@ def run_trial(train, parameters, epochs, seeds, metric, mode, max_loss_ratio, re
     }
 
 
-# The name of a trial's process, which it has before it imports the script that started it.
+# The name of a trial's process. A new process has it before it imports the script that started it.
 PROCESS = "kregkit.search trial"
 
 
 class WorkerDied(RuntimeError):
-    """A trial's own process ended without a result, as when the system kills it for want of memory."""
+    """A trial's own process ended without a result, as when the system kills it because memory ran out."""
 
 
 def _child(connection, arguments):
@@ -159,7 +160,7 @@ def _child(connection, arguments):
 def _portable(error):
     """Returns `(error, None)`, or where an exception doesn't pickle, its class and its text.
 
-    Many a class of exceptions takes other arguments than it keeps; `catch` must know it nevertheless.
+    Many classes of exceptions can't be unpickled, and `catch` must recognise them nevertheless.
     """
     for content in ((error, None), (type(error), str(error))):
         try:

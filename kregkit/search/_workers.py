@@ -3,12 +3,12 @@
 A round has a fixed number of slots. A worker takes a slot by adding a trial that carries the slot's index and then
 looking who holds it: of several trials with one index that have not failed, the first to be stored holds the slot, and
 the others withdraw. Storages number trials atomically, so this needs no lock, and a worker may be killed at any moment:
-its trial stops beating, the others give it up, and the slot is free again.
+its heartbeat stops, the others give its trial up, and the slot is free again.
 
 Optuna's own heartbeats and `RetryFailedTrialCallback` don't give this. They work in relational databases only, not in
 journal files or in memory; they run within `study.optimize`, which has no slots, so that a round would have more or
 fewer trials than it should, and other ones with every number of workers; they compare by the clocks of other machines;
-and they can't tell at once that a process of this machine has ended.
+and they don't notice at once that a process of this machine has ended.
 """
 
 import contextlib
@@ -23,9 +23,8 @@ from kregkit._core import keras_internals
 from kregkit._core.optional import import_optional
 
 # A slot whose worker died this often is given up for good: its setting may be what kills them.
-LOSSES = 3
-# Beats per timeout.
-BEATS = 6
+MOST_LOSSES = 3
+BEATS_PER_TIMEOUT = 6
 
 
 def open_storage(storage):
@@ -55,6 +54,7 @@ def open_storage(storage):
 
 
 def _process_started(pid):
+    """Returns when a process started, in ticks since the machine did; None if it has ended or that can't be seen."""
     # Field 22 of stat, counted after the name, which may hold spaces.
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
@@ -113,7 +113,7 @@ class Round:
             self.study.set_user_attr("settings", settings)
         elif known != settings:
             differing = sorted(key for key in {*known, *settings} if known.get(key) != settings.get(key))
-            was, now = ({key: one.get(key) for key in differing} for one in (known, settings))
+            was, now = ({key: values.get(key) for key in differing} for values in (known, settings))
             raise ValueError(
                 f"The storage holds study {name!r} with {was}. Search under another `name`, or with the same settings; "
                 "of a later round, the ranges follow from `trials` and `quantile` of the earlier ones. "
@@ -133,7 +133,7 @@ class Round:
                 losses[slot] = losses.get(slot, 0) + 1
                 last_lost[slot] = trial
         for slot, trial in last_lost.items():
-            if losses[slot] >= LOSSES:
+            if losses[slot] >= MOST_LOSSES:
                 holders.setdefault(slot, trial)
         return holders
 
@@ -214,9 +214,9 @@ class Round:
             if trial.state != self.states.RUNNING:
                 continue
             beat = trial.user_attrs.get("beat", 0)
-            seen, since = self._watched.get(trial.number, (None, now))
+            last_beat, since = self._watched.get(trial.number, (None, now))
             # By this worker's clock, whatever the others' clocks say.
-            self._watched[trial.number] = (beat, since if beat == seen else now)
+            self._watched[trial.number] = (beat, since if beat == last_beat else now)
             if is_gone(trial.user_attrs["worker"]) or now - self._watched[trial.number][1] > self.timeout:
                 with contextlib.suppress(self.optuna.exceptions.UpdateFinishedTrialError):
                     self.optuna.Trial(self.study, keras_internals.trial_id(trial)).set_user_attr("lost", True)
@@ -229,7 +229,7 @@ class Round:
 
         def beat():
             count = 0
-            while not ended.wait(self.timeout / BEATS):
+            while not ended.wait(self.timeout / BEATS_PER_TIMEOUT):
                 count += 1
                 # A storage that is out of reach for a moment is no reason to end; the next beat tries again.
                 with contextlib.suppress(Exception):

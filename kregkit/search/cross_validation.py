@@ -21,7 +21,7 @@ class CrossValidation:
 
     Args:
         values: List of floats, the metric of each fold at its best epoch.
-        mean, low, high: Floats, their mean and its 95% confidence interval (Student's, cut where the metric can't be).
+        mean, low, high: Floats, their mean and its 95% confidence interval (Student's, cut at the metric's bounds).
         history: Dictionary of lists: all logged quantities per epoch, as means over the folds.
         folds: List of the folds' own such dictionaries.
         indices: List of arrays: the examples on which each fold was validated.
@@ -43,7 +43,7 @@ class CrossValidation:
 
 
 def fold_indices(labels, folds, seed=0, stratify="auto"):
-    """Returns one sorted array of indices per fold: a random partition, in equal parts as far as can be.
+    """Returns one sorted array of indices per fold: a random partition into parts that differ in size by one at most.
 
     Args:
         labels: Array whose length is the number of examples; integers `(examples,)` are classes.
@@ -93,7 +93,7 @@ def cross_validate(
         stratify: Boolean, whether every fold has its share of each class. Defaults to `"auto"`: where `y` is an array
             of integers `(examples,)`.
         seed: Integer, for the partition and for the weights: the same for every setting, so that settings compare.
-        **fit_arguments: Further arguments of `fit`; `callbacks` given there can't be, they are above.
+        **fit_arguments: Further arguments of `fit`.
 
     Returns:
         A `CrossValidation` with `values`, `mean`, `low`, `high`, `history`, `folds` and `indices`. The interval is

@@ -49,9 +49,9 @@ def search(
             for each round.
         rounds: Integer. Defaults to 3; with lists, their length.
         metric: String, the logged quantity to optimise, at each training's best epoch. Defaults to `"val_loss"`.
-        direction: `"min"`, `"max"`, or `"auto"`, which knows the names of Keras's metrics and losses exactly, and asks
-            the model that `build_and_fit` makes for others. A model whose metric says otherwise than its name is an
-            error. Where nothing tells, so is `"auto"`.
+        direction: `"min"`, `"max"`, or `"auto"`. `"auto"` knows the names of Keras's metrics and losses, and asks the
+            model that `build_and_fit` makes about other names. It is an error if neither tells, or if a model's metric
+            of one of Keras's names has the other direction.
         storage: None for memory; a path for a journal file, which works on network file systems; a database's URL, such
             as `"sqlite:///search.db"`; or an Optuna storage. Defaults to `None`.
         seed: Integer >= 0.
@@ -64,16 +64,16 @@ def search(
             Defaults to `optuna.samplers.RandomSampler`. One is made for each trial.
         pruner: An Optuna pruner. Defaults to `optuna.pruners.MedianPruner()`, which compares trials of the same round.
             `optuna.pruners.NopPruner()` ends none.
-        max_loss_ratio: Float > 1, or None to let a rising loss be. The loss is the mean over the epoch's batches, as
-            Keras logs it. Where the first batch's loss is near zero, as in fine-tuning, or very noisy, as with few
-            examples of an unbounded loss, it must be larger.
+        max_loss_ratio: Float > 1, or None to never end a trial for its loss. The loss is the mean over the epoch's
+            batches, as Keras logs it. Where the first batch's loss is near zero, as in fine-tuning, or very noisy, as
+            with few examples of an unbounded loss, it must be larger.
         fresh_process: Boolean, whether each trial runs in a new process, which gives all memory back. `train` must be
             importable and the script must guard its start by `if __name__ == "__main__":`. Costs the import of
             TensorFlow per trial.
         timeout: Float, seconds after which a worker that shows no life is given up for dead. On Linux, one on the same
             machine whose process is gone is given up at once.
-        catch: Tuple of exceptions which make a trial a failed one; all others end the search. A trial's own process
-            that dies is a failed trial.
+        catch: Tuple of exceptions that only fail the trial; all others end the search. A trial also fails if its own
+            process dies.
         verbose: 0 is silent, 1 shows a progress bar with the best so far.
 
     Returns:
@@ -141,12 +141,12 @@ def _halving(trials, rounds):
     if isinstance(trials, (list, tuple)):
         return _listed("trials", trials, rounds)
     check_integer("trials", trials, rounds)
-    shares = []
+    counts = []
     for later in range(rounds - 1, -1, -1):
         # Of what is left, this round takes 2 ** later parts of 2 ** (later + 1) - 1, and leaves one for each later one.
-        left = trials - sum(shares)
-        shares.append(max(1, min(round(left * 2**later / (2 ** (later + 1) - 1)), left - later)))
-    return shares
+        left = trials - sum(counts)
+        counts.append(max(1, min(round(left * 2**later / (2 ** (later + 1) - 1)), left - later)))
+    return counts
 
 
 def _tripling(epochs, rounds):

@@ -1,16 +1,14 @@
-"""What a hyperparameter may be: a range of numbers on a scale, or one of several options."""
+"""Hyperparameters that are numbers of a range, and the range to search next."""
 
 import dataclasses
 import math
 import numbers
 
-import keras
-import numpy as np
-
 from kregkit._core.checks import check_integer, check_number
 from kregkit._core.optional import import_optional
+from kregkit.search._parameter import Parameter
 
-# Limits of what looks like a fraction: a dropout rate, a momentum, a survival probability.
+# Limits of a range that looks like fractions: dropout rates, momenta, survival probabilities.
 FRACTION = (0.0, 1.0)
 # A best value within this fraction of a range's width from an end lies at its edge.
 EDGE = 0.15
@@ -20,36 +18,12 @@ NEAR = 0.25
 NARROWEST = 0.1
 # With fewer trials, where the best one lies is chance.
 FEWEST = 3
-# What a fraction, such as a dropout rate, grows beyond only where two of the three best trials lie at that edge.
+# A range of fractions, such as dropout rates, grows beyond this only if two of the three best trials lie at its edge.
 HIGH_FRACTION = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
-class _Parameter:
-    condition: tuple = dataclasses.field(default=(), kw_only=True)
-
-    def when(self, **options):
-        """Returns this parameter, to be drawn only where each named choice or integer has one of the values given.
-
-        >>> uniform(0.8, 0.99, limits=(0, 0.999)).when(optimizer="sgd").condition
-        (('optimizer', ('sgd',)),)
-        """
-        if not options:
-            raise ValueError(
-                f"`when` needs the name of a choice or an integer, and its values. Received: options={options}"
-            )
-        condition = tuple(
-            (name, tuple(values) if isinstance(values, (list, tuple, range)) else (values,))
-            for name, values in options.items()
-        )
-        return dataclasses.replace(self, condition=(*self.condition, *condition))
-
-    def _condition_to_json(self):
-        return {"when": [[name, list(options)] for name, options in self.condition]} if self.condition else {}
-
-
-@dataclasses.dataclass(frozen=True)
-class Range(_Parameter):
+class Range(Parameter):
     """A range of numbers. Made by `uniform`, `log_uniform` and `integer`.
 
     Args:
@@ -122,7 +96,7 @@ class Range(_Parameter):
         return side, f"widened: the best, {best:.4g}, {where} the {side} edge of {self.interval()}"
 
     def around(self, values, best, trend=None):
-        """Returns `(range, remark)`: the range to search next, and what there is to say of it.
+        """Returns `(range, remark)`: the range to search next, and a sentence if it was widened, else an empty string.
 
         With `k` of the best values, of which the outermost are `a` and `b` on the range's own scale, the new ends are
         `a - (b - a) / (k - 1)` and `b + (b - a) / (k - 1)`, the unbiased estimates of an interval's ends from `k`
@@ -172,7 +146,7 @@ class Range(_Parameter):
         return dataclasses.replace(self, high=high)
 
     def _between(self, low, high):
-        """Returns the range between two places on this one's scale, within the limits; integers round outwards."""
+        """Returns the range between two units of this one's scale, within the limits; integers round outwards."""
         ends = []
         for unit, outwards, inwards in ((low, math.floor, math.ceil), (high, math.ceil, math.floor)):
             value = self._unscaled(unit)
@@ -213,67 +187,7 @@ class Range(_Parameter):
         """Returns what identifies the range, as JSON values."""
         kind = {"log": self.log, "whole": self.whole, **({"step": self.step} if self.step > 1 else {})}
         limits = [end if math.isfinite(end) else None for end in self.limits]
-        return {"low": self.low, "high": self.high, **kind, "limits": limits, **self._condition_to_json()}
-
-
-@dataclasses.dataclass(frozen=True)
-class Choice(_Parameter):
-    """One of several options. Made by `choice`.
-
-    Args:
-        options: Dictionary from an option's name, which is what a storage keeps (a string, a number, a Boolean or
-            None), to the value that it stands for.
-    """
-
-    options: dict
-
-    def holds(self, name):
-        """Returns whether an option has this name."""
-        return name in self.options
-
-    def has(self, option):
-        """Returns whether there is an option of this name, or a tuple or list that equals one of the values."""
-        return self.name_of(option, None) is not None or (option is None and None in self.options)
-
-    def name_of(self, option, default=None):
-        """Returns the name of an option that is given by its name, or by its value if that is a tuple or a list."""
-        if _is_simple(option):
-            return option if option in self.options else default
-        for name, value in self.options.items():
-            if isinstance(option, (tuple, list)) and isinstance(value, (tuple, list)) and list(value) == list(option):
-                return name
-        return default
-
-    def points(self, num):
-        """Returns all options, whatever `num`."""
-        return list(self.options)
-
-    def distribution(self):
-        """Returns the choice as an Optuna distribution."""
-        return import_optional("optuna.distributions", "kregkit.search").CategoricalDistribution(tuple(self.options))
-
-    def suggest(self, trial, name):
-        """Returns the option that an Optuna trial draws."""
-        return trial.suggest_categorical(name, tuple(self.options))
-
-    def around(self, values, best):
-        """Returns `(choice, remark)`: the options that are among the best values, in their old order.
-
-        >>> choice(["sgd", "adam", "rmsprop"]).around(["adam", "sgd", "adam"], best="adam")
-        (choice(['sgd', 'adam']), '')
-        """
-        kept = {option: value for option, value in self.options.items() if option in values}
-        return dataclasses.replace(self, options=kept), ""
-
-    def __str__(self):
-        return " | ".join(map(str, self.options))
-
-    def __repr__(self):
-        return f"choice({list(self.options)})"
-
-    def to_json(self):
-        """Returns what identifies the choice, as JSON values."""
-        return {"options": list(self.options), **self._condition_to_json()}
+        return {"low": self.low, "high": self.high, **kind, "limits": limits, **self.condition_to_json()}
 
 
 def _checked_limits(limits, low, high, default):
@@ -342,39 +256,3 @@ def integer(low, high, log=False, limits=None, step=1):
     lowest = 1 if low >= 1 else 0 if low == 0 else -math.inf
     limits = _checked_limits(limits, low, high, (lowest, math.inf))
     return Range(low, high, log=bool(log), whole=True, limits=limits, step=step)
-
-
-def choice(options):
-    """Returns a choice among options.
-
-    Args:
-        options: List of strings, numbers, Booleans, None, or tuples and lists of these, which differ; or a dictionary
-            from names of these simple kinds to any values. `train` receives the values. Results and storages hold
-            names: that of a tuple or a list is its text, `"(64, 32)"`.
-
-    >>> choice([(64,), (64, 32)])
-    choice(['(64,)', '(64, 32)'])
-    >>> choice({"shallow": (64,), "deep": (64, 64)})
-    choice(['shallow', 'deep'])
-    """
-    if not isinstance(options, dict) and (isinstance(options, str) or not hasattr(options, "__iter__")):
-        options = ()
-    pairs = list(options.items()) if isinstance(options, dict) else [(_option_name(one), one) for one in options]
-    simple = pairs and all(_is_simple(name) for name, _ in pairs)
-    if not simple or len(dict(pairs)) < len(pairs):
-        raise ValueError(
-            "`options` must be a list of strings, numbers, Booleans, None, or tuples of these, which differ; or a "
-            f"dictionary from names. Received: options={options!r}"
-        )
-    return Choice({name: value.item() if isinstance(value, np.generic) else value for name, value in pairs})
-
-
-def _is_simple(value):
-    return value is None or isinstance(value, (str, bool, int, float))
-
-
-def _option_name(option):
-    if isinstance(option, np.generic):
-        return option.item()
-    parts = keras.tree.flatten(option) if isinstance(option, (tuple, list)) else [option]
-    return repr(option) if isinstance(option, (tuple, list)) and all(map(_is_simple, parts)) else option

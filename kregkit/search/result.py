@@ -17,7 +17,7 @@ class Trial:
 
     Args:
         round: Integer, counted from 1.
-        index: Integer, its place in the round, counted from 0.
+        index: Integer, its number in the round, counted from 0.
         state: `"complete"`, `"pruned"` (ended early as hopeless) or `"failed"` (`train` raised, or its worker died).
         parameters: Dictionary of what was drawn; options of a choice by their names.
         value: Float, the metric at the best epoch, a mean over repeats; None unless complete.
@@ -68,7 +68,7 @@ class SearchResult:
         rounds: List of dictionaries, one per round: `space` (a `Space`), `epochs`, `trials` and `remarks`
             (a dictionary from parameters to what was said when their range was made).
         space: The `Space` that a further round would search; `remarks` says where and why it was widened.
-        edges: Dictionary from parameters to sentences: whose range was widened, or may not hold the optimum.
+        edges: Dictionary from the parameters whose range was widened, or may not hold the optimum, to sentences.
         metric, mode: Strings, what was optimised, and `"min"` or `"max"`.
         studies: List of Optuna studies, one per round, for Optuna's own tools.
     """
@@ -88,7 +88,7 @@ class SearchResult:
 
     @property
     def best_parameters(self):
-        """The best trial's parameters as `train` received them, options of a choice by what they stand for.
+        """The best trial's parameters as `train` received them, options of a choice by their values.
 
         Raises:
             ValueError: No trial is complete.
@@ -161,7 +161,7 @@ class SearchResult:
             raise ValueError(f"Importance needs two complete trials; round {round} has {complete}. Received: {round=}")
         importance = import_optional("optuna.importance", "kregkit.search")
         parameters = self.rounds[round - 1]["space"].parameters
-        names = [name for name, one in parameters.items() if dependent or not one.condition]
+        names = [name for name, parameter in parameters.items() if dependent or not parameter.condition]
         return importance.get_param_importances(self.studies[round - 1], params=names)
 
     def plot(self, x=None, y=None, color=None):
@@ -179,7 +179,7 @@ class SearchResult:
         complete = sum(trial.round == 1 and trial.state == "complete" for trial in self.trials)
         return plots.search_results(
             [dataclasses.asdict(trial) for trial in self.trials],
-            [one["space"].to_json() for one in self.rounds],
+            [searched["space"].to_json() for searched in self.rounds],
             self.importance() if complete >= 2 else {},
             x=x,
             y=y,
@@ -189,7 +189,7 @@ class SearchResult:
 
     @property
     def edges(self):
-        """What there is to say of ranges that may not hold the optimum: a dictionary from parameters to sentences.
+        """Ranges that may not hold the optimum: a dictionary from parameters to sentences about them.
 
         A parameter is named if its range was widened, or if the best trial lies in the outer 15% of all that was
         searched.
@@ -200,9 +200,13 @@ class SearchResult:
                 edges.setdefault(name, []).append(f"round {number} was {remark}")
         best = self.best
         for name, value in best.parameters.items() if best else ():
-            ranges = [one["space"].parameters[name] for one in self.rounds if name in one["space"].parameters]
+            spaces = [searched["space"].parameters for searched in self.rounds]
+            ranges = [parameters[name] for parameters in spaces if name in parameters]
             if isinstance(ranges[0], Range):
-                ends = {"low": min(one.low for one in ranges), "high": max(one.high for one in ranges)}
+                ends = {
+                    "low": min(searched.low for searched in ranges),
+                    "high": max(searched.high for searched in ranges),
+                }
                 searched = dataclasses.replace(ranges[0], **ends)
                 if side := searched.edge(value):
                     limit = searched.limits[side == "upper"]

@@ -6,7 +6,8 @@ import math
 import numpy as np
 
 from kregkit._core.checks import check_integer, check_number
-from kregkit.search.ranges import Choice, Range
+from kregkit.search.choices import Choice
+from kregkit.search.ranges import Range
 
 
 class Space:
@@ -80,7 +81,7 @@ class Space:
         return drawn
 
     def values(self, drawn):
-        """Returns `drawn` with the names of options replaced by what they stand for."""
+        """Returns `drawn` with the names of options replaced by their values."""
         return {
             name: parameter.options[drawn[name]] if isinstance(parameter, Choice) else drawn[name]
             for name, parameter in self.parameters.items()

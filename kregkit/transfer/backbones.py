@@ -27,8 +27,9 @@ def backbone(name="digits", weights="imagenet", timeout=_TIMEOUT, **arguments):
     Weights that are on disk are used; others are fetched. Where there is no network the error comes within `timeout`
     seconds, and names the file, where it comes from and where to put it.
 
-    Keras has no way to ask for that, so its `get_file` is replaced while the model is made, for all threads: one that
-    downloads something else meanwhile asks that server first too. Two threads that call `backbone` wait for each other.
+    Keras has no argument for a timeout, so its `get_file` is replaced while the model is made. The replacement holds
+    for all threads: another thread that downloads something meanwhile also asks its server first. Two threads that call
+    `backbone` wait for each other.
 
     Args:
         name: `"digits"`, or the name of a class in `keras.applications`, such as `"ResNet50"`.

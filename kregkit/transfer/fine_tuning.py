@@ -16,7 +16,7 @@ from kregkit.transfer.probing import solve
 from kregkit.transfer.similarity import measure_similarity
 from kregkit.transfer.surgery import reinitialize
 
-# Of the head's solution; on standardised features.
+# The L2 penalty of the head's first solution, on standardised features.
 _PENALTY = 0.01
 
 

@@ -12,17 +12,17 @@ from kregkit.transfer._graph import matching, weighted_layers
 
 
 def freeze(model, until=None):
-    """Stops layers from training, from the input up to and with a layer; changes `model`.
+    """Stops layers from training, from the input up to and including a layer; changes `model`.
 
     Frozen BatchNormalization runs in inference mode: it uses its moving statistics and leaves them as they are, which
     is Keras's rule for `trainable=False` and what fine-tuning needs. A compiled model stays compiled: an optimizer that
     has not trained yet gets slots for all weights first, so that `unfreeze` can go on with the same one, and the train
-    step is made anew at the next `fit`. (Keras doesn't load these slots from a `.keras` file, for want of the frozen
-    ones' places in the optimizer that it builds: unfreeze before saving a model whose training is to go on.)
+    step is made anew at the next `fit`. (When Keras loads a `.keras` file, it builds an optimizer for the weights that
+    train, so the slots of frozen weights are lost: unfreeze before saving a model whose training is to go on.)
 
     Args:
         model: A built Keras model.
-        until: A layer, its name or a regular expression: all layers up to and with the last one that it means. An
+        until: A layer, its name or a regular expression: all layers up to and including the last one that it names. An
             integer: the first that many layers that have kernels, with what follows each (normalisation); if
             negative, all but the last that many. Defaults to `None`, all layers.
 
@@ -52,7 +52,7 @@ def unfreeze(model, start=None):
 
     Args:
         model: A built Keras model.
-        start: A layer, its name or a regular expression: from the first one that it means. An integer: the last that
+        start: A layer, its name or a regular expression: from the first one that it names. An integer: the last that
             many layers that have kernels, with what belongs to them. Defaults to `None`, all layers.
 
     Returns:
@@ -85,8 +85,8 @@ def layers_up_to(model, until):
     if isinstance(until, int) and not isinstance(until, bool):
         weighted = weighted_layers(model)
         check_integer("until", until, -len(weighted), len(weighted))
-        kept = weighted[until:] if until else weighted
-        return flat[: _index(flat, kept[0])] if kept and until != len(weighted) else flat
+        training = weighted[until:] if until else weighted
+        return flat[: _index(flat, training[0])] if training and until != len(weighted) else flat
     meant = matching(model, until, "until")
     return flat[: max(_index(flat, layer) for layer in meant) + 1]
 

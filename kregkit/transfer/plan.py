@@ -5,9 +5,9 @@ import dataclasses
 from kregkit._core.checks import check_integer, check_number
 from kregkit.transfer.similarity import Similarity
 
-# Examples per class below which data are little: a head has no more to go by than a few hundred numbers.
+# With fewer examples per class, data count as little: a head would be trained on a few hundred examples.
 _LITTLE = 50
-# Likeness from which on the last stage's features are taken to fit.
+# From this similarity on, the last stage's features are expected to fit.
 _ALIKE = 0.6
 
 

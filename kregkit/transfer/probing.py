@@ -12,7 +12,7 @@ from kregkit.transfer._data import features_of
 from kregkit.transfer._graph import check_graph, stage_names
 from kregkit.transfer.feature_extraction import features
 
-# Where there is nothing to choose by.
+# The penalty if no class has two examples, so that none can be chosen by cross-validation.
 _PENALTY = 0.01
 
 
@@ -41,9 +41,9 @@ class LinearProbe:
 def linear_probe(model, data, validation=None, layers=None, penalty=None, seed=0):
     """Fits a linear classifier on frozen features of one or several stages, and says how well each does.
 
-    Features with places are averaged over them, then standardised. The classifier is a softmax regression with an
-    L2 penalty, solved to convergence by L-BFGS. The optimum is unique, so no learning rate or seed decides it. The
-    features are computed once, whatever the number of stages and penalties.
+    Features with several positions are averaged over them, then standardised. The classifier is a softmax regression
+    with an L2 penalty, solved to convergence by L-BFGS. The optimum is unique, so no learning rate or seed decides it.
+    The features are computed once, whatever the number of stages and penalties.
 
     Args:
         model: A functional or built sequential model; it is left as it is.

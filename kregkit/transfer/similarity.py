@@ -10,7 +10,7 @@ from kregkit.transfer._data import labels_of
 from kregkit.transfer._graph import check_graph, stage_names
 from kregkit.transfer.probing import linear_probe
 
-# Examples per class below which the number is biased by 0.2 and more.
+# With fewer examples per class, the similarity comes out too low by 0.2 or more.
 _FEW = 10
 
 
@@ -51,8 +51,8 @@ def measure_similarity(model, data, stages=4, seed=0):
     Args:
         model: A functional or built sequential model.
         data: `(x, y)`, arrays with integer labels, or a dataset of such batches that ends; a few hundred examples. With
-            few, all stages seem to say less than they do: digits 5 to 9, by a network that knows 0 to 4, measure 0.9
-            from a hundred examples per class or more, 0.7 from ten, 0.5 from five and 0.1 from two.
+            few examples, all stages seem to say less than they do: digits 5 to 9, by a network that knows 0 to 4,
+            measure 0.9 from a hundred examples per class or more, 0.7 from ten, 0.5 from five and 0.1 from two.
         stages: Integer >= 1, how many stages, spread over the depth. Defaults to `4`.
         seed: Integer, for the cross-validation.
 
@@ -82,8 +82,8 @@ def measure_similarity(model, data, stages=4, seed=0):
     names = stage_names(model, stages)
     probe = linear_probe(model, data, layers=names, penalty=0.01, seed=seed)
     top, best, chance = probe.accuracy[names[-1]], max(probe.accuracy.values()), probe.chance
-    share = max(0.0, top - chance) / (1 - chance)
-    similarity = share * min(1.0, max(top - chance, 0) / max(best - chance, 1e-9)) if best > chance else 0.0
+    above_chance = max(0.0, top - chance) / (1 - chance)
+    similarity = above_chance * min(1.0, max(top - chance, 0) / max(best - chance, 1e-9)) if best > chance else 0.0
     reason = (
         f"similarity {similarity:.2f}: a linear layer on the last stage ({names[-1]}) is right in {top:.1%}, on the "
         f"best ({probe.layer}) in {best:.1%}, by chance in {chance:.1%}"

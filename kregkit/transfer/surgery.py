@@ -51,8 +51,8 @@ def insert(model, after, layer):
     Args:
         model: A functional or built sequential model.
         after: A layer of the model (a nested model too) or its name; the new layer gets its output, and what used that
-            output gets the new layer's. A regular expression or a list means several places, each with its own copy of
-            the new layer.
+            output gets the new layer's. A regular expression or a list names several layers; each is followed by
+            its own copy of the new layer.
         layer: A Keras layer that keeps the shape.
 
     Raises:

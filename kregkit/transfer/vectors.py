@@ -12,15 +12,15 @@ def embedding_from_vectors(vocabulary, file, missing="normal", trainable=False, 
     """Returns an `Embedding` layer filled with pretrained word vectors, and the words that have none.
 
     The file holds a word and its numbers on every line, as GloVe's text files do, separated by a space or a tab; a
-    first line with two counts, as word2vec's have, is recognised. Words that contain spaces are read right, but on the
-    first line, where there are no counts. Only the vocabulary's lines are read as numbers and kept in memory. Where the
-    file lacks a word as written, its lower-case form is taken.
+    first line with two counts, as word2vec's have, is recognised. Words may contain spaces, except on the first line of
+    a file without counts. Only the vocabulary's lines are read as numbers and kept in memory. If the file lacks a word
+    as written, its lower-case form is taken.
 
     Args:
         vocabulary: List of words, in the order of their ids; such as `TextVectorization.get_vocabulary()`.
         file: Path of the text file, UTF-8, with a byte order mark or without.
-        missing: `"normal"`, draws with the mean and standard deviation of each of the found vectors' numbers;
-            `"zeros"`; or `"error"`. Words that are empty (padding) are zeros always. Defaults to `"normal"`.
+        missing: `"normal"` draws each number with the mean and standard deviation that it has in the vectors of the
+            file; `"zeros"`; or `"error"`. Empty words (padding) are always zeros. Defaults to `"normal"`.
         trainable: Boolean, whether the vectors train. Defaults to `False`.
         seed: Integer, for the draws.
         name: String, the layer's name.
@@ -29,9 +29,9 @@ def embedding_from_vectors(vocabulary, file, missing="normal", trainable=False, 
         `(layer, missing_words)`: a built `keras.layers.Embedding` with `len(vocabulary)` rows, and a list.
 
     Raises:
-        ValueError: A line has fewer numbers than the first, or a word of the vocabulary has one that is none, NaN or
-            infinite in float32 (the message names the line); there are not as many words as announced; none of the
-            vocabulary is in the file, or a word is missing with `missing="error"`.
+        ValueError: A line has fewer numbers than the first, or a word of the vocabulary has an entry that is no number,
+            NaN, or infinite in float32 (the message names the line); the first line announces another number of words;
+            no word of the vocabulary is in the file, or a word is missing with `missing="error"`.
 
     Example:
 
@@ -50,8 +50,8 @@ def embedding_from_vectors(vocabulary, file, missing="normal", trainable=False, 
     if not vocabulary or any(not isinstance(word, str) for word in vocabulary):
         raise ValueError(f"`vocabulary` must be a list of words. Received: vocabulary={vocabulary[:5]!r}")
     wanted = set(vocabulary) | {word.lower() for word in vocabulary}
-    found, dim = _read(pathlib.Path(file), wanted)
-    rows = [found.get(word, found.get(word.lower())) for word in vocabulary]
+    vectors, dim = _read(pathlib.Path(file), wanted)
+    rows = [vectors.get(word, vectors.get(word.lower())) for word in vocabulary]
     absent = [word for word, row in zip(vocabulary, rows) if row is None and word]
     known = [row for row in rows if row is not None]
     if not known:
@@ -74,7 +74,7 @@ def embedding_from_vectors(vocabulary, file, missing="normal", trainable=False, 
 
 def _read(path, wanted):
     """Returns the wanted words' vectors, and their length."""
-    found, dim, announced, seen = {}, None, None, 0
+    vectors, dim, announced, num_words = {}, None, None, 0
     with open(path, encoding="utf-8-sig", errors="replace") as lines:
         for number, line in enumerate(lines, start=1):
             pieces = line.replace("\t", " ").rstrip("\r\n ").split(" ")
@@ -83,23 +83,23 @@ def _read(path, wanted):
                 continue
             if pieces == [""]:
                 continue
-            seen += 1
+            num_words += 1
             dim = max(len(pieces) - 1, 1) if dim is None else dim
             word = " ".join(pieces[:-dim])
-            row = _numbers(pieces[-dim:]) if word in wanted and word not in found else None
+            row = _numbers(pieces[-dim:]) if word in wanted and word not in vectors else None
             if not word or (row is not None and not np.isfinite(row).all()):
                 raise ValueError(
                     f"Every line must hold a word and {dim} finite numbers. Received: {path}, line={number}"
                 )
             if row is not None:
-                found[word] = row
-    if not seen:
+                vectors[word] = row
+    if not num_words:
         raise ValueError(f"The file holds no vectors. Received: file={str(path)!r}")
-    if announced is not None and announced != seen:
+    if announced is not None and announced != num_words:
         raise ValueError(
-            f"The first line announces {announced} words: the file is damaged. Received: {path}, words={seen}"
+            f"The first line announces {announced} words: the file is damaged. Received: {path}, words={num_words}"
         )
-    return found, dim
+    return vectors, dim
 
 
 def _numbers(pieces):

@@ -20,8 +20,9 @@ from kregkit.data import (
     pipeline,
 )
 from kregkit.data._image_files import FileSource
+from kregkit.data._open_source import open_source
 from kregkit.data.bundled_digits import prepared_digits
-from kregkit.data.sources import ArraySource, SequenceSource, StreamSource, open_source
+from kregkit.data.sources import ArraySource, SequenceSource, StreamSource
 
 NUM = 6
 

@@ -178,7 +178,7 @@ class TestOutputs:
 
     def test_cells_in_one_axis(self):
         model = model_of(layers.AveragePooling2D(2), layers.Reshape((12, 2)))
-        with pytest.raises(ValueError, match="can't be told from its shape"):
+        with pytest.raises(ValueError, match="doesn't tell which parts of the image"):
             marginalize(model, views=Flips(), noise=None, outputs="values")(IMAGES)
         result = marginalize(model, views=Flips(), noise=None, outputs="values", layout="pixels")(IMAGES)
         np.testing.assert_allclose(result, model(IMAGES), rtol=1e-6)
@@ -241,7 +241,9 @@ class TestRefused:
     @pytest.mark.parametrize("shape", [(5, 3), (48,), (2, 24, 1), (2, 2, 2, 6)])
     def test_outputs_that_may_be_either(self, shape):
         model = model_of(layers.Flatten(), layers.Dense(int(np.prod(shape))), layers.Reshape(shape))
-        with pytest.raises(ValueError, match=r"can't be told from its shape.*layout='image'.*Received: layout='auto'"):
+        with pytest.raises(
+            ValueError, match=r"doesn't tell which parts of the image.*layout='image'.*Received: layout='auto'"
+        ):
             marginalize(model, views=Flips(), noise=None, outputs="values")(IMAGES)
         views = Augment([ColorJitter(), Cutout(2)], (0, 9))
         if shape[-1] == 3:
@@ -261,7 +263,7 @@ class TestRefused:
         x = np.ones((4, 5, 3), "float32")
         with pytest.raises(ValueError, match="shape \\(batch, height, width, channels\\)"):
             marginalize(model, views=Flips(), noise=None, outputs="values")(x)
-        with pytest.raises(ValueError, match="can't be told"):
+        with pytest.raises(ValueError, match="doesn't tell which parts"):
             marginalize(model, views=lambda x: [x, x[:, ::-1]], noise=None, outputs="values")(x)
 
 

@@ -13,7 +13,7 @@ import optuna
 import pytest
 
 from kregkit import search
-from kregkit.search._workers import LOSSES, Round, is_gone, open_storage, this_worker
+from kregkit.search._workers import MOST_LOSSES, Round, is_gone, open_storage, this_worker
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -156,7 +156,7 @@ def test_beating_keeps_a_trial_and_a_deadly_setting_is_given_up_for_good():
             time.sleep(0.02)
     assert one.record(trial, {"state": "complete", "value": 0.0})
     deadly = a_round(storage, 1, timeout=0.02, name="deadly")
-    for _ in range(LOSSES):
+    for _ in range(MOST_LOSSES):
         assert deadly.take(random_sampler) is not None
         deadly.give_up_dead()
         time.sleep(0.05)

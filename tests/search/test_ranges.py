@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from kregkit.search import choice, integer, log_uniform, uniform
+from kregkit.search import integer, log_uniform, uniform
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,6 @@ def test_points_are_equally_distant_and_distinct():
     np.testing.assert_allclose(log_uniform(1e-4, 1e0).points(5), [1e-4, 1e-3, 1e-2, 1e-1, 1])
     assert uniform(0, 1).points(1) == [0.5]
     assert integer(1, 3).points(7) == [1, 2, 3]
-    assert choice(["a", None, True]).points(2) == ["a", None, True]
 
 
 def test_narrowing_by_hand():
@@ -145,19 +144,6 @@ def test_no_growth_beyond_limits():
     assert remark == "" and narrow.low == 0.0 and narrow.high == pytest.approx(0.3)
 
 
-def test_tuples_are_options():
-    parameter = choice([(64,), (64, 32), [8, (2, 2)], None, np.int64(3)])
-    assert list(parameter.options) == ["(64,)", "(64, 32)", "[8, (2, 2)]", None, 3]
-    assert parameter.options["(64, 32)"] == (64, 32) and type(parameter.options[3]) is int
-    assert parameter.has((64, 32)) and parameter.has("(64,)") and parameter.has(None) and not parameter.has((1,))
-
-
-def test_choice_keeps_what_is_among_the_best():
-    parameter = choice({"none": None, "small": (1, 2), "large": (3,)})
-    kept, remark = parameter.around(["large", "none", "large"], best="large")
-    assert kept.options == {"none": None, "large": (3,)} and remark == ""
-
-
 @pytest.mark.parametrize(
     ("make", "text"),
     [
@@ -167,10 +153,6 @@ def test_choice_keeps_what_is_among_the_best():
         (lambda: log_uniform(0, 1), "low"),
         (lambda: integer(0, 4, log=True), "low"),
         (lambda: integer(1.5, 4), "low"),
-        (lambda: choice([]), "options"),
-        (lambda: choice([(1, object())]), "options"),
-        (lambda: choice("adam"), "options"),
-        (lambda: choice([1, True]), "options"),
         (lambda: integer(0, 10, step=3), "step"),
         (lambda: integer(1, 10, log=True, step=3), "step"),
         (lambda: integer(0, 10, step=0), "step"),

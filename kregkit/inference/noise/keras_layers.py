@@ -88,7 +88,7 @@ def perturbed(layer, draws, layer_index, inputs):
 def commutes(dropout, pooling):
     """Returns whether dropping whole channels does the same before and after a layer.
 
-    Factors per channel, of which none is negative, pass through maxima and means over the other axes.
+    Factors per channel that aren't negative commute with maxima and means over the other axes.
     """
     same = _channels_first(dropout) == _channels_first(pooling)
     return isinstance(dropout, _SPATIAL) and type(pooling) in _POOLING and same

@@ -8,8 +8,6 @@ import keras
 from kregkit._core.checks import check_choice
 from kregkit._core.graph import last_activation
 
-OUTPUTS = ("auto", "probabilities", "logits", "values")
-
 
 @dataclasses.dataclass(frozen=True)
 class Task:
@@ -113,6 +111,12 @@ def flat_losses(model, structure, count):
     return flat if len(flat) == count else [None] * count
 
 
+def check_outputs(outputs):
+    """Raises `ValueError` unless `outputs`, or each entry of a list or dictionary, is one of the four kinds."""
+    for kind in keras.tree.flatten(outputs):
+        check_choice("outputs", kind, ("auto", "probabilities", "logits", "values"))
+
+
 def output_tasks(model, structure, outputs="auto"):
     """Returns a flat list with one `Task` per output of a model.
 
@@ -138,8 +142,7 @@ def output_tasks(model, structure, outputs="auto"):
         wanted = keras.tree.flatten(outputs)
     if len(wanted) != len(flat):
         raise ValueError(f"`outputs` must match the model's {len(flat)} outputs. Received: outputs={outputs!r}")
-    for one in wanted:
-        check_choice("outputs", one, OUTPUTS)
+    check_outputs(wanted)
     symbolic = list(getattr(model, "outputs", None) or [])
     activations = [last_activation(tensor) for tensor in symbolic] if len(symbolic) == len(flat) else [None] * len(flat)
     losses = flat_losses(model, structure, len(flat))

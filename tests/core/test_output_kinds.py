@@ -6,7 +6,7 @@ import pytest
 from keras import layers, losses
 
 from kregkit._core.graph import last_activation
-from kregkit._core.tasks import Task, loss_tasks, output_tasks, task_of_loss
+from kregkit._core.output_kinds import Task, loss_tasks, output_tasks, task_of_loss
 
 SOFTMAX, SIGMOID = Task("probabilities", "softmax"), Task("probabilities", "sigmoid")
 

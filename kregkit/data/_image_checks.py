@@ -1,0 +1,67 @@
+"""What `Augment` is called with: images, keys and masks, checked and made a batch."""
+
+import tensorflow as tf
+
+from kregkit.data import _random
+from kregkit.data._graph_checks import require, text
+
+
+def as_batch(images, key):
+    """Returns a batch of images, one key for each, and whether `images` was a single one."""
+    images = tf.convert_to_tensor(images)
+    single = images.shape.rank == 3
+    if images.shape.rank not in (3, 4):
+        raise ValueError(
+            f"`images` must be `(batch, h, w, channels)` or `(h, w, channels)`. Received: shape={tuple(images.shape)}"
+        )
+    if images.dtype != tf.uint8 and not images.dtype.is_floating:
+        raise ValueError(f"`images` must be uint8 or floating. Received: dtype={images.dtype.name}")
+    if images.shape[-1] is None:
+        raise ValueError(f"`images` must have a known number of channels. Received: shape={tuple(images.shape)}")
+    key = tf.cast(tf.convert_to_tensor(key), tf.int64)
+    if key.shape.rank not in (0, 1) or (single and key.shape.rank == 1 and key.shape[0] != 1):
+        raise ValueError(f"`key` must be an integer, or one per image. Received: shape={tuple(key.shape)}")
+    images = images[None] if single else images
+    if key.shape.rank == 0:
+        key = key[None] if single else _random.batch_keys(key, tf.shape(images)[0])
+    elif None not in (key.shape[0], images.shape[0]) and key.shape[0] != images.shape[0]:
+        raise ValueError(f"`key` must hold one key per image, {images.shape[0]}. Received: shape={key.shape}")
+    return images, key, single
+
+
+def name_in_batch(row):
+    """Returns what an error calls an image, from its number in the batch."""
+    return text("Image ", row, " of the batch")
+
+
+def check_value_range(images, value_range, name):
+    """Raises an error, eagerly or in the graph, if float images leave the range; `name` as for `check_images`."""
+    low, high = value_range
+    # Resizing by cubic interpolation goes a little beyond.
+    slack = 0.1 * (high - low)
+    good = tf.reduce_all((images >= low - slack) & (images <= high + slack), (1, 2, 3))
+
+    def describe():
+        row = tf.argmin(tf.cast(good, tf.int32))
+        image = tf.cast(images[row], tf.float32)
+        values = text("values from ", tf.reduce_min(image), " to ", tf.reduce_max(image))
+        finite = tf.reduce_all(tf.math.is_finite(image))
+        return text(
+            name(row), f" must lie in value_range=({low:g}, {high:g}), as all float images: scale it "
+            "before, or say what its range is, such as value_range=(0.0, 255.0) for what "
+            "keras.utils.image_dataset_from_directory gives. Received: ",
+            tf.where(finite, values, "NaN or infinite values"),
+        )  # fmt: skip
+
+    require(tf.reduce_all(good), describe)
+
+
+def check_masks(images, masks):
+    """Raises an error for masks that don't have the images' size."""
+    if masks.shape.rank not in (3, 4) or (
+        None not in (*masks.shape[1:3], *images.shape[1:3]) and masks.shape[1:3] != images.shape[1:3]
+    ):
+        raise ValueError(
+            f"`masks` must be `(batch, h, w)` or `(batch, h, w, channels)`, of the images' size "
+            f"{tuple(images.shape[1:3])}. Received: shape={tuple(masks.shape)}"
+        )
