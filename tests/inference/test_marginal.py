@@ -229,7 +229,8 @@ class TestAgainstEnumeration:
 
 class TestReductionsAndSpread:
     @pytest.fixture(scope="class")
-    def draws(self):
+    @staticmethod
+    def draws():
         model = zoo.classifier(0)
         return model, each_draw(model, X, 6)
 

@@ -1,6 +1,7 @@
 import pathlib
 import pickle
 import sys
+import warnings
 
 import keras
 import pytest
@@ -45,7 +46,9 @@ def test_fits_what_build_returns():
 
 def test_takes_datasets_and_pickles():
     dataset = tf.data.Dataset.from_tensor_slices(_trains.data()).batch(16)
-    assert "val_loss" in build_and_fit(_trains.build, dataset, dataset)({"rate": 0.01}, 1).history
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="`shuffle=True` was passed")
+        assert "val_loss" in build_and_fit(_trains.build, dataset, dataset)({"rate": 0.01}, 1).history
     assert pickle.loads(pickle.dumps(build_and_fit(_trains.build, _trains.data()))).validation_data is None
 
 
