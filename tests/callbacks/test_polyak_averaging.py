@@ -13,6 +13,8 @@ import tensorflow as tf
 from kregkit._core.weights import copy_values, same_bits
 from kregkit.callbacks import PolyakAveraging, SnapshotEnsemble
 
+pytestmark = pytest.mark.trains
+
 
 def replay(start, weights, decay, start_step=0, warmup=False):
     """Returns the average after `weights`, one row per update, with the batch that each came from."""

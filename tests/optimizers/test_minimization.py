@@ -11,6 +11,8 @@ from kregkit.optimizers._model_objective import frozen_seed
 from kregkit.optimizers._objective import Objective
 from kregkit.optimizers._solver import METHODS, objective_of
 
+pytestmark = pytest.mark.trains
+
 PENALTY = 2.0**-10  # Keras rounds the factor of an L2 penalty to float32.
 WIDE = {"initial_trust_radius": 500.0, "max_trust_radius": 1000.0}  # So that first steps are rejected.
 

@@ -11,6 +11,8 @@ import _trains
 
 from kregkit.search import Space, cross_validate, fold_indices, log_uniform, mean_interval, search
 
+pytestmark = pytest.mark.trains
+
 
 def test_folds_are_a_partition_with_each_class_in_its_share():
     labels = np.random.default_rng(0).choice(4, 203, p=[0.5, 0.3, 0.15, 0.05])

@@ -12,6 +12,8 @@ import _trains
 
 from kregkit.search import build_and_fit
 
+pytestmark = pytest.mark.trains
+
 
 def build_with_arguments(parameters):
     return _trains.build(parameters), {"batch_size": parameters["size"]}

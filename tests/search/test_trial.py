@@ -15,6 +15,8 @@ from kregkit.search._workers import open_storage
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import _trains
 
+pytestmark = pytest.mark.trains
+
 
 def run(train, rate=0.1, epochs=4, seeds=(1,), report=lambda epoch, value: False, ratio=3.0):
     return run_trial(train, {"rate": rate}, epochs, list(seeds), "val_loss", "min", ratio, report)
