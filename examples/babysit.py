@@ -18,15 +18,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
+from _babysit_pictures import activation_curves, compare_centering, draw_activation_functions, draw_centering
 from keras import layers
 
 from kregkit import plots
 from kregkit.callbacks import UpdateRatio
 from kregkit.data import digits
 from kregkit.diagnostics import (
-    activation_curves,
     compare_activations,
-    compare_centering,
     compare_learning_rates,
     diagnose_curves,
     learning_rate_range,
@@ -118,60 +117,6 @@ def draw_steps(steps):
     right.set(xlabel="epoch", ylabel="test accuracy, dashed: chance", ylim=(0, 1))
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def polish(axes):
-    axes.grid(alpha=0.25)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def draw_activation_functions(curves):
-    """Draws activation functions and, dashed, their derivatives; returns the Figure."""
-    rows = -(-len(curves) // 3)
-    figure, grid = plt.subplots(rows, 3, figsize=(9, 2.5 * rows), squeeze=False, layout="constrained")
-    for axes, (name, curve) in zip(grid.flat, curves.items()):
-        axes.axhline(0, color="0.8", linewidth=0.8)
-        axes.axvline(0, color="0.8", linewidth=0.8)
-        axes.plot(curve["x"], curve["y"], linewidth=1.8, label="function")
-        axes.plot(curve["x"], curve["derivative"], "--", linewidth=1.4, label="derivative")
-        axes.set_ylim(max(-2.0, np.min(curve["y"]) - 0.3), min(3.0, np.max(curve["y"]) + 0.3))
-        polish(axes)
-        axes.set_title(name, fontsize=11, fontweight="bold")
-    grid[0, 0].legend(frameon=False, fontsize=8, loc="upper left")
-    for axes in grid.flat[len(curves) :]:
-        axes.axis("off")
-    return figure
-
-
-def draw_centering(comparison):
-    """Draws a separating line and its turns on uncentred and centred inputs, and the loss against the turn."""
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
-    turned = np.radians(9)
-    for one, name, color in zip(axes, ("uncentred", "centred"), ("C1", "C0")):
-        case = comparison[name]
-        points = case["points"]
-        for label, marker in ((0, "o"), (1, "^")):
-            chosen = points[case["labels"] == label]
-            one.plot(*chosen.T, marker, markersize=3, alpha=0.5, color="C2" if label else "C4")
-        low, high = np.minimum(points.min(0), 0) - 0.6, np.maximum(points.max(0), 0) + 0.6
-        for turn, style in ((-turned, "--"), (turned, "--"), (0.0, "-")):
-            matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-            normal = matrix @ case["weights"]
-            size = normal @ normal
-            along = np.array([-normal[1], normal[0]]) / np.sqrt(size)
-            line = -case["bias"] * normal / size + np.array([[-20], [20]]) * along
-            one.plot(*line.T, style, color=color, linewidth=1.8 if turn == 0 else 1.1)
-        one.plot(0, 0, "+", color="0.2", markersize=10)
-        one.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), title=f"{name} inputs")
-        one.set_aspect("equal")
-        one.set_xlabel("dashed: weights turned by 9 degrees")
-        polish(one)
-        axes[2].plot(np.degrees(comparison["angles"]), case["losses"], color=color, linewidth=1.8, label=name)
-    axes[2].set(xlabel="turn of the weights (degrees)", ylabel="loss")
-    polish(axes[2])
-    axes[2].legend(frameon=False)
     return figure
 
 

@@ -52,6 +52,7 @@ class Case:
             of arrays. Defaults to the per-epoch learning rates.
         refused: Dictionary from a mode that can't work to a text that the error before the first step contains.
         tolerance: Dictionary from a mode to the relative tolerance in it, over the default.
+        model: For callbacks, a function that returns the model to train. Defaults to `dense_model`.
         modes: The modes that the row goes through. Defaults to all; each class needs every mode in one of its rows.
         name: String, the row's name in test reports, where one class has several rows.
     """
@@ -64,6 +65,7 @@ class Case:
     observe: object = None
     refused: dict = dataclasses.field(default_factory=dict)
     tolerance: dict = dataclasses.field(default_factory=dict)
+    model: object = None
     modes: tuple = tuple(MODES)
     name: str = ""
 

@@ -185,7 +185,7 @@ def test_schedule_drives_an_optimizer_and_survives_a_file(case, tmp_path):
 def callback_numbers(case, mode, directory):
     callback = case.make(directory)
     model, history = contracts.train(
-        mode, contracts.dense_model, lambda: keras.optimizers.SGD(0.01, momentum=0.5), [callback]
+        mode, case.model or contracts.dense_model, lambda: keras.optimizers.SGD(0.01, momentum=0.5), [callback]
     )
     if case.observe is not None:
         return case.observe(callback, model, history)
@@ -203,9 +203,9 @@ def test_callback_in_mode(case, mode, tmp_path):
 
 
 @functools.cache
-def plain_model():
+def plain_model(build):
     """Returns a model that never meets a callback."""
-    model = contracts.dense_model()
+    model = build()
     model.compile(keras.optimizers.SGD(0.01), "mse")
     return model
 
@@ -220,7 +220,8 @@ def test_nothing_stays_behind_after_fit(case, tmp_path):
             raise KeyboardInterrupt
 
     x, y = contracts.regression_data()
-    model, plain = contracts.dense_model(), plain_model()
+    build = case.model or contracts.dense_model
+    model, plain = build(), plain_model(build)
     model.compile(keras.optimizers.SGD(0.01), "mse")
     before = set(vars(model)) | {"history", "_eval_epoch_iterator"}
     for index, others in enumerate(([Stop()], [])):

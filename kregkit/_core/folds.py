@@ -3,6 +3,11 @@
 import numpy as np
 
 
+def by_class(order, classes):
+    """Returns shuffled indices ordered by class, so that every so many of them hold each class in its proportion."""
+    return order[np.argsort(np.asarray(classes)[order], kind="stable")]
+
+
 def deal(num_examples, folds, seed=0, classes=None):
     """Returns one sorted array of indices per fold: a random partition, in equal parts as far as can be.
 
@@ -15,6 +20,6 @@ def deal(num_examples, folds, seed=0, classes=None):
     """
     order = np.random.default_rng(seed).permutation(num_examples)
     if classes is not None:
-        order = order[np.argsort(np.asarray(classes)[order], kind="stable")]
+        order = by_class(order, classes)
     # Dealt like cards, a sorted deck gives each hand its share.
     return [np.sort(order[fold::folds]) for fold in range(folds)]

@@ -1,5 +1,7 @@
 """A model's layers in call order, and what its last layer does."""
 
+import re
+
 import keras
 
 from kregkit._core import keras_internals
@@ -73,6 +75,31 @@ def _layers_as_traced(model):
 def all_layers(model):
     """Returns the layers inside a model at every depth, each once: wrapped layers and cells too, without the model."""
     return keras_internals.flatten_layers(model, include_self=False)
+
+
+def layer_paths(model):
+    """Returns pairs of a path and a layer, for the model and the layers inside at every depth, each once.
+
+    A path is the names of all models and layers around the layer and its own, such as `"net/backbone/block_1/dropout"`.
+    A variable's path has the names only of those that built it: a functional model builds its layers before it is part
+    of another, so that theirs lack its name.
+    """
+    pairs = {}
+
+    def visit(layer, outer):
+        path = f"{outer}{layer.name}"
+        if id(layer) not in pairs:
+            pairs[id(layer)] = path, layer
+            for inner in keras_internals.inner_layers(layer):
+                visit(inner, f"{path}/")
+
+    visit(model, "")
+    return list(pairs.values())
+
+
+def matches_path(pattern, path):
+    """Returns whether a regular expression matches the whole path, or all of it behind a slash."""
+    return re.fullmatch(f"(?:.*/)?(?:{pattern})", path) is not None
 
 
 def nested_models(model):

@@ -25,49 +25,32 @@ class Task:
     link: str | None = None
 
 
-# Loss classes and the link that their outputs have; the same losses as functions follow below.
+# The link of the outputs that a loss is for.
 _LINKS = {
-    "CategoricalCrossentropy": "softmax",
-    "SparseCategoricalCrossentropy": "softmax",
-    "CategoricalFocalCrossentropy": "softmax",
-    "KLDivergence": "softmax",
-    "BinaryCrossentropy": "sigmoid",
-    "BinaryFocalCrossentropy": "sigmoid",
-    "MeanSquaredError": None,
-    "MeanAbsoluteError": None,
-    "MeanAbsolutePercentageError": None,
-    "MeanSquaredLogarithmicError": None,
-    "Huber": None,
-    "LogCosh": None,
-    "Poisson": None,
-    "CosineSimilarity": None,
-    "Hinge": None,
-    "SquaredHinge": None,
-    "CategoricalHinge": None,
+    "softmax": (
+        keras.losses.CategoricalCrossentropy,
+        keras.losses.SparseCategoricalCrossentropy,
+        keras.losses.CategoricalFocalCrossentropy,
+        keras.losses.KLDivergence,
+    ),
+    "sigmoid": (keras.losses.BinaryCrossentropy, keras.losses.BinaryFocalCrossentropy),
+    None: (
+        keras.losses.MeanSquaredError,
+        keras.losses.MeanAbsoluteError,
+        keras.losses.MeanAbsolutePercentageError,
+        keras.losses.MeanSquaredLogarithmicError,
+        keras.losses.Huber,
+        keras.losses.LogCosh,
+        keras.losses.Poisson,
+        keras.losses.CosineSimilarity,
+        keras.losses.Hinge,
+        keras.losses.SquaredHinge,
+        keras.losses.CategoricalHinge,
+    ),
 }
-_CLASSES = {getattr(keras.losses, name): link for name, link in _LINKS.items()}
-_FUNCTIONS = {
-    getattr(keras.losses, name): link
-    for name, link in {
-        "categorical_crossentropy": "softmax",
-        "sparse_categorical_crossentropy": "softmax",
-        "categorical_focal_crossentropy": "softmax",
-        "kl_divergence": "softmax",
-        "binary_crossentropy": "sigmoid",
-        "binary_focal_crossentropy": "sigmoid",
-        "mean_squared_error": None,
-        "mean_absolute_error": None,
-        "mean_absolute_percentage_error": None,
-        "mean_squared_logarithmic_error": None,
-        "huber": None,
-        "log_cosh": None,
-        "poisson": None,
-        "cosine_similarity": None,
-        "hinge": None,
-        "squared_hinge": None,
-        "categorical_hinge": None,
-    }.items()
-}
+_CLASSES = {loss: link for link, losses in _LINKS.items() for loss in losses}
+# The same losses as functions.
+_FUNCTIONS = {loss().fn: link for loss, link in _CLASSES.items()}
 
 
 def task_of_loss(loss):

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from kregkit._core import keras_internals
 from kregkit._core.replacing import replaced, replaced_all
+from kregkit.callbacks._gradients_again import acting_for
 
 # Keras's loop learns from these that the data has ended: they are no failure of the step.
 _END_OF_DATA = (StopIteration, tf.errors.OutOfRangeError)
@@ -117,7 +118,8 @@ class Installed:
         @functools.wraps(plain)
         def apply(*args, **kwargs):
             note(optimizer)
-            return plain(*args, **kwargs)
+            instead = acting_for(optimizer)
+            return plain(*args, **kwargs) if instead is None else instead(plain, *args, **kwargs)
 
         return apply
 

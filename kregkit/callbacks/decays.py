@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from kregkit import schedules
-from kregkit._core.checks import check_number
+from kregkit._core.checks import check_choice, check_number
 from kregkit.callbacks.learning_rate import RateCallback
 
 keras_schedules = keras.optimizers.schedules
@@ -54,6 +54,7 @@ class StepDecay(RateCallback):
         every: Float > 0, the time between decays. Give this or `at`.
         at: Increasing list of floats >= 0, the times of the decays. Give this or `every`.
         unit: `"epoch"` or `"step"`.
+        floor: Float in [0, 1], the smallest factor, at which the decay stops. Defaults to `0.0`.
 
     Raises:
         ValueError: An argument is out of range, or not exactly one of `every` and `at` is given.
@@ -63,8 +64,9 @@ class StepDecay(RateCallback):
     >>> callback = StepDecay(0.1, at=[30, 60, 90])
     """
 
-    def __init__(self, factor=0.1, every=None, at=None, unit="epoch"):
+    def __init__(self, factor=0.1, every=None, at=None, unit="epoch", floor=0.0):
         super().__init__(unit)
+        self.floor = check_number("floor", floor, 0, 1)
         # Checked by the schedule, now rather than when the fit begins.
         checked = schedules.StepDecay(1.0, factor, every, at)
         self.factor, self.every, self.at = checked.factor, checked.every, checked.at
@@ -82,6 +84,7 @@ class ExponentialDecay(RateCallback):
     Args:
         rate: Float >= 0, the fraction lost per unit of time, while small.
         unit: `"epoch"` or `"step"`.
+        floor: Float in [0, 1], the smallest factor, at which the decay stops. Defaults to `0.0`.
 
     Raises:
         ValueError: An argument is out of range.
@@ -91,8 +94,9 @@ class ExponentialDecay(RateCallback):
     >>> callback = ExponentialDecay(0.05)
     """
 
-    def __init__(self, rate, unit="epoch"):
+    def __init__(self, rate, unit="epoch", floor=0.0):
         super().__init__(unit)
+        self.floor = check_number("floor", floor, 0, 1)
         self.rate = check_number("rate", rate, 0)
 
     def make_schedule(self, unit_steps, total_steps):
@@ -108,6 +112,7 @@ class InverseTimeDecay(RateCallback):
     Args:
         rate: Float >= 0.
         unit: `"epoch"` or `"step"`.
+        floor: Float in [0, 1], the smallest factor, at which the decay stops. Defaults to `0.0`.
 
     Raises:
         ValueError: An argument is out of range.
@@ -117,8 +122,9 @@ class InverseTimeDecay(RateCallback):
     >>> callback = InverseTimeDecay(0.1)
     """
 
-    def __init__(self, rate, unit="epoch"):
+    def __init__(self, rate, unit="epoch", floor=0.0):
         super().__init__(unit)
+        self.floor = check_number("floor", floor, 0, 1)
         self.rate = check_number("rate", rate, 0)
 
     def make_schedule(self, unit_steps, total_steps):
@@ -132,6 +138,8 @@ class CosineDecay(RateCallback):
         length: Float > 0, the time `T` after which the factor stays at `f`. Defaults to the fit's own length.
         final_factor: Float in [0, 1], the factor `f` at the end. Defaults to `0.0`.
         unit: `"epoch"` or `"step"`.
+        floor: Float in [0, 1], the smallest factor: the cosine is cut off there, where `final_factor` stretches it.
+            Defaults to `0.0`.
 
     Raises:
         ValueError: An argument is out of range; in `fit`, no length is given or known.
@@ -141,8 +149,9 @@ class CosineDecay(RateCallback):
     >>> callback = CosineDecay()
     """
 
-    def __init__(self, length=None, final_factor=0.0, unit="epoch"):
+    def __init__(self, length=None, final_factor=0.0, unit="epoch", floor=0.0):
         super().__init__(unit)
+        self.floor = check_number("floor", floor, 0, 1)
         self.length = None if length is None else check_number("length", length, 0, low_open=True)
         self.final_factor = check_number("final_factor", final_factor, 0, 1)
 
@@ -167,6 +176,8 @@ class Warmup(RateCallback):
     >>> callbacks = [Warmup(5), CosineDecay()]
     """
 
+    multiplies_cycles = True
+
     def __init__(self, length, start_factor=0.0, unit="epoch"):
         super().__init__(unit)
         self.length = check_number("length", length, 0, low_open=True)
@@ -174,6 +185,52 @@ class Warmup(RateCallback):
 
     def make_schedule(self, unit_steps, total_steps):
         return schedules.Warmup(1.0, self.length * unit_steps, self.start_factor)
+
+
+class Cooldown(RateCallback):
+    """Leaves the rate as it is until the last part of the fit, in which it falls.
+
+    The factor is `to + (1 - to) f(u)`, where `u` goes from 0, `length` before the end, to 1 at the end, and `f(u)` is
+    `1 - u`, `1 - sqrt(u)` or `(1 + cos(pi u)) / 2`. `[Warmup(1), Cooldown(10)]` is the schedule "warm-up, stable,
+    decay". Its rate doesn't depend on the fit's length before the decay: to see where a long run stands, load one of
+    its checkpoints and fit for `length` more epochs with `Cooldown(length)` alone.
+
+    Args:
+        length: Float > 0, how long the decay lasts: a tenth to a fifth of the fit is usual. One that is as long as the
+            fit decays from its beginning; a longer one is an error.
+        shape: `"linear"`, `"1-sqrt"` or `"cosine"`. Defaults to `"linear"`.
+        to: Float in [0, 1], the factor at the end. Defaults to `0.0`.
+        unit: `"epoch"` or `"step"`.
+        floor: Float in [0, 1], the smallest factor, at which the decay stops. Defaults to `0.0`.
+
+    Raises:
+        ValueError: An argument is out of range; in `fit`, the data's length is unknown or the fit is shorter.
+
+    Example:
+
+    >>> callbacks = [Warmup(1), Cooldown(4, shape="1-sqrt")]
+
+    References: [Hu et al., 2024](https://arxiv.org/abs/2404.06395),
+    [Hägele et al., 2024](https://arxiv.org/abs/2405.18392)
+    """
+
+    def __init__(self, length, shape="linear", to=0.0, unit="epoch", floor=0.0):
+        super().__init__(unit)
+        self.length = check_number("length", length, 0, low_open=True)
+        self.shape = check_choice("shape", shape, ("linear", "1-sqrt", "cosine"))
+        self.to = check_number("to", to, 0, 1)
+        self.floor = check_number("floor", floor, 0, 1)
+
+    def make_schedule(self, unit_steps, total_steps):
+        length = self._length(self.length, unit_steps, total_steps)
+        total = self._length(None, unit_steps, total_steps)
+        # An epoch's thirds and the like add up to a little more than the whole.
+        if length > total * (1 + 1e-9):
+            raise ValueError(
+                f"The fit has {total} steps, fewer than the {length:g} of the decay: take a shorter one. "
+                f"Received: length={self.length:g}, unit={self.unit!r}"
+            )
+        return schedules.Cooldown(1.0, total, min(length, total), self.shape, self.to)
 
 
 class Triangular(RateCallback):
@@ -184,8 +241,9 @@ class Triangular(RateCallback):
     Args:
         period: Float > 0, the length of one cycle, up and down.
         minimum_factor: Float in [0, 1). Defaults to `0.1`.
-        amplitude_decay: Float in (0, 1], what each cycle multiplies the swing by. Defaults to `1.0`.
-        unit: `"epoch"` or `"step"`.
+        amplitude_decay: Float in (0, 1], what each cycle, or each step, multiplies the swing by. Defaults to `1.0`.
+        unit: `"epoch"` or `"step"`, what `period` is counted in.
+        scale: `"cycle"` or `"exp"`, whether the swing decays with each cycle or with each step. Defaults to `"cycle"`.
 
     Raises:
         ValueError: An argument is out of range.
@@ -197,14 +255,16 @@ class Triangular(RateCallback):
     Reference: [Smith, 2017](https://arxiv.org/abs/1506.01186)
     """
 
-    def __init__(self, period, minimum_factor=0.1, amplitude_decay=1.0, unit="epoch"):
+    def __init__(self, period, minimum_factor=0.1, amplitude_decay=1.0, unit="epoch", scale="cycle"):
         super().__init__(unit)
         self.period = check_number("period", period, 0, low_open=True)
         self.minimum_factor = check_number("minimum_factor", minimum_factor, 0, 1, high_open=True)
         self.amplitude_decay = check_number("amplitude_decay", amplitude_decay, 0, 1, low_open=True)
+        self.scale = check_choice("scale", scale, ("cycle", "exp"))
 
     def make_schedule(self, unit_steps, total_steps):
-        return schedules.Triangular(1.0, self.minimum_factor, self.period * unit_steps, self.amplitude_decay)
+        period = self.period * unit_steps
+        return schedules.Triangular(1.0, self.minimum_factor, period, self.amplitude_decay, self.scale)
 
 
 class OneCycle(RateCallback):

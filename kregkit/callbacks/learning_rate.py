@@ -21,6 +21,7 @@ _LENGTHS = {
     _keras_schedules.CosineDecay: (["decay_steps"], []),
     schedules.StepDecay: (["_numerator", "_denominator", "_steps", "_times", "_interval"], ["every", "at"]),
     schedules.Warmup: (["steps"], []),
+    schedules.Cooldown: (["total_steps", "length"], []),
     schedules.Triangular: (["period"], []),
     schedules.OneCycle: (["total_steps"], []),
     schedules.CosineCycles: (
@@ -46,6 +47,8 @@ class RateCallback(TracedCallback):
         replaces_base: True if the callback gives the rate itself, in place of the compiled one.
         whole_epochs_suffice: True if the schedule only changes at epoch boundaries, so that it works on data of
             unknown length.
+        floor: Float, the smallest factor: a smaller one is raised to it.
+        multiplies_cycles: True if the factor may also multiply the cycles of `SnapshotEnsemble`.
 
     Args:
         unit: `"epoch"` or `"step"`, what lengths and times are counted in. A step is a trained batch. Epochs are
@@ -69,8 +72,10 @@ class RateCallback(TracedCallback):
     fit_attributes = ("_introduced", "_schedule")
     replaces_base = False
     whole_epochs_suffice = False
+    floor = 0.0
+    multiplies_cycles = False
 
-    def __init__(self, unit="epoch"):
+    def __init__(self, unit: str = "epoch"):
         super().__init__()
         self.unit = check_choice("unit", unit, ("epoch", "step"))
 
@@ -89,7 +94,8 @@ class RateCallback(TracedCallback):
 
     def factor_at(self, step):
         """Returns, inside the step, what multiplies the rate."""
-        return self._schedule(self.train_step.epoch if self._in_whole_epochs else step)
+        factor = self._schedule(self.train_step.epoch if self._in_whole_epochs else step)
+        return ops.maximum(factor, self.floor) if self.floor else factor
 
     def rate_at(self, step, base):
         """Returns, inside the step, what replaces `base`, where `replaces_base`."""
@@ -136,7 +142,8 @@ class RateCallback(TracedCallback):
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
-        if epoch and self.train_step.steps_per_epoch is None and self.unit == "step" and not self._counting:
+        uncounted = self.train_step.steps_per_epoch is None and self.train_step.resumed is None
+        if epoch and uncounted and self.unit == "step" and not self._counting:
             raise ValueError(
                 f"{type(self).__name__} can't tell how many steps came before `initial_epoch`, as this data doesn't "
                 f"tell its length. Pass `steps_per_epoch` to `fit`. Received: initial_epoch={epoch}"
@@ -164,13 +171,25 @@ def compiled_rates(model):
     ]
 
 
+def refuse_other_rates(callbacks):
+    """Raises `ValueError` if Keras's own callbacks would set the rate that kregkit's set."""
+    for kind in (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau):
+        if any(isinstance(callback, kind) for callback in callbacks):
+            raise ValueError(
+                f"keras.callbacks.{kind.__name__} sets the learning rate that kregkit's callbacks set as well; use "
+                "`LearningRate(schedule)` or `PlateauDecay` instead, which multiply with the others. "
+                f"Received: callbacks={[type(callback).__name__ for callback in callbacks]}"
+            )
+
+
 class Rates(Hook):
     """The one learning rate of a fit: bases, factors, and their product."""
 
-    untraced_attributes = ("members", "bases", "train_step", "rates")
+    untraced_attributes = ("members", "bases", "train_step", "rates", "_given")
 
     def __init__(self, train_step):
         self.members = []
+        self._given = None
         self.train_step = train_step
         optimizer = train_step.model.optimizer
         if optimizer is None:
@@ -183,13 +202,7 @@ class Rates(Hook):
                     "leaves callbacks nothing to set. Compile with a float and pass the schedule as "
                     f"`kregkit.callbacks.LearningRate(schedule)`. Received: learning_rate={leaf.learning_rate}"
                 )
-        for kind in (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau):
-            if train_step.find(kind):
-                raise ValueError(
-                    f"keras.callbacks.{kind.__name__} sets the learning rate that kregkit's callbacks set as well; use "
-                    "`LearningRate(schedule)` or `PlateauDecay` instead, which multiply with the others. "
-                    f"Received: callbacks={[type(callback).__name__ for callback in train_step.callbacks]}"
-                )
+        refuse_other_rates(train_step.callbacks)
         self._set_bases()
 
     def _set_bases(self):
@@ -200,9 +213,19 @@ class Rates(Hook):
                 rates += callback._introduced
         self.bases = [[rate for leaf, rate in rates if leaf is optimizer][-1] for optimizer in self.optimizers]
 
+    def get_state(self):
+        """Returns the rates that were compiled, which the optimizers don't hold within a fit."""
+        return {"bases": list(self.bases)}
+
+    def set_state(self, state):
+        """Goes on from `state`, before `prepare`."""
+        self._given = list(state["bases"])
+
     def prepare(self):
         # Another callback's `on_train_begin` may have set the compiled rate, before or after this hook was made.
         self._set_bases()
+        if self._given is not None:
+            self.bases, self._given = self._given, None
         self.base_variables = [
             self.train_step.variable(self, f"base_{index}", base, leaf.learning_rate.dtype)
             for index, (leaf, base) in enumerate(zip(self.optimizers, self.bases))

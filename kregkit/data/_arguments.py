@@ -1,10 +1,30 @@
-"""Checks of arguments that several operations share."""
+"""Arguments of operations and views: checks that several share, and what Keras saves of them."""
+
+import inspect
 
 import keras
 
 from kregkit._core.checks import check_integer
 
 register = keras.saving.register_keras_serializable(package="kregkit")
+
+
+class Configured:
+    """A class whose config is the arguments of its `__init__`, each stored under its own name."""
+
+    def get_config(self):
+        parameters = list(inspect.signature(type(self).__init__).parameters.values())[1:]
+        # A class without `__init__` has that of `object`, with `*args` and `**kwargs`.
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        return {parameter.name: getattr(self, parameter.name) for parameter in parameters if parameter.kind in named}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+    def __repr__(self):
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
+        return f"{type(self).__name__}({arguments})"
 
 
 def check_range(name, value, low, high):

@@ -2,23 +2,23 @@
 
 import numpy as np
 
+from kregkit._core.folds import by_class
 from kregkit._core.optional import import_optional
 
 tfds = import_optional("tensorflow_datasets", "kregkit.data")
 
-NUM_TEST = 360
+_NUM_TEST = 360
 
 
-def stratified_test_indices(labels, num_test=NUM_TEST):
-    """Returns the sorted indices of a fixed test set in which each class has its share, to within one example.
+def _test_indices(labels):
+    """Returns the sorted indices of the test set: every fifth example, or almost, of those ordered by class.
 
-    The examples are shuffled by a seed, ordered by class, and every `len(labels) / num_test`-th one is taken.
+    `_core.folds.deal` isn't used, since the set must stay the same for good: RandomState's streams are frozen, those
+    of `default_rng` may change with NumPy.
     """
-    # RandomState's streams are frozen for good; those of default_rng may change with NumPy.
-    shuffled = np.random.RandomState(0).permutation(len(labels))
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    quota = np.arange(len(labels) + 1) * num_test // len(labels)
-    return np.sort(by_class[np.diff(quota) == 1])
+    order = by_class(np.random.RandomState(0).permutation(len(labels)), labels)
+    quota = np.arange(len(labels) + 1) * _NUM_TEST // len(labels)
+    return np.sort(order[np.diff(quota) == 1])
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
@@ -52,7 +52,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         datasets = import_optional("sklearn.datasets", "kregkit.data.digits, when it first prepares the data,")
         bunch = datasets.load_digits()
         images = np.round(bunch.images * (255 / 16)).astype("uint8")[..., None]
-        test = stratified_test_indices(bunch.target)
+        test = _test_indices(bunch.target)
         train = np.setdiff1d(np.arange(len(images)), test)
         return {
             name: self._generate_examples(indices, images, bunch.target)

@@ -1,7 +1,6 @@
 """What an augmentation operation is, and several of them as one function of images and keys: fused and replayable."""
 
 import functools
-import inspect
 import itertools
 import typing
 
@@ -10,7 +9,7 @@ import tensorflow as tf
 
 from kregkit._core.checks import check_choice
 from kregkit.data import _random
-from kregkit.data._arguments import register
+from kregkit.data._arguments import Configured, register
 from kregkit.data._graph_checks import require, text, text_of
 from kregkit.data.views import RandomViews
 
@@ -32,7 +31,7 @@ class ValueRange(typing.NamedTuple):
         return self.scaled(floats) if images.dtype == tf.uint8 else floats
 
 
-class Operation:
+class Operation(Configured):
     """Base class of the operations. A subclass stores each argument under its own name and says its number of draws.
 
     `operation(images, key)` applies it alone; `Augment` applies several and fuses them. A subclass defines `apply`, or
@@ -78,18 +77,6 @@ class Operation:
         """
         ((operation, u),) = group
         return operation.apply(value_range.floats(images), u, value_range), masks
-
-    def get_config(self):
-        names = list(inspect.signature(type(self).__init__).parameters)[1:]
-        return {name: getattr(self, name) for name in names}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
-
-    def __repr__(self):
-        arguments = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
-        return f"{type(self).__name__}({arguments})"
 
 
 def _name_in_batch(row):

@@ -1,16 +1,14 @@
 """Test-time views: several versions of each image, whose predictions are averaged."""
 
-import inspect
-
 import keras
 import numpy as np
 from keras import ops
 
 from kregkit._core.checks import check_integer
-from kregkit.data._arguments import check_size, register
+from kregkit.data._arguments import Configured, check_size, register
 
 
-class Views:
+class Views(Configured):
     """Base class of all kinds of views.
 
     - `views.num_views`: integer.
@@ -44,20 +42,6 @@ class Views:
 
     def __call__(self, images):
         return ops.stack(self.each(images), axis=0)
-
-    def get_config(self):
-        parameters = list(inspect.signature(type(self).__init__).parameters.values())[1:]
-        # A class without `__init__` has that of `object`, with `*args` and `**kwargs`.
-        names = [one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
-        return {name: getattr(self, name) for name in names}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
-
-    def __repr__(self):
-        arguments = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
-        return f"{type(self).__name__}({arguments})"
 
 
 def check_images(images):

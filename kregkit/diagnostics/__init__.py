@@ -9,8 +9,8 @@ from kregkit.diagnostics.inputs import input_statistics
 from kregkit.diagnostics.label_information import label_signal
 from kregkit.diagnostics.layer_options import layer_settings
 from kregkit.diagnostics.layer_signals import signal_flow
+from kregkit.diagnostics.learning_rate_comparison import compare_learning_rates
 from kregkit.diagnostics.learning_rate_sweep import LearningRateRange, learning_rate_range
-from kregkit.diagnostics.lecture import activation_curves, compare_centering, compare_learning_rates
 from kregkit.diagnostics.loss_direction import loss_sign
 from kregkit.diagnostics.order import label_distribution
 from kregkit.diagnostics.preflight_checks import preflight
@@ -26,9 +26,7 @@ __all__ = [
     "LearningRateRange",
     "PreflightReport",
     "Problem",
-    "activation_curves",
     "compare_activations",
-    "compare_centering",
     "compare_learning_rates",
     "diagnose_curves",
     "gradient_check",

@@ -8,6 +8,8 @@ import numpy as np
 from keras import ops
 
 from kregkit._core.checks import check_integer
+from kregkit._core.seeds import derived_seed
+from kregkit.diagnostics._saturation import saturated_part
 
 _INITIALIZERS = {
     "0.01 normal": lambda seed: keras.initializers.RandomNormal(stddev=0.01, seed=seed),
@@ -22,26 +24,19 @@ _ACTIVATIONS = {
     "ELU": ops.elu,
     "maxout": None,
 }
-_FLAT = {"sigmoid": lambda y: (y < 0.01) | (y > 0.99), "tanh": lambda y: np.abs(y) > 0.99}
 
 
 class _Unit(keras.layers.Layer):
     """A layer with kernels, as given but for its initialiser, then normalisation, then the activation."""
 
-    def __init__(self, layer, initializer, activation, normalize, seed):
+    def __init__(self, layer, initializer, activation, normalize, seeds):
         super().__init__(name=layer.name)
         config = layer.get_config()
         for key in ("name", "kernel_initializer", "bias_initializer", "activation"):
             config.pop(key, None)
-        size = "units" if "units" in config else "filters"
-        copies = 2 if activation == "maxout" else 1
-        self.parts = [
-            type(layer).from_config(
-                {**config, "activation": None, "kernel_initializer": _INITIALIZERS[initializer](seed + 7919 * copy)}
-            )
-            for copy in range(copies)
-        ]
-        self.size = config[size]
+        config["activation"] = None
+        initializers = [_INITIALIZERS[initializer](seed) for seed in seeds]
+        self.parts = [type(layer).from_config({**config, "kernel_initializer": made}) for made in initializers]
         self.normalization = keras.layers.BatchNormalization() if normalize else None
         self.activation = activation
 
@@ -117,7 +112,7 @@ def compare_activations(
 
     Args:
         model: A functional or built sequential Keras model of which only the shape is used; or a list of widths of
-            dense layers. Defaults to the lecture's: ten layers of 500.
+            dense layers. Defaults to ten layers of 500.
         data: Array of inputs for the model. Defaults to 256 standard normal ones.
         initializers: Names out of `"0.01 normal"`, `"Xavier"`, `"He"`.
         activations: Names out of `"sigmoid"`, `"tanh"`, `"ReLU"`, `"leaky ReLU"`, `"ELU"`, `"maxout"`.
@@ -169,11 +164,14 @@ def compare_activations(
 
 def _run(model, kernels, data, initializer, activation, normalize, seed):
     units = []
+    layer_indices = {id(layer): index for index, layer in enumerate(kernels[:-1])}
 
     def clone(layer):
-        place = next((index for index, one in enumerate(kernels[:-1]) if one is layer), None)
-        if place is not None:
-            units.append(_Unit(layer, initializer, activation, normalize, seed + place))
+        if id(layer) in layer_indices:
+            # Maxout is the larger of two copies.
+            copies = range(2 if activation == "maxout" else 1)
+            seeds = [derived_seed(seed, layer_indices[id(layer)], copy) for copy in copies]
+            units.append(_Unit(layer, initializer, activation, normalize, seeds))
             return units[-1]
         if isinstance(layer, (keras.layers.BatchNormalization, keras.layers.Activation, keras.layers.ReLU)):
             return _Skip(name=layer.name)
@@ -195,7 +193,6 @@ def _run(model, kernels, data, initializer, activation, normalize, seed):
 
 
 def _row(name, values, activation):
-    flat = _FLAT.get(activation)
     limit = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}.get(activation)
     if limit is None:
         low, high = np.quantile(values, [0.0005, 0.9995])
@@ -207,7 +204,7 @@ def _row(name, values, activation):
         "mean": float(values.mean()),
         "std": float(values.std()),
         "variety": float(np.sqrt(np.mean(values.var(axis=0)))),
-        "saturated": float(np.mean(flat(values))) if flat is not None else 0.0,
+        "saturated": saturated_part(activation, values),
         "dead": float(np.mean((units == 0).all(axis=0))),
         "histogram": (counts / max(counts.max(), 1)).tolist(),
         "edges": edges.tolist(),

@@ -7,16 +7,9 @@ from kregkit._core import keras_internals
 from kregkit._core.graph import all_layers
 from kregkit.diagnostics._freshness import is_fresh
 from kregkit.diagnostics._probe import probing
+from kregkit.diagnostics._saturation import saturated_part
 from kregkit.diagnostics.finding import Finding, Problem
 
-# What activations look like where they are flat, by name: a test of the outputs.
-_SATURATED = {
-    "sigmoid": lambda y: (y < 0.01) | (y > 0.99),
-    "hard_sigmoid": lambda y: (y <= 0) | (y >= 1),
-    "tanh": lambda y: np.abs(y) > 0.99,
-    "hard_tanh": lambda y: np.abs(y) >= 1,
-    "softsign": lambda y: np.abs(y) > 0.99,
-}
 # By chance a sound unit is zero for all of so few values.
 _FEW = 8
 _BATCH_NORMALIZATION = "put BatchNormalization before the activations"
@@ -97,7 +90,7 @@ def _row(record, last):
     values, gradient = np.asarray(record.outputs[0], "float64"), np.asarray(record.gradients[0], "float64")
     units = values.reshape(-1, values.shape[-1]) if values.ndim > 1 else values.reshape(-1, 1)
     activation = _activation(record.layer)
-    flat, rectified = _SATURATED.get(activation), activation in ("relu", "relu6")
+    rectified = activation in ("relu", "relu6")
     return {
         "layer": record.layer.name,
         "kind": type(record.layer).__name__,
@@ -108,7 +101,7 @@ def _row(record, last):
         "std": float(values.std()),
         "gradient": float(np.sqrt(np.sum(gradient**2) / max(len(gradient), 1))),
         "dead": float(np.mean((units == 0).all(axis=0))) if rectified and len(units) >= _FEW else 0.0,
-        "saturated": float(np.mean(flat(values))) if flat is not None else 0.0,
+        "saturated": saturated_part(activation, values),
     }
 
 

@@ -8,10 +8,12 @@ BatchNormalization, inside a branch too, goes on using its running statistics, a
 Noise comes from the layer's `seed_generator`; setting its `state` repeats a draw.
 
 A layer of your own can follow the same protocol, which `docs/inference.md` describes ("Noise layers of your own"):
-`seed_generator`, `draw_call` and `uniform`, and where they help `noise_source` and `expected_call`.
+`seed_generator`, `draw_call` and `uniform`, and where they help `noise_source`, `expected_call` and `rate_attribute`.
 """
 
+from kregkit.layers.drop_block_2d import DropBlock2D
 from kregkit.layers.drop_connect import DropConnect
+from kregkit.layers.drop_path import DropPath
 from kregkit.layers.fractional_max_pooling import (
     FractionalMaxPooling1D,
     FractionalMaxPooling2D,
@@ -23,7 +25,9 @@ from kregkit.layers.region_pooling import fractional_max_pool
 from kregkit.layers.stochastic_depth import StochasticDepth, linear_survival
 
 __all__ = [
+    "DropBlock2D",
     "DropConnect",
+    "DropPath",
     "FractionalMaxPooling1D",
     "FractionalMaxPooling2D",
     "FractionalMaxPooling3D",

@@ -29,10 +29,14 @@ class NoisyLayer(keras.layers.Layer):
 
     Attributes:
         noise_source: None, or where the noise comes from while `kregkit.inference` averages it: see `kregkit.layers`.
+        rate_attribute: None, or the name of the attribute that holds how much noise there is: `"rate"` or
+            `"survival_probability"`. `callbacks.NoiseSchedule` puts a scalar float32 tensor there while it traces the
+            train step; everything else reads a float.
     """
 
     wrapped = ()
     noise_source = None
+    rate_attribute = None
 
     def __init__(self, seed=None, **kwargs):
         if seed is not None:
@@ -77,3 +81,8 @@ class NoisyLayer(keras.layers.Layer):
 def coin(uniform, probability):
     """Returns booleans that are true with `probability`."""
     return ops.less(uniform, probability)
+
+
+def is_surely(rate, value):
+    """Returns whether a rate is a number that equals `value`; a scheduled one, which is a tensor, may be anything."""
+    return isinstance(rate, (int, float)) and rate == value

@@ -9,10 +9,11 @@ from keras import ops
 
 from kregkit._core.checks import check_choice, check_integer, check_number
 from kregkit.layers._hash import hashed_choice, hashed_uniform, mixed_key
-from kregkit.layers._noise import NoisyLayer
+from kregkit.layers._noise import NoisyLayer, is_surely
+from kregkit.layers._recurrent_masks import RECURRENT, RecurrentMasks, check_recurrent
 
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
-_WRAPPED = (keras.layers.Dense, keras.layers.EinsumDense, *_CONVOLUTIONS)
+_WRAPPED = (keras.layers.Dense, keras.layers.EinsumDense, *_CONVOLUTIONS, *RECURRENT)
 
 
 @keras.saving.register_keras_serializable(package="kregkit")
@@ -37,6 +38,11 @@ class DropConnect(NoisyLayer):
     A seed gives the same masks eagerly, in a graph and under XLA. Keras's Dropout on the inputs drops whole rows of
     `W`; this drops single entries.
 
+    Around `LSTM`, `GRU` and `SimpleRNN` the recurrent kernel is dropped, with `input_kernel=True` the input kernel too,
+    and no bias: `h_t = f(K x_t + (M / p * U) h_(t-1) + b)`. A mask holds for all steps of a sequence. The
+    weight-dropped LSTM of Merity et al. shares it among the sequences of a batch: that is `mask="batch"`, which adds
+    one product of two matrices' entries to the plain layer. `"example"` and `"exact"` are as above.
+
     Inference:
 
     - `"mean"`: the layer as it is, `activation(W v + b)`.
@@ -46,15 +52,23 @@ class DropConnect(NoisyLayer):
       every example and every position.
 
     Args:
-        layer: A `Dense`, `EinsumDense`, `Conv1D`, `Conv2D` or `Conv3D` layer, built or not. It keeps its weights and
-            their names, and can be called without the wrapper at any time.
+        layer: A `Dense`, `EinsumDense`, `Conv1D`, `Conv2D`, `Conv3D`, `LSTM`, `GRU` or `SimpleRNN` layer, built or
+            not. It keeps its weights and their names, and can be called without the wrapper at any time. A recurrent
+            one without dropout of its own.
         rate: Float in [0, 1), the fraction of weights dropped. Defaults to 0.5.
         mask: `"example"`, `"batch"` or `"exact"`. Defaults to `"example"`.
-        inference: `"mean"` or `"gaussian"`. Defaults to `"mean"`.
+        inference: `"mean"` or `"gaussian"`, which recurrent layers don't have. Defaults to `"mean"`.
         draws: Integer >= 1, the samples for `inference="gaussian"` where there is no closed form. Defaults to 16.
         seed: Integer >= 0 or None, seeds the masks. Defaults to None, a random seed.
+        input_kernel: Boolean, whether a recurrent layer's input kernel is dropped too. Defaults to False.
 
-    Input shape, output shape: the wrapped layer's. The first axis is the examples'.
+    Call arguments:
+        inputs: Tensor, whose first axis is the examples'.
+        training: Boolean, whether to draw masks.
+        initial_state: For a recurrent layer, as it takes it.
+        mask: For a recurrent layer, the steps that count.
+
+    Input shape, output shape: the wrapped layer's.
 
     Raises:
         ValueError: for an argument outside its range, and for layers of other classes, quantized ones and transposed
@@ -67,12 +81,24 @@ class DropConnect(NoisyLayer):
     (2, 4)
 
     Reference: [Wan et al., 2013](https://proceedings.mlr.press/v28/wan13.html); the signs are those of
-    [Wen et al., 2018](https://arxiv.org/abs/1803.04386).
+    [Wen et al., 2018](https://arxiv.org/abs/1803.04386), recurrent kernels those of
+    [Merity et al., 2018](https://arxiv.org/abs/1708.02182).
     """
 
     wrapped = ("layer",)
+    rate_attribute = "rate"
 
-    def __init__(self, layer, rate=0.5, mask="example", inference="mean", draws=16, seed=None, **kwargs):
+    def __init__(
+        self,
+        layer,
+        rate=0.5,
+        mask="example",
+        inference="mean",
+        draws=16,
+        seed=None,
+        input_kernel: bool = False,
+        **kwargs,
+    ):
         if not isinstance(layer, _WRAPPED):
             names = ", ".join(wrapped.__name__ for wrapped in _WRAPPED)
             raise ValueError(f"`layer` must be one of {names}. Received: layer={layer!r}")
@@ -82,8 +108,18 @@ class DropConnect(NoisyLayer):
         check_choice("mask", mask, ("example", "batch", "exact"))
         check_choice("inference", inference, ("mean", "gaussian"))
         check_integer("draws", draws, low=1)
+        check_choice("input_kernel", input_kernel, (True, False))
+        recurrent = isinstance(layer, RECURRENT)
+        if recurrent:
+            check_recurrent(layer, mask, inference)
+        elif input_kernel:
+            raise ValueError(f"Only recurrent layers have an `input_kernel`. Received: input_kernel={input_kernel}")
         kwargs.setdefault("dtype", layer.dtype_policy)
         super().__init__(seed=seed, **kwargs)
+        if recurrent and self.compute_dtype != layer.compute_dtype:
+            raise ValueError(f"A recurrent layer keeps its own dtype. Received: dtype={self.compute_dtype!r}")
+        self.input_kernel = input_kernel
+        self._recurrent = recurrent
         self.layer = layer
         self.rate = rate
         self.mask = mask
@@ -91,33 +127,55 @@ class DropConnect(NoisyLayer):
         self.draws = draws
         self.supports_masking = layer.supports_masking
 
-    def build(self, input_shape):
+    def build(self, inputs_shape, initial_state_shape=None):
         if not self.layer.built:
-            self.layer.build(input_shape)
+            self.layer.build(inputs_shape)
 
-    def call(self, inputs, training=None):
+    def call(self, inputs, training=None, initial_state=None, mask=None):
         if training:
-            return self.draw_call(inputs, training=training)
+            return self.draw_call(inputs, training=training, initial_state=initial_state, mask=mask)
+        if self._recurrent:
+            return self.layer(inputs, initial_state=initial_state, mask=mask, training=training)
         return self._without_mask(inputs) if self.inference == "mean" else self.expected_call(inputs)
 
-    def draw_call(self, inputs, training=None):
-        if self.rate == 0:
+    def draw_call(self, inputs, training=None, initial_state=None, mask=None):
+        if self._recurrent:
+            return self._draw_recurrent(inputs, training, initial_state, mask)
+        if is_surely(self.rate, 0):
             return self._without_mask(inputs)
         inputs = ops.cast(inputs, self.compute_dtype)
         kernel = ops.cast(self.layer.kernel, self.compute_dtype)
-        # What is the same for all examples of a draw is what one mask for the batch is.
-        mask = "batch" if self.noise_source is not None and self.noise_source.shared else self.mask
-        draw = {"example": self._draw_example, "batch": self._draw_batch, "exact": self._draw_exact}[mask]
+        shares = self._who_shares()
+        draw = {"example": self._draw_example, "batch": self._draw_batch, "exact": self._draw_exact}[shares]
         outputs = draw(inputs, kernel)
         if self.layer.bias is not None:
             bias = ops.cast(self.layer.bias, self.compute_dtype)
-            factor = self._bias_factor(ops.shape(inputs)[0], shared=mask == "batch")
+            factor = self._bias_factor(ops.shape(inputs)[0], shared=shares == "batch")
             outputs = outputs + self._behind_examples(bias * factor, outputs)
         return self._with_activity_loss(self._activate(outputs))
 
-    def expected_call(self, inputs, training=None):
-        """Returns the mean over masks by the paper's Gaussian, whatever `inference` says."""
-        if self.rate == 0 or self._activation() == "linear":
+    def _who_shares(self):
+        """Returns `mask`, but `"batch"` where all examples of a draw share it: that is one mask for the batch."""
+        return "batch" if self.noise_source is not None and self.noise_source.shared else self.mask
+
+    def _draw_recurrent(self, inputs, training, initial_state, mask):
+        arguments = {"inputs": inputs, "initial_state": initial_state, "mask": mask}
+        masks = RecurrentMasks(self, ops.shape(inputs)[0], training)
+        draw = {"example": masks.draw_example, "batch": masks.draw_batch, "exact": masks.draw_exact}
+        return masks.draw_nothing(arguments) if is_surely(self.rate, 0) else draw[self._who_shares()](arguments)
+
+    @property
+    def expected_call(self):
+        """A function that returns the mean over masks by the paper's Gaussian, whatever `inference` says.
+
+        A recurrent kernel's mean isn't known, so that there the attribute is missing.
+        """
+        if self._recurrent:
+            raise AttributeError("The mean over the masks of a recurrent kernel isn't known")
+        return self._expected_call
+
+    def _expected_call(self, inputs, training=None, mask=None):
+        if is_surely(self.rate, 0) or self._activation() == "linear":
             return self._without_mask(inputs)
         return self._with_activity_loss(self._gaussian(inputs))
 
@@ -139,22 +197,21 @@ class DropConnect(NoisyLayer):
             self.add_loss(loss / ops.cast(ops.shape(outputs)[0], loss.dtype))
         return outputs
 
-    def _factor(self, shape, key):
+    def factor(self, shape, key):
         """Returns a mask over `p`: 0 or `1 / (1 - rate)`."""
         return hashed_choice(key, shape, self.rate, 0.0, 1 / (1 - self.rate), self.compute_dtype)
 
-    def _kernel_factor(self, per_replica=True):
-        """Returns a mask of the kernel over `p`, with an axis of draws in front where a noise source draws it."""
-        shape = tuple(self.layer.kernel.shape)
+    def kernel_factor(self, shape, per_replica=True):
+        """Returns a mask of a kernel over `p`, with an axis of draws in front where a noise source draws it."""
         if self.noise_source is None:
-            return self._factor(shape, self.next_key(per_replica))
+            return self.factor(shape, self.next_key(per_replica))
         return self._factor_of(self.noise_source.uniform_per_draw(shape))
 
     def _bias_factor(self, rows, shared):
         """Returns masks of the bias over `p`: one for each row, or one for all where that is the same."""
         shape, source = tuple(self.layer.bias.shape), self.noise_source
         if source is None:
-            return self._factor((1 if shared else rows, *shape), self.next_key(per_replica=not shared))
+            return self.factor((1 if shared else rows, *shape), self.next_key(per_replica=not shared))
         if shared:
             return ops.repeat(self._factor_of(source.uniform_per_draw(shape)), rows // source.num_draws, axis=0)
         return self._factor_of(source.uniform((rows, *shape)))
@@ -165,17 +222,18 @@ class DropConnect(NoisyLayer):
     def uniform(self, shape, per_replica=True):
         return hashed_uniform(self.next_key(per_replica), shape)
 
-    def _signs(self, shape):
+    def signs(self, shape):
+        """Returns random numbers 1 and -1; the first axis is the rows'."""
         return 2 * ops.cast(self.uniform(shape) < 0.5, self.compute_dtype) - 1
 
     def _draw_example(self, inputs, kernel):
-        deviation = self._kernel_factor() - 1
+        deviation = self.kernel_factor(tuple(kernel.shape)) - 1
         into, out_of = self._sign_shapes(inputs)
-        turned = self._product(inputs * self._signs(into), kernel * deviation)
-        return self._product(inputs, kernel) + turned * self._signs(out_of)
+        turned = self._product(inputs * self.signs(into), kernel * deviation)
+        return self._product(inputs, kernel) + turned * self.signs(out_of)
 
     def _draw_batch(self, inputs, kernel):
-        return self._product(inputs, kernel * self._kernel_factor(per_replica=False))
+        return self._product(inputs, kernel * self.kernel_factor(tuple(kernel.shape), per_replica=False))
 
     def _draw_exact(self, inputs, kernel):
         key = self.next_key()
@@ -185,7 +243,7 @@ class DropConnect(NoisyLayer):
 
         def one(element):
             example, number = element
-            masked = kernel * self._factor(tuple(kernel.shape), mixed_key(key, number))
+            masked = kernel * self.factor(tuple(kernel.shape), mixed_key(key, number))
             return self._product(example[None], masked)[0]
 
         return ops.map(one, (inputs, numbers))
@@ -277,8 +335,13 @@ class DropConnect(NoisyLayer):
         convolution = isinstance(self.layer, _CONVOLUTIONS)
         return 1 if convolution and self.layer.data_format == "channels_first" else -1
 
-    def compute_output_shape(self, input_shape):
-        return self.layer.compute_output_shape(input_shape)
+    def compute_output_shape(self, inputs_shape, initial_state_shape=None):
+        return self.layer.compute_output_shape(inputs_shape)
+
+    def compute_mask(self, inputs, previous_mask):
+        if self._recurrent:
+            return self.layer.compute_mask(inputs, previous_mask)
+        return super().compute_mask(inputs, previous_mask)
 
     def get_config(self):
         return {
@@ -287,6 +350,7 @@ class DropConnect(NoisyLayer):
             "mask": self.mask,
             "inference": self.inference,
             "draws": self.draws,
+            "input_kernel": self.input_kernel,
         }
 
 

@@ -8,7 +8,7 @@ from keras import ops, tree
 from kregkit._core import keras_internals
 from kregkit._core.checks import check_choice, check_integer, check_number
 from kregkit.layers._backend import on_tensorflow, runs_eagerly
-from kregkit.layers._noise import NoisyLayer, coin
+from kregkit.layers._noise import NoisyLayer, coin, is_surely
 from kregkit.layers._rows import put_rows, random_subset, take_rows
 
 # Rounds to the nearest integer, and halves upward in every precision: float32 makes of 0.35 * 90 a little less.
@@ -74,6 +74,9 @@ class StochasticDepth(NoisyLayer):
             several; a dictionary's are in the order of its sorted keys). It is called with the inputs alone. Defaults
             to None.
         scale: `"train"` or `"test"`, when the branch is scaled. Defaults to `"train"`.
+        layer_scale: Float > 0 or None. A float, such as `1e-6`, multiplies the branch's output by a trained weight for
+            each entry of the last axis, which starts there: a deep network then starts as the identity. Defaults to
+            None, no weight.
         seed: Integer >= 0 or None, seeds the coins. Defaults to None, a random seed.
 
     Call arguments:
@@ -96,13 +99,23 @@ class StochasticDepth(NoisyLayer):
     (2, 8)
 
     Reference: [Huang et al., 2016](https://arxiv.org/abs/1603.09382); the subset form is that of
-    [Oquab et al., 2023](https://arxiv.org/abs/2304.07193).
+    [Oquab et al., 2023](https://arxiv.org/abs/2304.07193), `layer_scale` that of
+    [Touvron et al., 2021](https://arxiv.org/abs/2103.17239).
     """
 
     wrapped = ("branch", "shortcut")
+    rate_attribute = "survival_probability"
 
     def __init__(
-        self, branch, survival_probability=0.5, mode="batch", shortcut=None, scale="train", seed=None, **kwargs
+        self,
+        branch,
+        survival_probability=0.5,
+        mode="batch",
+        shortcut=None,
+        scale="train",
+        seed=None,
+        layer_scale: float | None = None,
+        **kwargs,
     ):
         if not isinstance(branch, keras.Layer):
             raise ValueError(f"`branch` must be a Keras layer or model. Received: branch={branch!r}")
@@ -111,6 +124,8 @@ class StochasticDepth(NoisyLayer):
         check_number("survival_probability", survival_probability, 0, 1, low_open=True)
         check_choice("mode", mode, ("batch", "sample", "subset"))
         check_choice("scale", scale, ("train", "test"))
+        if layer_scale is not None:
+            check_number("layer_scale", layer_scale, 0, low_open=True)
         # Variables are read here to be handed to the branch, which casts them as its own policy says.
         super().__init__(seed=seed, autocast=False, **kwargs)
         self.branch = branch
@@ -118,10 +133,16 @@ class StochasticDepth(NoisyLayer):
         self.mode = mode
         self.shortcut = shortcut
         self.scale = scale
+        self.layer_scale = layer_scale
+        self.branch_factors = None
         self.supports_masking = True
         self._branch_signature = inspect.signature(branch.call)
 
     def build(self, inputs_shape):
+        if self.layer_scale is not None:
+            initializer = keras.initializers.Constant(self.layer_scale)
+            channels = self.compute_output_shape(inputs_shape)[-1]
+            self.branch_factors = self.add_weight(shape=(channels,), initializer=initializer, name="layer_scale")
         inputs = tree.map_shape_structure(lambda shape: keras.Input(batch_shape=shape), inputs_shape)
         try:
             self._branch_signature.bind(inputs)
@@ -139,7 +160,7 @@ class StochasticDepth(NoisyLayer):
     def draw_call(self, inputs, *args, training=None, mask=None, **kwargs):
         arguments = self._arguments(kwargs, training, mask)
         self._build_branch(inputs, *args, **arguments)
-        if self.survival_probability == 1:
+        if is_surely(self.survival_probability, 1):
             return self._expected(inputs, args, arguments, training)
         # At test time a coin for each example and draw: modes that save time share one among examples.
         mode = self.mode if self.noise_source is None else "sample"
@@ -182,6 +203,10 @@ class StochasticDepth(NoisyLayer):
                 f"The branch's output must have the shape of the shortcut's, which is {tuple(like.shape)}. "
                 f"Received: shape={tuple(outputs.shape)}"
             )
+        if self.branch_factors is not None:
+            # Multiplied at the weight's own precision: float16 has no 1e-8.
+            dtype = self.branch_factors.dtype
+            outputs = ops.cast(ops.cast(outputs, dtype) * self.branch_factors, self.compute_dtype)
         return outputs
 
     def _factor(self, training, batch=None, mode=None):
@@ -189,13 +214,14 @@ class StochasticDepth(NoisyLayer):
         if (self.scale == "train") != training:
             return 1.0
         if (mode or self.mode) != "subset":
-            return 1 / self.survival_probability if training else self.survival_probability
+            factor = 1 / self.survival_probability if training else self.survival_probability
+            return factor if isinstance(factor, (int, float)) else ops.cast(factor, self.compute_dtype)
         size = ops.cast(self._subset_size(batch), "float32")
         batch = ops.cast(batch, "float32")
         return ops.cast(batch / size if training else size / batch, self.compute_dtype)
 
     def _subset_size(self, batch):
-        if isinstance(batch, int):
+        if isinstance(batch, int) and isinstance(self.survival_probability, (int, float)):
             return max(1, int(self.survival_probability * batch + _UPWARD))
         return ops.maximum(1, ops.cast(self.survival_probability * ops.cast(batch, "float32") + _UPWARD, "int32"))
 
@@ -207,12 +233,13 @@ class StochasticDepth(NoisyLayer):
         # The same coin on all replicas: it is the whole mini-batch's.
         survives = coin(self.uniform((), per_replica=False), self.survival_probability)
         state = self.branch.non_trainable_variables
+        factors = [] if self.branch_factors is None else [self.branch_factors]
         before = [variable.value for variable in state]
         with_loss = []
 
         def run():
             # Changes of state and losses can't leave a conditional but as its results.
-            variables = [(variable, variable.value) for variable in self.branch.variables]
+            variables = [(variable, variable.value) for variable in [*self.branch.variables, *factors]]
             with keras.StatelessScope(variables, collect_losses=True, initialize_variables=False) as scope:
                 outputs = self._branch(inputs, args, arguments, shortcut) * self._factor(True)
             with_loss.extend(scope.losses)
@@ -227,7 +254,7 @@ class StochasticDepth(NoisyLayer):
             if not runs_eagerly():
                 return shortcut, ops.zeros((), "float32"), before
             # Without a graph the tape doesn't see the skipped weights: their gradient would be None instead of zero.
-            zero = sum((ops.sum(weight * 0) for weight in self.branch.trainable_variables), 0.0)
+            zero = sum((ops.sum(weight * 0) for weight in [*self.branch.trainable_variables, *factors]), 0.0)
             return shortcut + ops.cast(zero, shortcut.dtype), ops.zeros((), "float32"), before
 
         if conditionals_are_slow():
@@ -296,6 +323,7 @@ class StochasticDepth(NoisyLayer):
             "survival_probability": self.survival_probability,
             "mode": self.mode,
             "scale": self.scale,
+            "layer_scale": self.layer_scale,
         }
 
 

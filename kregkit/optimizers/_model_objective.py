@@ -9,12 +9,15 @@ import tensorflow as tf
 from kregkit._core import keras_internals
 from kregkit._core.normalization import batch_statistics_in_inference
 from kregkit._core.replacing import replaced_all
+from kregkit._core.seeds import derived_seed
 from kregkit._core.weights import assign_values, copy_values
 from kregkit.optimizers._objective import Objective
 
 
 @contextlib.contextmanager
-def model_objective(model, x, y, loss, batch_size, stochastic, batch_normalization, seed, jit_compile=False):
+def model_objective(
+    model, x, y, loss, batch_size, stochastic, batch_normalization, seed, jit_compile=False, sample_weight=None
+):
     """Yields the objective of a model's trainable weights.
 
     Afterwards seed states are as they were, and so are BatchNormalization's statistics unless it `keeps_statistics`.
@@ -26,10 +29,13 @@ def model_objective(model, x, y, loss, batch_size, stochastic, batch_normalizati
             "Full-batch solvers work on one device: build the model outside of a `tf.distribute` scope. "
             f"Received: model={model!r}"
         )
-    x, y = _tensors("x", x), _tensors("y", y)
-    lengths = {int(tensor.shape[0]) for tensor in keras.tree.flatten((x, y)) if tensor is not None}
+    x, y, sample_weight = _tensors("x", x), _tensors("y", y), _tensors("sample_weight", sample_weight)
+    data = (x, y, sample_weight)
+    lengths = {int(tensor.shape[0]) for tensor in keras.tree.flatten(data) if tensor is not None}
     if len(lengths) != 1 or 0 in lengths:
-        raise ValueError(f"`x` and `y` must have the same number of examples. Received: lengths={sorted(lengths)}")
+        raise ValueError(
+            f"`x`, `y` and `sample_weight` must have the same number of examples. Received: lengths={sorted(lengths)}"
+        )
     (num,) = lengths
     batch_size = num if batch_size is None else min(batch_size, num)
     chunked = batch_size < num
@@ -59,16 +65,16 @@ def model_objective(model, x, y, loss, batch_size, stochastic, batch_normalizati
             "Batch statistics of chunks are not those of the full batch: with batch_normalization='training', "
             f"`batch_size` must be None. Received: batch_size={batch_size}"
         )
-    evaluate = _loss_function(model, loss, chunked)
+    evaluate = _loss_function(model, loss, chunked, sample_weight is not None)
 
     def chunk_value(start, size):
-        xs, ys = (x, y) if size == num else keras.tree.map_structure(lambda data: _chunk(data, start, size), (x, y))
+        xs, ys, weights = data if size == num else keras.tree.map_structure(lambda one: _chunk(one, start, size), data)
         with contextlib.ExitStack() as stack:
             # The moving statistics become those of the last batch: of the full batch, seen once.
             stack.enter_context(batch_statistics_in_inference(trained, momentum=0.0))
             if stochastic == "freeze":
                 stack.enter_context(_training_mode(drawing))
-            return evaluate(xs, ys, model(xs, training=False), size / num)
+            return evaluate(xs, ys, model(xs, training=False), weights, size / num)
 
     num_chunks, rest = divmod(num, batch_size)
     parts = [(num_chunks, lambda index: chunk_value(index * batch_size, batch_size))]
@@ -77,7 +83,7 @@ def model_objective(model, x, y, loss, batch_size, stochastic, batch_normalizati
 
     def reset_generators():
         for index, generator in enumerate(generators):
-            generator.state.assign([frozen_seed(seed, index), 0])
+            generator.state.assign([derived_seed(seed, index), 0])
 
     statistics = [variable for layer in trained if layer.trainable for variable in layer.non_trainable_variables]
     objective = Objective(
@@ -100,11 +106,6 @@ def model_objective(model, x, y, loss, batch_size, stochastic, batch_normalizati
         assign_values(kept, kept_values)
         if not objective.keeps_statistics:
             assign_values(statistics, values)
-
-
-def frozen_seed(seed, index):
-    """Returns the seed of the generator with a number; two seeds have none in common, as `seed + index` would."""
-    return int(np.random.SeedSequence((seed, index)).generate_state(1)[0] >> 1)
 
 
 def _build(model, x):
@@ -171,10 +172,11 @@ def _training_mode(layers):
     return replaced_all([(layer, "call", trained(layer)) for layer in layers])
 
 
-def _loss_function(model, loss, chunked):
-    """Returns `evaluate(x, y, prediction, weight)`, a chunk's part of the objective, regularisation included.
+def _loss_function(model, loss, chunked, weighted):
+    """Returns `evaluate(x, y, prediction, sample_weight, share)`, a chunk's part of the objective.
 
-    `weight` is the chunk's part of the examples. The weights sum to one, so regularisation is counted once.
+    Regularisation is included. `share` is the chunk's part of the examples. The shares sum to one, so regularisation
+    is counted once.
     """
     if loss is None:
         if not model.compiled:
@@ -182,17 +184,20 @@ def _loss_function(model, loss, chunked):
         summed = [own for own in keras.tree.flatten(model.loss) if getattr(own, "reduction", "") == "sum"]
         if chunked and summed:
             raise ValueError(f"Pass a loss that is summed as `loss=` to use `batch_size`. Received: loss={summed}")
+        _refuse_weighted_mean(keras.tree.flatten(model.loss), chunked and weighted)
 
-        def evaluate(x, y, prediction, weight):
+        def evaluate(x, y, prediction, sample_weight, share):
             _refuse_mask(prediction, chunked)
-            return model.compute_loss(x=x, y=y, y_pred=prediction, training=False) * weight
+            loss = model.compute_loss(x=x, y=y, y_pred=prediction, sample_weight=sample_weight, training=False)
+            return loss * share
 
         return evaluate
 
     function = keras.losses.get(loss)
     is_sum = getattr(function, "reduction", "") == "sum"
+    _refuse_weighted_mean([function], chunked and weighted)
 
-    def evaluate(x, y, prediction, weight):
+    def evaluate(x, y, prediction, sample_weight, share):
         _refuse_mask(prediction, chunked)
         if (
             tf.is_tensor(y)
@@ -201,11 +206,38 @@ def _loss_function(model, loss, chunked):
             and prediction.shape[-1] == 1
         ):
             y = tf.expand_dims(y, -1)
-        value = tf.reduce_mean(function(y, prediction))
-        penalties = [tf.cast(tf.reduce_sum(penalty), value.dtype) * weight for penalty in model.losses]
-        return tf.add_n([value if is_sum else value * weight, *penalties])
+        if sample_weight is None:
+            value = tf.reduce_mean(function(y, prediction))
+        elif isinstance(function, keras.losses.Loss):
+            value = tf.reduce_mean(function(y, prediction, sample_weight=sample_weight))
+        else:
+            value = tf.reduce_mean(_weighted(function(y, prediction), sample_weight))
+        penalties = [tf.cast(tf.reduce_sum(penalty), value.dtype) * share for penalty in model.losses]
+        return tf.add_n([value if is_sum else value * share, *penalties])
 
     return evaluate
+
+
+def _weighted(losses, sample_weight):
+    """Returns each example's losses times its weight."""
+    if not tf.is_tensor(sample_weight) or losses.shape.rank == 0:
+        raise ValueError(
+            "With a function as `loss`, `sample_weight` must be one array, and the function must return a loss for "
+            f"each example. Received: shape of the losses={losses.shape}"
+        )
+    weights = tf.cast(sample_weight, losses.dtype)
+    if weights.shape.rank == losses.shape.rank + 1 and weights.shape[-1] == 1:
+        weights = tf.squeeze(weights, -1)
+    return losses * tf.reshape(weights, [*weights.shape, *[1] * (losses.shape.rank - weights.shape.rank)])
+
+
+def _refuse_weighted_mean(losses, chunks_are_weighted):
+    divided = [loss for loss in losses if getattr(loss, "reduction", "") == "mean_with_sample_weight"]
+    if chunks_are_weighted and divided:
+        raise ValueError(
+            "A loss that is divided by the sum of the weights can't be added up over chunks: `batch_size` must be "
+            f"None, or the reduction another one. Received: loss={divided}"
+        )
 
 
 def _refuse_mask(prediction, chunked):

@@ -9,7 +9,9 @@ METHODS = ("L-BFGS-B", "BFGS", "CG", "Newton-CG", "trust-ncg", "trust-krylov")
 _NEWTON_METHODS = ("Newton-CG", "trust-ncg", "trust-krylov")
 
 
-def objective_of(model, x, y, loss, batch_size, stochastic, batch_normalization, seed, jit_compile=False):
+def objective_of(
+    model, x, y, loss, batch_size, stochastic, batch_normalization, seed, jit_compile=False, sample_weight=None
+):
     """Returns a context manager of a model's objective, after checking the arguments that shape it."""
     check_choice("stochastic", stochastic, ("refuse", "freeze", "inference"))
     check_choice("batch_normalization", batch_normalization, ("inference", "training"))
@@ -18,7 +20,9 @@ def objective_of(model, x, y, loss, batch_size, stochastic, batch_normalization,
         check_integer("batch_size", batch_size, 1)
     from kregkit.optimizers._model_objective import model_objective
 
-    return model_objective(model, x, y, loss, batch_size, stochastic, batch_normalization, seed, jit_compile)
+    return model_objective(
+        model, x, y, loss, batch_size, stochastic, batch_normalization, seed, jit_compile, sample_weight
+    )
 
 
 def check_constant(objective, vector):

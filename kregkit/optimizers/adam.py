@@ -31,7 +31,9 @@ class Adam(keras.optimizers.Adam):
         epsilon: Float, added to the root. Defaults to `1e-7`.
         amsgrad: Boolean, whether to divide by the largest `s` so far. Defaults to `False`.
         bias_correction: Boolean. Defaults to `True`, which is Keras's Adam.
-        **kwargs: Arguments of `keras.optimizers.Optimizer`: `weight_decay`, `clipnorm`, `use_ema`, ...
+        weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
+            loss_scale_factor, gradient_accumulation_steps, name: As in `keras.optimizers.Optimizer`. Weight decay is
+            decoupled.
 
     Raises:
         ValueError: `bias_correction` is not a boolean.
@@ -49,15 +51,38 @@ class Adam(keras.optimizers.Adam):
     def __init__(
         self,
         learning_rate=0.001,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-7,
-        amsgrad=False,
-        bias_correction=True,
-        **kwargs,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        amsgrad: bool = False,
+        bias_correction: bool = True,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = "adam",
     ):
         super().__init__(
-            learning_rate=learning_rate, beta_1=beta_1, beta_2=beta_2, epsilon=epsilon, amsgrad=amsgrad, **kwargs
+            learning_rate=learning_rate,
+            beta_1=beta_1,
+            beta_2=beta_2,
+            epsilon=epsilon,
+            amsgrad=amsgrad,
+            weight_decay=weight_decay,
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+            use_ema=use_ema,
+            ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency,
+            loss_scale_factor=loss_scale_factor,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            name=name,
         )
         if not isinstance(bias_correction, bool):
             raise ValueError(f"`bias_correction` must be True or False. Received: bias_correction={bias_correction!r}")

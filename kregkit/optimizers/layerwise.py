@@ -7,7 +7,7 @@ from keras import ops
 
 from kregkit._core import keras_internals
 from kregkit._core.checks import check_number
-from kregkit._core.graph import layers_as_called
+from kregkit._core.graph import layer_paths, layers_as_called, matches_path
 from kregkit._core.weights import variable_path
 
 
@@ -45,9 +45,10 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
     Compared with `keras.optimizers.MultiOptimizer`, which gives each group of variables an optimizer, and so a
     learning rate and a step counter, of its own: callbacks and schedules drive all variables at once.
 
-    Keras drops the names of models from the paths when it clones a model or loads it from a file. A copy whose patterns
-    no longer match gets its factors from the config, which holds them once the optimizer was built, or matches the
-    patterns with the names of all models and layers around a variable.
+    A path has the names of all models and layers around a variable, such as `"net/backbone/conv_1/kernel"`, wherever a
+    model builds the optimizer (`fit`, `train_on_batch`). Keras's own paths lack those of functional models, and of all
+    models once it clones a model or loads it from a file; either path matches. A copy whose patterns no longer match
+    gets its factors from the config, which holds them once the optimizer was built.
 
     Plain `tf.Variable`s have no path: their name stands for it.
 
@@ -232,20 +233,21 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
 
     def _match(self, variables, paths):
         """Returns each variable's factor by the patterns."""
-        patterns = [self._patterns(path, path) for path in paths]
+        # A variable's own path lacks the names of functional models around it, and of all models once it was loaded.
+        full_paths = _paths_in_model(variables)
+        patterns = [self._patterns(path, full_paths.get(id(v), path)) for v, path in zip(variables, paths)]
         unmatched = self._unmatched(patterns)
-        if unmatched:
-            # A clone's paths, and those of a model from a file, lack the names of nested models.
-            full_paths = _paths_in_model(variables)
-            patterns = [self._patterns(path, full_paths.get(id(v), path)) for v, path in zip(variables, paths)]
-            unmatched = self._unmatched(patterns)
         if unmatched:
             factors = self._recall(paths, by_position=True)
             if factors:
                 return factors
-            listed = "\n  ".join(paths)
+            listed = "\n  ".join(full_paths.get(id(v), path) for v, path in zip(variables, paths))
+            alone = "" if full_paths else (
+                "The names of nested models are known where the model builds its optimizer, as in `fit`, but not where "
+                "`build` is called on a list of variables. "
+            )  # fmt: skip
             raise ValueError(
-                "Every pattern must match a trainable variable's path, all of it or all behind a slash. "
+                f"Every pattern must match a trainable variable's path, all of it or all behind a slash. {alone}"
                 f"The paths are\n  {listed}\nReceived: multipliers={unmatched}"
             )
         for path, matched in zip(paths, patterns):
@@ -257,8 +259,8 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
         """Returns the patterns that match a path; the exact path goes first."""
         if path in self.multipliers:
             return [path]
-        exact = [pattern for pattern in self.multipliers if full_path != path and full_path.endswith(f"/{pattern}")]
-        return exact or [p for p in self.multipliers if re.fullmatch(f"(?:.*/)?(?:{p})", full_path)]
+        exact = [pattern for pattern in self.multipliers if full_path.endswith(f"/{pattern}") and full_path != path]
+        return exact or [p for p in self.multipliers if matches_path(p, path) or matches_path(p, full_path)]
 
     def _unmatched(self, patterns):
         used = {pattern for matched in patterns for pattern in matched}
@@ -329,18 +331,12 @@ for _name in keras_internals.wrapped_state_names():
 
 def _paths_in_model(variables):
     """Returns `{id(variable): path}`, with the names of all models and layers around it, in the model being built."""
-    paths = {}
-
-    def visit(layer, outer):
-        path = f"{outer}{layer.name}/"
-        for variable in keras_internals.own_trainable_variables(layer):
-            paths.setdefault(id(variable), f"{path}{variable.name}")
-        for inner in keras_internals.inner_layers(layer):
-            visit(inner, path)
-
     wanted = {id(variable) for variable in variables}
     for model in keras_internals.calling_models():
         if wanted <= {id(variable) for variable in model.trainable_variables}:
-            visit(model, "")
-            break
-    return paths
+            return {
+                id(variable): f"{path}/{variable.name}"
+                for path, layer in layer_paths(model)
+                for variable in keras_internals.own_trainable_variables(layer)
+            }
+    return {}

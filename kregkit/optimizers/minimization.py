@@ -19,6 +19,7 @@ def minimize(
     batch_size=None,
     callbacks=None,
     *,
+    sample_weight=None,
     tolerance=None,
     options=None,
     initial_iteration=0,
@@ -31,7 +32,7 @@ def minimize(
     """Minimises a model's full-batch loss over its trainable weights.
 
     ```
-    f(W) = mean over all examples of loss(y, model(x; W)) + regularisation losses
+    f(W) = mean over all examples of sample_weight * loss(y, model(x; W)) + regularisation losses
     ```
 
     Loss and gradient are compiled once, and with `batch_size` accumulated over chunks inside the graph: the same
@@ -59,6 +60,9 @@ def minimize(
         max_iterations: Integer >= 1, the iteration number at which to stop. Defaults to `100`.
         batch_size: Integer >= 1, examples per chunk, or `None` for all at once. Changes memory, not the result.
         callbacks: List of `keras.callbacks.Callback`.
+        sample_weight: Array of a weight for each example, as in `fit`: the weighted losses are summed and divided by
+            the number of examples, so that a constant one scales the loss. For a compiled loss of several outputs, or
+            one for each step or pixel, whatever `fit` takes. Defaults to 1 for all.
         tolerance: Float, SciPy's `tol`. Defaults to the method's own. A float32 model resolves relative changes of
             its loss of about 1e-7: where the line search can't see progress any more, it stops.
         options: Dictionary of the method's further options, as in `scipy.optimize.minimize`.
@@ -97,7 +101,9 @@ def minimize(
     hooked = [type(callback).__name__ for callback in keras.tree.flatten(callbacks) if hasattr(callback, "before_step")]
     if hooked:
         raise ValueError(f"`callbacks` must not work in the train step: there is none. Received: callbacks={hooked}")
-    with objective_of(model, x, y, loss, batch_size, stochastic, batch_normalization, seed, jit_compile) as objective:
+    with objective_of(
+        model, x, y, loss, batch_size, stochastic, batch_normalization, seed, jit_compile, sample_weight
+    ) as objective:
         start = objective.get()
         known = check_constant(objective, start)
         callbacks = keras.callbacks.CallbackList(

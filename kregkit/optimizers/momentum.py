@@ -29,7 +29,9 @@ class Momentum(keras.optimizers.Optimizer):
             `learning_rate / (1 - momentum)` times itself per step.
         momentum: Float in [0, 1), the fraction of the velocity that each step keeps. Defaults to `0.9`.
         nesterov: Boolean, whether to look ahead. Defaults to `False`.
-        **kwargs: Arguments of `keras.optimizers.Optimizer`: `weight_decay`, `clipnorm`, `use_ema`, ...
+        weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
+            loss_scale_factor, gradient_accumulation_steps, name: As in `keras.optimizers.Optimizer`. Weight decay is
+            decoupled.
 
     Raises:
         ValueError: `momentum` is outside [0, 1).
@@ -47,8 +49,35 @@ class Momentum(keras.optimizers.Optimizer):
     [Sutskever et al., 2013](https://proceedings.mlr.press/v28/sutskever13.html), who put the rate inside.
     """
 
-    def __init__(self, learning_rate=0.01, momentum=0.9, nesterov=False, **kwargs):
-        super().__init__(learning_rate=learning_rate, **kwargs)
+    def __init__(
+        self,
+        learning_rate=0.01,
+        momentum: float = 0.9,
+        nesterov: bool = False,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+            use_ema=use_ema,
+            ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency,
+            loss_scale_factor=loss_scale_factor,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            name=name,
+        )
         self.momentum = check_number("momentum", momentum, 0, 1, high_open=True)
         self.nesterov = bool(nesterov)
 

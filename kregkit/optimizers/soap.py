@@ -67,7 +67,9 @@ class SOAP(keras.optimizers.Optimizer):
         epsilon: Float >= 0, added to the root. Defaults to `1e-8`.
         precondition_frequency: Integer >= 1, steps between two refreshes of the eigenbasis. Defaults to `10`.
         max_precondition_dim: Integer >= 0, the longest side that is preconditioned. Defaults to `1024`.
-        **kwargs: Arguments of `keras.optimizers.Optimizer`: `weight_decay` (decoupled), `clipnorm`, `use_ema`, ...
+        weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
+            loss_scale_factor, gradient_accumulation_steps, name: As in `keras.optimizers.Optimizer`. Weight decay is
+            decoupled.
 
     Raises:
         ValueError: An argument is outside its range.
@@ -86,14 +88,35 @@ class SOAP(keras.optimizers.Optimizer):
     def __init__(
         self,
         learning_rate=0.003,
-        beta_1=0.95,
-        beta_2=0.95,
-        epsilon=1e-8,
-        precondition_frequency=10,
-        max_precondition_dim=1024,
-        **kwargs,
+        beta_1: float = 0.95,
+        beta_2: float = 0.95,
+        epsilon: float = 1e-8,
+        precondition_frequency: int = 10,
+        max_precondition_dim: int = 1024,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = None,
     ):
-        super().__init__(learning_rate=learning_rate, **kwargs)
+        super().__init__(
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+            use_ema=use_ema,
+            ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency,
+            loss_scale_factor=loss_scale_factor,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            name=name,
+        )
         self.beta_1 = check_number("beta_1", beta_1, 0, 1, high_open=True)
         self.beta_2 = check_number("beta_2", beta_2, 0, 1, high_open=True)
         self.epsilon = check_number("epsilon", epsilon, 0)

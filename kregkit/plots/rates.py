@@ -11,10 +11,11 @@ def learning_rate_curve(rates, axes=None, *, steps=None, steps_per_epoch=None, l
 
     Args:
         rates: What a `fit` recorded, as its `History` or the list `history["learning_rate"]` (one value per epoch);
+            an array with one value per step, as `kregkit.callbacks.simulate` gives, where `steps_per_epoch` is given;
             or a `LearningRateSchedule` or any function of the step, drawn over `steps` steps.
         axes: Matplotlib Axes to draw on. Defaults to new ones.
         steps: Integer, how many steps of a schedule to draw.
-        steps_per_epoch: Integer; if given, a schedule's axis is in epochs.
+        steps_per_epoch: Integer; if given, the axis of a schedule or of an array is in epochs.
         label: String, the line's name in the legend.
         log: Boolean, whether the rate's axis is logarithmic.
 
@@ -47,8 +48,12 @@ def learning_rate_curve(rates, axes=None, *, steps=None, steps_per_epoch=None, l
                     f"Received: history={sorted(record)}"
                 )
             record = record["learning_rate"]
-        # The value at an epoch's end stands at the end.
-        x, values, unit = np.arange(1, len(record) + 1), record, "epoch"
+        if steps_per_epoch is not None and record is rates:
+            x = np.arange(len(record)) / steps_per_epoch
+        else:
+            # The value at an epoch's end stands at the end.
+            x = np.arange(1, len(record) + 1)
+        values, unit = record, "epoch"
     axes = new_axes(axes)
     axes.plot(x, values, label=label, linewidth=1.6)
     axes.set_xlabel(unit)

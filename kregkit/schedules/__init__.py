@@ -4,10 +4,11 @@ Keras's own are `keras.optimizers.schedules.ExponentialDecay`, `InverseTimeDecay
 the same names in `kregkit.callbacks` draw the same curves relative to the compiled rate, and in epochs.
 """
 
+from kregkit.schedules.cooldown import Cooldown
 from kregkit.schedules.cosine_cycles import CosineCycles
 from kregkit.schedules.one_cycle import OneCycle
 from kregkit.schedules.step_decay import StepDecay
 from kregkit.schedules.triangular import Triangular
 from kregkit.schedules.warmup import Warmup
 
-__all__ = ["CosineCycles", "OneCycle", "StepDecay", "Triangular", "Warmup"]
+__all__ = ["Cooldown", "CosineCycles", "OneCycle", "StepDecay", "Triangular", "Warmup"]

@@ -3,21 +3,23 @@
 import keras
 from keras import ops
 
-from kregkit._core.checks import check_number
+from kregkit._core.checks import check_choice, check_number
 
 
 @keras.saving.register_keras_serializable(package="kregkit")
 class Triangular(keras.optimizers.schedules.LearningRateSchedule):
     """Rises from the minimum to the maximum and falls back, linearly, again and again.
 
-    `a(s) = low + (high - low) * decay^n * (1 - |2 s / period - 2 n - 1|)`, with `n = floor(s / period)`.
+    `a(s) = low + (high - low) * decay^n * (1 - |2 s / period - 2 k - 1|)`, with `k = floor(s / period)` and `n = k`, or
+    `n = s` where `scale="exp"`.
 
     Args:
         maximum_learning_rate: Float > 0, the rate half-way through the first cycle.
         minimum_learning_rate: Float >= 0, the rate at each cycle's ends.
         period: Float > 0, steps of one cycle, up and down (twice the paper's `stepsize`).
-        amplitude_decay: Float in (0, 1], what each cycle multiplies the swing by; `0.5` is the paper's
-            `triangular2`. Defaults to `1.0`.
+        amplitude_decay: Float in (0, 1], what each cycle, or each step, multiplies the swing by. Defaults to `1.0`.
+        scale: `"cycle"` or `"exp"`, when the swing decays: with each cycle (with a decay of `0.5` the paper's
+            `triangular2`), or with each step (its `exp_range`; TensorFlow Addons' `gamma`). Defaults to `"cycle"`.
         name: String, the schedule's name.
 
     Raises:
@@ -32,7 +34,15 @@ class Triangular(keras.optimizers.schedules.LearningRateSchedule):
     Reference: [Smith, 2017](https://arxiv.org/abs/1506.01186)
     """
 
-    def __init__(self, maximum_learning_rate, minimum_learning_rate, period, amplitude_decay=1.0, name="Triangular"):
+    def __init__(
+        self,
+        maximum_learning_rate: float,
+        minimum_learning_rate: float,
+        period: float,
+        amplitude_decay: float = 1.0,
+        scale: str = "cycle",
+        name: str = "Triangular",
+    ):
         super().__init__()
         self.maximum_learning_rate = check_number("maximum_learning_rate", maximum_learning_rate, 0, low_open=True)
         self.minimum_learning_rate = check_number(
@@ -40,14 +50,19 @@ class Triangular(keras.optimizers.schedules.LearningRateSchedule):
         )
         self.period = check_number("period", period, 0, low_open=True)
         self.amplitude_decay = check_number("amplitude_decay", amplitude_decay, 0, 1, low_open=True)
+        self.scale = check_choice("scale", scale, ("cycle", "exp"))
         self.name = name
 
     def __call__(self, step):
-        time = ops.cast(step, "float32") / self.period
+        step = ops.cast(step, "float32")
+        time = step / self.period
         count = ops.floor(time)
         height = 1 - ops.abs(2 * (time - count) - 1)
         swing = self.maximum_learning_rate - self.minimum_learning_rate
-        return self.minimum_learning_rate + swing * ops.power(self.amplitude_decay, count) * height
+        return (
+            self.minimum_learning_rate
+            + swing * ops.power(self.amplitude_decay, count if self.scale == "cycle" else step) * height
+        )
 
     def get_config(self):
         return {
@@ -55,5 +70,6 @@ class Triangular(keras.optimizers.schedules.LearningRateSchedule):
             "minimum_learning_rate": self.minimum_learning_rate,
             "period": self.period,
             "amplitude_decay": self.amplitude_decay,
+            "scale": self.scale,
             "name": self.name,
         }

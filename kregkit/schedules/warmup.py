@@ -8,6 +8,15 @@ from kregkit._core.checks import check_number
 LearningRateSchedule = keras.optimizers.schedules.LearningRateSchedule
 
 
+def check_learning_rate(learning_rate):
+    """Returns a checked number > 0 or a schedule, which may come as its serialized dictionary."""
+    if isinstance(learning_rate, dict):
+        learning_rate = keras.saving.deserialize_keras_object(learning_rate)
+    if isinstance(learning_rate, LearningRateSchedule):
+        return learning_rate
+    return check_number("learning_rate", learning_rate, 0, low_open=True)
+
+
 @keras.saving.register_keras_serializable(package="kregkit")
 class Warmup(LearningRateSchedule):
     """Multiplies a learning rate by a line that reaches 1 after `steps` steps.
@@ -35,11 +44,7 @@ class Warmup(LearningRateSchedule):
 
     def __init__(self, learning_rate, steps, start_factor=0.0, name="Warmup"):
         super().__init__()
-        if isinstance(learning_rate, dict):
-            learning_rate = keras.saving.deserialize_keras_object(learning_rate)
-        if not isinstance(learning_rate, LearningRateSchedule):
-            learning_rate = check_number("learning_rate", learning_rate, 0, low_open=True)
-        self.learning_rate = learning_rate
+        self.learning_rate = check_learning_rate(learning_rate)
         self.steps = check_number("steps", steps, 0, low_open=True)
         self.start_factor = check_number("start_factor", start_factor, 0, 1)
         self.name = name

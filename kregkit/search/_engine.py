@@ -8,8 +8,9 @@ import time
 from kregkit._core.checks import check_choice, check_integer, check_number
 from kregkit._core.metrics import direction as direction_of
 from kregkit._core.optional import import_optional
+from kregkit._core.seeds import derived_seed
 from kregkit.search._progress import Progress
-from kregkit.search._trial import PROCESS, WorkerDied, derived_seed, run_trial, run_trial_in_process
+from kregkit.search._trial import PROCESS, WorkerDied, run_trial, run_trial_in_process
 from kregkit.search._workers import Round, open_storage
 from kregkit.search.result import SearchResult, trial_of
 from kregkit.search.training import BuildAndFit

@@ -76,11 +76,6 @@ class Monitor(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
-def derived_seed(*numbers):
-    """Returns a seed in [0, 2**32) that depends on all of the numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
 def best_epoch(history, metric, mode):
     """Returns a run's logs at its epoch with the best metric; an epoch of NaN is the best of none.
 

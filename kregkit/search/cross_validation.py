@@ -9,7 +9,8 @@ from kregkit._core.checks import check_choice, check_integer
 from kregkit._core.folds import deal
 from kregkit._core.metrics import bounds
 from kregkit._core.metrics import direction as direction_of
-from kregkit.search._trial import best_epoch, derived_seed
+from kregkit._core.seeds import derived_seed
+from kregkit.search._trial import best_epoch
 from kregkit.search.interval import metric_interval
 from kregkit.search.training import BuildAndFit
 

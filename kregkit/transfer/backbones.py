@@ -13,6 +13,7 @@ from kregkit._core import keras_internals
 from kregkit._core.background import answers_in_time
 from kregkit._core.checks import check_integer, check_number
 from kregkit._core.replacing import replaced
+from kregkit._core.seeds import derived_seed
 from kregkit.data import digits
 
 _TIMEOUT = 5.0
@@ -123,7 +124,7 @@ def digits_backbone(classes=(0, 1, 2, 3, 4), epochs=12, seed=0):
     x, y = x[chosen] / np.float32(255), np.array([classes.index(digit) for digit in y[chosen]])
 
     def initializer(index):
-        return keras.initializers.HeNormal(seed=seed * 100 + index)
+        return keras.initializers.HeNormal(seed=derived_seed(seed, index))
 
     inputs = keras.Input((8, 8, 1))
     z = keras.layers.Rescaling(1 / 0.38, offset=-0.3 / 0.38, name="centre")(inputs)

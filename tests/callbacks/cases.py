@@ -4,18 +4,22 @@ import json
 
 import keras
 import numpy as np
-from contracts import Case
+from contracts import Case, dense_model
 
 from kregkit import schedules
 from kregkit.callbacks import (
+    Cooldown,
     CosineDecay,
     ExponentialDecay,
     InverseTimeDecay,
     LearningRate,
+    NoiseSchedule,
     OneCycle,
     PlateauDecay,
     PolyakAveraging,
     RateCallback,
+    Resume,
+    SharpnessAware,
     SnapshotEnsemble,
     StepDecay,
     TracedCallback,
@@ -44,6 +48,12 @@ def ratios(callback, model, history):
     return [np.asarray(values) for name, values in history.history.items() if name.startswith("update_ratio/")]
 
 
+def noisy_model():
+    """The rows' model behind a layer that drops nothing as it is, so that a plain fit has one result."""
+    inputs = keras.Input((8,))
+    return keras.Model(inputs, dense_model()(keras.layers.Dropout(1e-9, seed=1)(inputs)))
+
+
 class Halving(RateCallback):
     """A user's own rate, of a schedule that isn't kregkit's."""
 
@@ -55,6 +65,19 @@ class Halving(RateCallback):
 RATE_MODES = ("graph", "jit", "steps_per_execution")
 
 CASES = [
+    Case(
+        NoiseSchedule,
+        lambda directory: NoiseSchedule(".*", schedules.Triangular(0.5, 0.1, period=5)),
+        model=noisy_model,
+        observe=lambda callback, model, history: [history.history["noise_rate"]],
+        bad=[
+            ({"layers": 3, "schedule": schedules.Triangular(0.5, 0.1, period=5)}, "regular expression"),
+            ({"layers": "(", "schedule": schedules.Triangular(0.5, 0.1, period=5)}, "regular expression"),
+            ({"layers": ".*", "schedule": 0.1}, "LearningRateSchedule"),
+            ({"layers": ".*", "schedule": schedules.Triangular(0.5, 0.1, period=5), "unit": "day"}, "unit"),
+            ({"layers": ".*", "schedule": schedules.Triangular(0.5, 0.1, period=5), "relative": 2}, "relative"),
+        ],
+    ),
     Case(RateCallback, lambda directory: Halving(), bad=[({"unit": "day"}, "unit")]),
     Case(UpdateRatio, lambda directory: UpdateRatio(every=5), observe=ratios, bad=[({"every": 0}, "every")]),
     Case(TracedCallback, lambda directory: TracedCallback(), observe=lambda callback, model, _: model.get_weights()),
@@ -62,6 +85,12 @@ CASES = [
         LearningRate,
         lambda directory: LearningRate(schedules.Triangular(0.01, 0.001, period=5)),
         bad=[({"schedule": 0.1}, "LearningRateSchedule"), ({"schedule": None, "unit": "batch"}, "'epoch', 'step'")],
+    ),
+    Case(
+        SharpnessAware,
+        lambda directory: SharpnessAware(0.1, every=2),
+        observe=lambda callback, model, _: model.get_weights(),
+        bad=[({"rho": 0}, "rho"), ({"adaptive": 1}, "adaptive"), ({"every": 0}, "every")],
     ),
     Case(
         StepDecay,
@@ -85,6 +114,16 @@ CASES = [
         bad=[({"rate": "big"}, "rate")],
     ),
     Case(
+        Cooldown,
+        lambda directory: Cooldown(1, shape="1-sqrt", to=0.1),
+        bad=[
+            ({"length": 0}, "length"),
+            ({"length": 1, "shape": "sqrt"}, "'linear', '1-sqrt', 'cosine'"),
+            ({"length": 1, "to": 2}, "to"),
+            ({"length": 1, "floor": -1}, "floor"),
+        ],
+    ),
+    Case(
         CosineDecay,
         lambda directory: CosineDecay(),
         modes=RATE_MODES,
@@ -104,6 +143,7 @@ CASES = [
             ({"period": 0}, "period"),
             ({"period": 2, "minimum_factor": 1}, "minimum_factor"),
             ({"period": 2, "amplitude_decay": 2}, "amplitude_decay"),
+            ({"period": 2, "scale": "step"}, "'cycle', 'exp'"),
         ],
     ),
     Case(
@@ -139,6 +179,19 @@ CASES = [
             ({"decay": [0.9, 0.9]}, "different"),
             ({"start_step": -1}, "start_step"),
             ({"monitor": "val_loss", "mode": "best"}, "mode"),
+        ],
+    ),
+    Case(
+        Resume,
+        lambda directory: Resume(directory, save_freq=2),
+        observe=lambda callback, model, _: model.get_weights(),
+        bad=[
+            ({"directory": ""}, "directory"),
+            ({"directory": "DIRECTORY", "save_freq": 0}, "save_freq"),
+            ({"directory": "DIRECTORY", "save_freq": "batch"}, "save_freq"),
+            ({"directory": "DIRECTORY", "seconds": 0}, "seconds"),
+            ({"directory": "DIRECTORY", "keep": 0}, "keep"),
+            ({"directory": "DIRECTORY", "data": "skip"}, "data"),
         ],
     ),
     Case(

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from kregkit import schedules
 from kregkit.callbacks import (
+    Cooldown,
     CosineDecay,
     ExponentialDecay,
     InverseTimeDecay,
@@ -64,6 +65,27 @@ FACTORS = {
         lambda s: 0.2 + 0.8 * half_cosine(s / 10.5),
     ),
     "cosine, steps": (lambda: CosineDecay(unit="step"), lambda s: half_cosine(s / 21)),
+    "exponential, floor": (lambda: ExponentialDecay(0.7, floor=0.3), lambda s: max(math.exp(-0.7 * s / STEPS), 0.3)),
+    "step decay, floor": (lambda: StepDecay(0.5, every=0.5, floor=0.1), lambda s: max(0.5 ** (2 * s // STEPS), 0.1)),
+    "inverse time, floor": (
+        lambda: InverseTimeDecay(2.0, floor=0.25),
+        lambda s: max(1 / (1 + 2.0 * s / STEPS), 0.25),
+    ),
+    "cosine, floor": (lambda: CosineDecay(floor=0.4), lambda s: max(half_cosine(s / 21), 0.4)),
+    "cool-down": (lambda: Cooldown(1), lambda s: min((21 - s) / 7, 1)),
+    "cool-down, root": (
+        lambda: Cooldown(1.5, "1-sqrt", to=0.1),
+        lambda s: 0.1 + 0.9 * (1 - math.sqrt(max(s - 10.5, 0) / 10.5)),
+    ),
+    "cool-down, cosine, steps": (
+        lambda: Cooldown(8, "cosine", unit="step", floor=0.2),
+        lambda s: max(half_cosine(max(s - 13, 0) / 8), 0.2),
+    ),
+    "cool-down, whole fit": (lambda: Cooldown(3), lambda s: (21 - s) / 21),
+    "triangular, exp": (
+        lambda: Triangular(1.0, 0.1, 0.9, scale="exp"),
+        lambda s: 0.1 + 0.9 * 0.9**s * (1 - abs(2 * (s % 7) / 7 - 1)),
+    ),
     "warm-up": (lambda: Warmup(1.25), lambda s: min((s + 1) / 8.75, 1)),
     "warm-up, steps": (lambda: Warmup(5, 0.2, "step"), lambda s: 0.2 + 0.8 * min((s + 1) / 5, 1)),
     "triangular": (
@@ -119,6 +141,20 @@ def test_a_later_first_epoch_goes_on_from_its_place(name):
     rates, _ = fit_rates([make()], initial_epoch=1)
     expected = [BASE * factor(s) for s in range(STEPS, STEPS * EPOCHS)]
     np.testing.assert_allclose(rates, expected, rtol=5e-5, atol=1e-8)
+
+
+def test_a_cool_down_longer_than_the_fit_is_refused():
+    with pytest.raises(ValueError, match=r"The fit has 21 steps, fewer than the 28 .*length=4"):
+        fit_rates([Cooldown(4)])
+
+
+def test_a_branch_of_a_constant_run_cools_down_as_the_whole_run_does():
+    whole, _ = fit_rates([Cooldown(1)])
+    branch, _ = fit_rates([Cooldown(1)], epochs=EPOCHS, initial_epoch=EPOCHS - 1)
+    np.testing.assert_array_equal(whole[-STEPS:], branch)
+    # A shorter run's rate is the same until its own decay begins.
+    shorter, _ = fit_rates([Cooldown(1)], epochs=2)
+    np.testing.assert_array_equal(shorter[:STEPS], whole[:STEPS])
 
 
 def product(s):

@@ -3,7 +3,15 @@
 import keras
 import pytest
 
-from kregkit._core.graph import all_layers, flat_layers, last_activation, layers_as_called, nested_models
+from kregkit._core.graph import (
+    all_layers,
+    flat_layers,
+    last_activation,
+    layer_paths,
+    layers_as_called,
+    matches_path,
+    nested_models,
+)
 
 layers = keras.layers
 
@@ -78,3 +86,17 @@ def test_last_activation_looks_through_reshapes_and_nested_models():
     assert last_activation(outer.outputs[0]) == "softmax"
     assert last_activation(keras.Input((4,)) * 2) is None
     assert last_activation(keras.ops.ones((1,))) is None
+
+
+def test_layer_paths_name_everything_around_a_layer():
+    inner = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, name="dense")], name="inner")
+    wrapped = keras.layers.TimeDistributed(inner, name="steps")
+    model = keras.Sequential([keras.Input((3, 2)), wrapped, keras.layers.Dropout(0.5, name="drop")], name="net")
+    paths = dict(layer_paths(model))
+    assert paths["net/steps/inner/dense"] is inner.layers[0] and paths["net/drop"] is model.layers[-1]
+    assert paths["net"] is model
+    assert len({id(layer) for layer in paths.values()}) == len(layer_paths(model))
+    path = "net/steps/inner/dense"
+    matching = [path, "inner/dense", "dense", "steps/.*", "net/.*", ".*"]
+    assert all(matches_path(pattern, path) for pattern in matching)
+    assert not any(matches_path(pattern, path) for pattern in ["ense", "inner", "net", "inner/.+/dense", "a|dens"])

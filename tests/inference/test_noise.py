@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 from kregkit.inference import Ensemble, marginalize
-from kregkit.layers import DropConnect, FractionalMaxPooling1D, StochasticDepth
+from kregkit.layers import DropBlock2D, DropConnect, DropPath, FractionalMaxPooling1D, StochasticDepth
 
 
 class Gain(layers.Layer):
@@ -130,8 +130,10 @@ def members_of(*noise, shape=(8,)):
         (lambda: DropConnect(layers.Dense(8), mask="batch", seed=1), (8,)),
         (lambda: DropConnect(layers.Dense(8), mask="exact", seed=1), (8,)),
         (GeneratorGain, (8,)),
+        (lambda: DropPath(0.5, seed=1), (8,)),
+        (lambda: DropBlock2D(0.5, 2, seed=1), (4, 4, 2)),
     ],
-    ids=["dropout", "gaussian", "lstm", "depth", "pooling", "example", "batch", "exact", "own"],
+    ids=["dropout", "gaussian", "lstm", "depth", "pooling", "example", "batch", "exact", "own", "path", "block"],
 )
 def test_members_share_no_noise(noise, shape):
     """Members that are equal in everything: their draws differ, so their mean isn't the first one's draw."""
@@ -140,3 +142,22 @@ def test_members_share_no_noise(noise, shape):
     alone = marginalize(members[0], draws=1, outputs="values")(x)
     together = marginalize(Ensemble(members, outputs="values"), draws=1)(x)
     assert np.abs(np.asarray(together) - np.asarray(alone)).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"), [(lambda: DropPath(0.4), (3,)), (lambda: DropBlock2D(0.4, 2, "channels_last"), (5, 4, 3))]
+)
+def test_dropped_paths_and_blocks_share_batches_and_have_a_mean(make, shape):
+    x = np.random.default_rng(0).uniform(1, 2, (6, *shape)).astype("float32")
+    model = keras.Sequential([keras.Input(shape), make()])
+    sizes = []
+    draw = model.layers[0].draw_call
+    model.layers[0].draw_call = lambda inputs, **options: (sizes.append(inputs.shape[0]), draw(inputs, **options))[1]
+    noisy = marginalize(model, draws=300, outputs="values", seed=1)
+    mean = np.asarray(noisy(x))
+    # Each draw is x / 0.6 or 0. Five deviations of the mean of 300.
+    np.testing.assert_array_less(np.abs(mean - x), 5 * x * np.sqrt(0.4 / 0.6 / 300))
+    assert max(size for size in sizes if size is not None) > 6
+    np.testing.assert_array_equal(np.asarray(noisy(x)), mean)
+    analytic = marginalize(model, draws="analytic", outputs="values")
+    np.testing.assert_array_equal(np.asarray(analytic(x)), x)

@@ -22,6 +22,7 @@ BAD_DEPTH = [
     ({"branch": branch(), "shortcut": 3}, "layer or model, or None"),
     ({"branch": branch(), "scale": "both"}, "'train', 'test'"),
     ({"branch": branch(), "seed": -1}, "integer >= 0"),
+    ({"branch": branch(), "layer_scale": 0}, "> 0"),
 ]
 
 CASES = [
@@ -36,6 +37,29 @@ CASES = [
         )
         for mode in ("batch", "sample", "subset")
     ],
+    contracts.Case(
+        layers.StochasticDepth,
+        lambda: layers.StochasticDepth(branch(), 0.6, seed=3, layer_scale=1e-2),
+        same=False,
+        name="layer_scale",
+    ),
+    contracts.Case(
+        layers.DropPath,
+        lambda: layers.DropPath(0.3, seed=1),
+        bad=[({"rate": 1.0}, "[0, 1)"), ({"rate": 0.1, "seed": -1}, "integer >= 0")],
+        same=False,
+    ),
+    contracts.Case(
+        layers.DropBlock2D,
+        lambda: layers.DropBlock2D(0.3, 2, "channels_last", seed=1),
+        bad=[
+            ({"rate": -0.1}, "[0, 1)"),
+            ({"rate": 0.1, "block_size": 0}, ">= 1"),
+            ({"rate": 0.1, "data_format": "NHWC"}, "'channels_last', 'channels_first'"),
+        ],
+        input_shape=(4, 5, 2),
+        same=False,
+    ),
 ]
 
 GLOROT = keras.initializers.GlorotUniform(seed=1)
@@ -75,6 +99,16 @@ CASES += [
         name=f"{mask}-{inference}",
     )
     for mask, inference in (("example", "gaussian"), ("batch", "mean"), ("exact", "mean"))
+]
+CASES += [
+    contracts.Case(
+        layers.DropConnect,
+        lambda make=make, mask=mask: layers.DropConnect(make(3, kernel_initializer=GLOROT), 0.4, mask, seed=2),
+        input_shape=(4, 2),
+        same=False,
+        name=f"{make.__name__}-{mask}",
+    )
+    for make, mask in ((keras.layers.LSTM, "batch"), (keras.layers.GRU, "example"))
 ]
 CASES += [
     contracts.Case(

@@ -35,6 +35,15 @@ made = [
     ],
     (layers.FractionalMaxPooling1D(1.6, seed=1), (8, 2)),
     (layers.FractionalMaxPooling3D(1.6, seed=1), (5, 6, 8, 2)),
+    (layers.StochasticDepth(branch(), 0.6, seed=1, layer_scale=0.1), (6,)),
+    (keras.Sequential([keras.layers.Dense(6), layers.DropPath(0.3, seed=1)]), (6,)),
+    (keras.Sequential([keras.layers.Conv2D(3, 2), layers.DropBlock2D(0.3, 2, seed=1)]), (6, 7, 2)),
+    *[
+        (layers.DropConnect(make(3), 0.4, mask, seed=1, input_kernel=mask == "example"), (4, 2))
+        for make, mask in (
+            (keras.layers.LSTM, "batch"), (keras.layers.GRU, "example"), (keras.layers.SimpleRNN, "exact")
+        )
+    ],
     (layers.Maxout(4, 3), (6,)),
     (layers.MaxoutConv2D(4, 3), (6, 7, 2)),
 ]

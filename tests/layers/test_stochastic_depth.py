@@ -362,3 +362,31 @@ def test_replicas_share_the_batch_coin_and_differ_in_examples():
         run = tf.function(lambda layer=layer: strategy.run(lambda: layer(tf.constant(x), training=True)))
         pairs = [[coins(one, x) for one in strategy.experimental_local_results(run())] for _ in range(6)]
         assert all((one == other).all() for one, other in pairs) == (mode == "batch")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_layer_scale_multiplies_the_branch_and_is_trained(mode):
+    x = normal(6, 3)
+    layer = StochasticDepth(Double(), 0.5, mode=mode, seed=1, layer_scale=0.1)
+    np.testing.assert_allclose(np.asarray(layer(x)), x + 0.1 * 2 * x, rtol=1e-6)
+    assert [weight.name for weight in layer.trainable_weights] == ["layer_scale"]
+    layer.branch_factors.assign([1.0, 0.5, 0.0])
+    for run in (lambda f: f(), tf.function(lambda f: f())):
+        for _ in range(6):
+            with tf.GradientTape() as tape:
+                y = run(lambda: layer(x, training=True))
+                total = tf.reduce_sum(y)
+            gradient = tape.gradient(total, layer.branch_factors.value)
+            kept = coins(y, x)
+            factor = 1 / kept.mean() if mode == "subset" else 2.0
+            expected = x + factor * kept[:, None] * 2 * x * np.array([1.0, 0.5, 0.0])
+            np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(gradient, (factor * kept[:, None] * 2 * x).sum(0), rtol=1e-4, atol=1e-5)
+
+
+def test_layer_scale_starts_where_half_precision_has_no_numbers():
+    layer = StochasticDepth(Double(), 1.0, layer_scale=1e-8, dtype="mixed_float16")
+    layer.build((2, 3))
+    # 1e-8 is 0 in float16; times 2 * 5000 it is no more.
+    outputs = layer._branch(np.full((2, 3), 5e3, "float16"), (), {}, np.zeros((2, 3), "float16"))
+    np.testing.assert_allclose(np.asarray(outputs, "float32"), 1e-4, rtol=1e-3)

@@ -462,3 +462,28 @@ def test_by_depth_refuses_bad_arguments():
         LayerwiseLearningRate.by_depth(K.SGD(), model(), 0)
     with pytest.raises(ValueError, match="Received: model="):
         LayerwiseLearningRate.by_depth(K.SGD(), keras.Sequential([keras.layers.Dense(2)]), 0.5)
+
+
+def test_patterns_name_a_functional_backbone_though_its_variables_dont():
+    inner = keras.Input((4,))
+    hidden = keras.layers.Dense(3, name="first")(inner)
+    backbone = keras.Model(inner, keras.layers.Dense(3, name="second")(hidden), name="backbone")
+    layers = [keras.Input((4,)), backbone, keras.layers.Dense(1, name="backbone_head")]
+    model = keras.Sequential(layers, name="net")
+    x = np.ones((2, 4), "float32")
+
+    def factors(multipliers):
+        model.compile(LayerwiseLearningRate(keras.optimizers.SGD(0.1), multipliers), "mse")
+        model.train_on_batch(x, x[:, :1])
+        return list(model.optimizer.factors.values())
+
+    assert factors({"backbone/.*": 0.1}) == [0.1] * 4 + [1.0] * 2
+    # This one matches a layer by its own path, too: the backbone's layers must not be left out for it.
+    assert factors({"backbone.*": 0.1}) == [0.1] * 6
+    assert factors({"backbone/.*": 0.1, "backbone/first/kernel": 0.2}) == [0.2] + [0.1] * 3 + [1.0] * 2
+    assert factors({"second/kernel": 0.2, "backbone/.*": 0.1}) == [0.1, 0.1, 0.2, 0.1, 1.0, 1.0]
+    with pytest.raises(ValueError, match=r"(?s)net/backbone/first/kernel.*Received: multipliers=\['spine/.*'\]"):
+        factors({"spine/.*": 0.1})
+    alone = LayerwiseLearningRate(keras.optimizers.SGD(0.1), {"backbone/.*": 0.1})
+    with pytest.raises(ValueError, match="`build` is called on a list of variables"):
+        alone.build(model.trainable_variables)

@@ -3,11 +3,12 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from scipy import optimize
 
+from kregkit._core.seeds import derived_seed
 from kregkit.callbacks import CosineDecay, PolyakAveraging
 from kregkit.optimizers import curvature, minimize, minimize_function
-from kregkit.optimizers._model_objective import frozen_seed
 from kregkit.optimizers._objective import Objective
 from kregkit.optimizers._solver import METHODS, objective_of
 
@@ -482,7 +483,7 @@ def test_recurrent_layers_draw_only_with_dropout(layer):
     assert points[0] != pytest.approx(clean, rel=1e-3)
     for layer in model._flatten_layers():
         for generator in layer._seed_generators:
-            generator.state.assign([frozen_seed(0, 0), 0])
+            generator.state.assign([derived_seed(0, 0), 0])
     expected = np.mean((keras.ops.convert_to_numpy(model(x, training=True)) - y) ** 2)
     assert points[0] == pytest.approx(expected, rel=1e-5)
 
@@ -598,11 +599,6 @@ def test_bad_arguments_are_refused(arguments, text):
         minimize(model, **{"x": x, "y": y, "loss": "mse", "verbose": 0, **arguments})
 
 
-def test_frozen_draws_of_two_seeds_have_no_generator_in_common():
-    seeds = [{frozen_seed(seed, index) for index in range(20)} for seed in range(20)]
-    assert len(set.union(*seeds)) == 400
-
-
 def test_models_without_weights_and_infinite_losses_are_refused():
     x, y = small_data()
     with pytest.raises(ValueError, match="Received: model="):
@@ -639,3 +635,31 @@ def test_minimize_function_refuses():
         minimize_function(keras.ops.sum, np.zeros(3), "BFGS", bounds=(0, 1))
     with pytest.raises(ValueError, match="two at the same weights differ"):
         minimize_function(lambda x: keras.ops.sum(x * keras.random.normal((3,))), np.ones(3, "float32"))
+
+
+@pytest.mark.parametrize("loss", ["mse", keras.losses.MeanSquaredError(), None])
+@pytest.mark.parametrize("batch_size", [None, 5])
+def test_sample_weights_are_those_of_weighted_least_squares(loss, batch_size):
+    rng = np.random.default_rng(3)
+    x, y, weights = rng.normal(size=(14, 3)), rng.normal(size=(14, 1)), rng.uniform(0, 3, 14)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, use_bias=False, dtype="float64")])
+    model.compile("sgd", "mse")
+    history = minimize(model, x, y, loss, batch_size=batch_size, sample_weight=weights, verbose=0)
+    best = np.linalg.solve(x.T @ (weights[:, None] * x), x.T @ (weights[:, None] * y))
+    np.testing.assert_allclose(model.get_weights()[0], best, rtol=1e-4, atol=1e-5)
+    value = np.mean(weights * ((x @ best - y) ** 2)[:, 0])
+    assert history.history["loss"][-1] == pytest.approx(value, rel=1e-6)
+    # As `evaluate` counts them.
+    assert model.evaluate(x, y, sample_weight=weights, batch_size=14, verbose=0) == pytest.approx(value, rel=1e-5)
+
+
+def test_sample_weights_that_cant_be_used_are_refused():
+    x = np.ones((6, 3), "float32")
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    with pytest.raises(ValueError, match=r"same number of examples. Received: lengths=\[5, 6\]"):
+        minimize(model, x, x[:, :1], "mse", sample_weight=np.ones(5), verbose=0)
+    with pytest.raises(ValueError, match="a loss for each example"):
+        minimize(model, x, x[:, :1], lambda y, p: tf.reduce_mean(y - p), sample_weight=np.ones(6), verbose=0)
+    divided = keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")
+    with pytest.raises(ValueError, match="divided by the sum of the weights"):
+        minimize(model, x, x[:, :1], divided, sample_weight=np.ones(6), batch_size=2, verbose=0)

@@ -1,5 +1,7 @@
 """Every update rule, Keras's own included, against float64 NumPy."""
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -162,3 +164,22 @@ def test_schedule_free_adamw_of_keras_is_not_the_papers():
     paper, met = ref.run(ref.schedule_free_adamw(x, A), x, *ref.gradients("random", x.shape))
     (end,) = train(RULES["ScheduleFreeAdamW"][0], [x], [met], "float64")
     assert np.abs(end - paper[-1]).max() > 1e-3 * np.abs(paper - x).max()
+
+
+@pytest.mark.parametrize("kind", [Momentum, Adam, SOAP])
+def test_keras_base_arguments_are_named_and_reach_keras(kind):
+    base = inspect.signature(keras.optimizers.SGD).parameters
+    names = set(base) - {"learning_rate", "momentum", "nesterov", "kwargs"}
+    parameters = inspect.signature(kind).parameters
+    assert names <= set(parameters) and "kwargs" not in parameters
+    given = {
+        "weight_decay": 0.01, "clipnorm": 2.0, "use_ema": True, "ema_momentum": 0.5, "ema_overwrite_frequency": 3,
+        "loss_scale_factor": 4.0, "gradient_accumulation_steps": 5, "name": "own",
+    }  # fmt: skip
+    for arguments in (given, {"clipvalue": 0.5}, {"global_clipnorm": 3.0}):
+        config = kind(**arguments).get_config()
+        assert {name: config[name] for name in arguments} == arguments
+    assert set(given) | {"clipvalue", "global_clipnorm"} == names
+    assert {name: kind().get_config()[name] for name in names - {"name"}} == {
+        name: base[name].default for name in names - {"name"}
+    }

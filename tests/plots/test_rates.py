@@ -20,6 +20,12 @@ def test_schedule_is_called_at_every_step():
     assert axes.get_xlabel() == "epoch"
 
 
+def test_one_value_per_step_is_drawn_against_epochs():
+    axes = plots.learning_rate_curve(np.array([3.0, 2.0, 1.0, 0.0], "float32"), steps_per_epoch=2)
+    assert axes.get_lines()[0].get_xydata().tolist() == [[0, 3], [0.5, 2], [1, 1], [1.5, 0]]
+    assert axes.get_xlabel() == "epoch"
+
+
 def test_axes_show_every_line_that_was_drawn_on_them():
     axes = plots.learning_rate_curve([0.1, 0.1], label="low")
     assert plots.learning_rate_curve([0.4, 0.2], axes, label="high") is axes

@@ -3,7 +3,7 @@
 import keras
 from contracts import Case
 
-from kregkit.schedules import CosineCycles, OneCycle, StepDecay, Triangular, Warmup
+from kregkit.schedules import Cooldown, CosineCycles, OneCycle, StepDecay, Triangular, Warmup
 
 CASES = [
     Case(
@@ -28,6 +28,17 @@ CASES = [
             ({"maximum_learning_rate": 0.1, "total_steps": 5, "cycles": 4}, "4 cycles"),
             ({"maximum_learning_rate": 0.1, "total_steps": 9, "minimum_learning_rate": 0.2}, "minimum_learning_rate"),
             ({"maximum_learning_rate": 0.1, "total_steps": 9, "restart_multiplier": 0.5}, "restart_multiplier"),
+        ],
+    ),
+    Case(
+        Cooldown,
+        lambda: Cooldown(keras.optimizers.schedules.CosineDecay(0.1, 20), total_steps=12, length=5, shape="cosine"),
+        bad=[
+            ({"learning_rate": 0.0, "total_steps": 9, "length": 3}, "learning_rate"),
+            ({"learning_rate": 0.1, "total_steps": 0, "length": 3}, "total_steps"),
+            ({"learning_rate": 0.1, "total_steps": 9, "length": 10}, "length"),
+            ({"learning_rate": 0.1, "total_steps": 9, "length": 3, "shape": "sqrt"}, "shape"),
+            ({"learning_rate": 0.1, "total_steps": 9, "length": 3, "to": -0.1}, "to"),
         ],
     ),
     Case(

@@ -8,8 +8,9 @@ import optuna
 import pytest
 
 from kregkit import search
+from kregkit._core.seeds import derived_seed
 from kregkit.search import Space, choice, log_uniform
-from kregkit.search._trial import Monitor, best_epoch, derived_seed, run_trial
+from kregkit.search._trial import Monitor, best_epoch, run_trial
 from kregkit.search._workers import open_storage
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -201,8 +202,3 @@ def test_best_epoch_of_a_history():
     assert best_epoch(history, "val_loss", "max")["loss"] == 1.0
     with pytest.raises(ValueError, match=r"'val_f1'.*Received"):
         best_epoch(history, "val_f1", "max")
-
-
-def test_seeds_differ_by_every_number():
-    seeds = {derived_seed(a, b, c, d) for a in range(3) for b in (1, 2) for c in range(10) for d in (1, 2, 3)}
-    assert len(seeds) == 180 and max(seeds) < 2**32

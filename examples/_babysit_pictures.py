@@ -1,12 +1,7 @@
-"""Numbers behind three pictures: activation functions, learning rates, and centred inputs."""
+"""Two pictures of `babysit.py`: activation functions with their derivatives, and why inputs are centred."""
 
+import matplotlib.pyplot as plt
 import numpy as np
-
-from kregkit._core.checks import check_number
-from kregkit._core.weights import assign_values, copy_values
-from kregkit.diagnostics._optimizers import set_learning_rate
-from kregkit.diagnostics._probe import probing
-from kregkit.diagnostics.learning_rate_sweep import learning_rate_range
 
 
 def activation_curves(limit=5.0, num=401):
@@ -26,7 +21,6 @@ def activation_curves(limit=5.0, num=401):
     >>> curves["tanh"]["derivative"].round(2).tolist()
     [0.07, 0.42, 1.0, 0.42, 0.07]
     """
-    check_number("limit", limit, 0, low_open=True)
     x = np.linspace(-limit, limit, num)
     sigmoid, tanh = 1 / (1 + np.exp(-x)), np.tanh(x)
     lines, slopes = np.stack([-0.5 * x - 1.5, 0.2 * x, 1.2 * x - 1.0]), np.array([-0.5, 0.2, 1.2])
@@ -41,71 +35,22 @@ def activation_curves(limit=5.0, num=401):
     return {name: {"x": x, "y": y, "derivative": slope} for name, (y, slope) in functions.items()}
 
 
-def compare_learning_rates(model, data, rates=None, steps=150):
-    """Runs a model briefly at several learning rates, each from the same weights, and returns the real loss curves.
-
-    Args:
-        model: A compiled, built Keras model. It is left bit for bit as it was.
-        data: As for `preflight`.
-        rates: Dictionary from a name to a rate. Defaults to what `learning_rate_range` and trials found: `"good"` is
-            its suggestion; `"too low"` 0.003 times that; `"too high"` the lowest of 1, 3, 9 and 27 times the rate
-            where it diverged (or its last rate) at which the loss doesn't fall; and `"high"` the highest rate
-            between these two at which it falls by at least a quarter of what it falls at the good one. It is left out
-            where there is none.
-        steps: Integer >= 1.
-
-    Returns:
-        Dictionary from a name to `{"rate": float, "losses": array}`. A curve ends where the loss is not finite.
-
-    Raises:
-        ValueError: No rates are given and none helps, or the model is not compiled or built.
-
-    Example:
-
-    >>> import keras
-    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
-    >>> model.compile("sgd", "mse")
-    >>> x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
-    >>> curves = compare_learning_rates(model, (x, x[:, :1]), {"good": 0.1}, steps=30)
-    >>> bool(curves["good"]["losses"][-1] < curves["good"]["losses"][0])
-    True
-    """
-    with probing(model, data) as probe:
-        values = copy_values(model.variables)
-
-        def run(rate):
-            assign_values(model.variables, values)
-            optimizer, step = probe.own_trainer()
-            set_learning_rate(optimizer, rate)
-            losses = []
-            for index in range(steps):
-                losses.append(float(step(*probe.batches[index % len(probe.batches)])))
-                if not np.isfinite(losses[-1]):
-                    break
-            return {"rate": float(rate), "losses": np.array(losses)}
-
-        if rates is not None:
-            return {name: run(rate) for name, rate in rates.items()}
-        found = learning_rate_range(model, probe)
-        if found.suggestion is None:
-            raise ValueError(f"`rates` must be given for this model. {found.reason}. Received: rates=None")
-        good = run(found.suggestion)
-        end = found.divergence or float(found.rates[-1])
-        trials = (run(times * end) for times in (1, 3, 9, 27))
-        high_end = next((curve for curve in trials if not _fall(curve) > 0.05 * _fall(good)), None)
-        top = 27 * end if high_end is None else high_end["rate"]
-        between = (run(rate) for rate in np.geomspace(found.suggestion, top, 10)[-2:0:-1])
-        high = next((curve for curve in between if _fall(curve) > 0.25 * _fall(good)), None)
-        low = run(0.003 * found.suggestion)
-    curves = {"too low": low, "good": good, "high": high, "too high": high_end}
-    return {name: curve for name, curve in curves.items() if curve is not None}
-
-
-def _fall(curve):
-    """Returns by how much a run's loss has fallen: minus infinity where it overflowed."""
-    losses = curve["losses"]
-    few = max(len(losses) // 10, 1)
-    return float(losses[:few].mean() - losses[-few:].mean()) if np.isfinite(losses).all() else -np.inf
+def draw_activation_functions(curves):
+    """Draws activation functions and, dashed, their derivatives; returns the Figure."""
+    rows = -(-len(curves) // 3)
+    figure, grid = plt.subplots(rows, 3, figsize=(9, 2.5 * rows), squeeze=False, layout="constrained")
+    for axes, (name, curve) in zip(grid.flat, curves.items()):
+        axes.axhline(0, color="0.8", linewidth=0.8)
+        axes.axvline(0, color="0.8", linewidth=0.8)
+        axes.plot(curve["x"], curve["y"], linewidth=1.8, label="function")
+        axes.plot(curve["x"], curve["derivative"], "--", linewidth=1.4, label="derivative")
+        axes.set_ylim(max(-2.0, np.min(curve["y"]) - 0.3), min(3.0, np.max(curve["y"]) + 0.3))
+        _polish(axes)
+        axes.set_title(name, fontsize=11, fontweight="bold")
+    grid[0, 0].legend(frameon=False, fontsize=8, loc="upper left")
+    for axes in grid.flat[len(curves) :]:
+        axes.axis("off")
+    return figure
 
 
 def compare_centering(x, y, distance=3.0, angles=None):
@@ -132,12 +77,7 @@ def compare_centering(x, y, distance=3.0, angles=None):
     >>> bool(np.ptp(found["uncentred"]["losses"]) > 3 * np.ptp(found["centred"]["losses"]))
     True
     """
-    check_number("distance", distance, 0)
     x, y = np.asarray(x, "float64").reshape(len(x), -1), np.asarray(y).reshape(-1).astype(int)
-    if x.shape[1] < 2 or set(np.unique(y)) != {0, 1}:
-        raise ValueError(
-            f"`x` must have two features and `y` classes 0 and 1. Received: x={x.shape}, y={np.unique(y)}"
-        )  # fmt: skip
     chosen = np.argsort(x.std(0))[::-1][:2]
     points = (x[:, chosen] - x[:, chosen].mean(0)) / np.maximum(x[:, chosen].std(0), 1e-12)
     angles = np.linspace(-0.5, 0.5, 101) if angles is None else np.asarray(angles, "float64")
@@ -172,3 +112,39 @@ def _logistic(points, y, penalty=0.05, steps=30):
         curvature = design.T * (probability * (1 - probability)) @ design / len(y) + ridge + 1e-9 * np.eye(3)
         solution = solution - np.linalg.solve(curvature, slope)
     return solution[:2], solution[2]
+
+
+def draw_centering(comparison):
+    """Draws a separating line and its turns on uncentred and centred inputs, and the loss against the turn."""
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
+    turned = np.radians(9)
+    for one, name, color in zip(axes, ("uncentred", "centred"), ("C1", "C0")):
+        case = comparison[name]
+        points = case["points"]
+        for label, marker in ((0, "o"), (1, "^")):
+            chosen = points[case["labels"] == label]
+            one.plot(*chosen.T, marker, markersize=3, alpha=0.5, color="C2" if label else "C4")
+        low, high = np.minimum(points.min(0), 0) - 0.6, np.maximum(points.max(0), 0) + 0.6
+        for turn, style in ((-turned, "--"), (turned, "--"), (0.0, "-")):
+            matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+            normal = matrix @ case["weights"]
+            size = normal @ normal
+            along = np.array([-normal[1], normal[0]]) / np.sqrt(size)
+            line = -case["bias"] * normal / size + np.array([[-20], [20]]) * along
+            one.plot(*line.T, style, color=color, linewidth=1.8 if turn == 0 else 1.1)
+        one.plot(0, 0, "+", color="0.2", markersize=10)
+        one.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), title=f"{name} inputs")
+        one.set_aspect("equal")
+        one.set_xlabel("dashed: weights turned by 9 degrees")
+        _polish(one)
+        axes[2].plot(np.degrees(comparison["angles"]), case["losses"], color=color, linewidth=1.8, label=name)
+    axes[2].set(xlabel="turn of the weights (degrees)", ylabel="loss")
+    _polish(axes[2])
+    axes[2].legend(frameon=False)
+    return figure
+
+
+def _polish(axes):
+    axes.grid(alpha=0.25)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)

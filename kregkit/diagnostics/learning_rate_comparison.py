@@ -1,0 +1,75 @@
+"""Short runs at several learning rates, too low to too high."""
+
+import numpy as np
+
+from kregkit._core.weights import assign_values, copy_values
+from kregkit.diagnostics._optimizers import set_learning_rate
+from kregkit.diagnostics._probe import probing
+from kregkit.diagnostics.learning_rate_sweep import learning_rate_range
+
+
+def compare_learning_rates(model, data, rates=None, steps=150):
+    """Runs a model briefly at several learning rates, each from the same weights, and returns the real loss curves.
+
+    Args:
+        model: A compiled, built Keras model. It is left bit for bit as it was.
+        data: As for `preflight`.
+        rates: Dictionary from a name to a rate. Defaults to what `learning_rate_range` and trials found: `"good"` is
+            its suggestion; `"too low"` 0.003 times that; `"too high"` the lowest of 1, 3, 9 and 27 times the rate
+            where it diverged (or its last rate) at which the loss doesn't fall; and `"high"` the highest rate
+            between these two at which it falls by at least a quarter of what it falls at the good one. It is left out
+            where there is none.
+        steps: Integer >= 1.
+
+    Returns:
+        Dictionary from a name to `{"rate": float, "losses": array}`. A curve ends where the loss is not finite.
+
+    Raises:
+        ValueError: No rates are given and none helps, or the model is not compiled or built.
+
+    Example:
+
+    >>> import keras
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    >>> curves = compare_learning_rates(model, (x, x[:, :1]), {"good": 0.1}, steps=30)
+    >>> bool(curves["good"]["losses"][-1] < curves["good"]["losses"][0])
+    True
+    """
+    with probing(model, data) as probe:
+        values = copy_values(model.variables)
+
+        def run(rate):
+            assign_values(model.variables, values)
+            optimizer, step = probe.own_trainer()
+            set_learning_rate(optimizer, rate)
+            losses = []
+            for index in range(steps):
+                losses.append(float(step(*probe.batches[index % len(probe.batches)])))
+                if not np.isfinite(losses[-1]):
+                    break
+            return {"rate": float(rate), "losses": np.array(losses)}
+
+        if rates is not None:
+            return {name: run(rate) for name, rate in rates.items()}
+        found = learning_rate_range(model, probe)
+        if found.suggestion is None:
+            raise ValueError(f"`rates` must be given for this model. {found.reason}. Received: rates=None")
+        good = run(found.suggestion)
+        end = found.divergence or float(found.rates[-1])
+        trials = (run(times * end) for times in (1, 3, 9, 27))
+        high_end = next((curve for curve in trials if not _fall(curve) > 0.05 * _fall(good)), None)
+        top = 27 * end if high_end is None else high_end["rate"]
+        between = (run(rate) for rate in np.geomspace(found.suggestion, top, 10)[-2:0:-1])
+        high = next((curve for curve in between if _fall(curve) > 0.25 * _fall(good)), None)
+        low = run(0.003 * found.suggestion)
+    curves = {"too low": low, "good": good, "high": high, "too high": high_end}
+    return {name: curve for name, curve in curves.items() if curve is not None}
+
+
+def _fall(curve):
+    """Returns by how much a run's loss has fallen: minus infinity where it overflowed."""
+    losses = curve["losses"]
+    few = max(len(losses) // 10, 1)
+    return float(losses[:few].mean() - losses[-few:].mean()) if np.isfinite(losses).all() else -np.inf
