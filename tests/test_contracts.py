@@ -11,6 +11,8 @@ import keras
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.trains
+
 SCHEDULE = keras.optimizers.schedules.LearningRateSchedule
 SERIALIZABLE = (keras.layers.Layer, keras.optimizers.Optimizer, SCHEDULE)
 EVERYTHING = (*SERIALIZABLE, keras.callbacks.Callback)
