@@ -10,6 +10,7 @@ Training a network is choosing `W` in `y = f(x; W, z)`, where `z` is noise that 
 - find out whether it works: `kregkit.diagnostics`
 - find its hyperparameters: `kregkit.search`
 - see it: `kregkit.plots`
+- do it on several machines: `kregkit.distribution`
 """
 
 import importlib
@@ -20,7 +21,7 @@ from kregkit import layers, optimizers, schedules
 from kregkit._core.late_classes import register_late
 from kregkit._version import __version__
 
-_LAZY_ROOMS = ("callbacks", "data", "diagnostics", "inference", "plots", "search", "transfer")
+_LAZY_ROOMS = ("callbacks", "data", "diagnostics", "distribution", "inference", "plots", "search", "transfer")
 # The layers and models of lazy rooms that files name.
 register_late({"kregkit.data.augment_layer": "AugmentLayer", "kregkit.inference._saved": "MarginalModel"})
 
@@ -29,6 +30,7 @@ __all__ = [
     "callbacks",
     "data",
     "diagnostics",
+    "distribution",
     "inference",
     "layers",
     "optimizers",

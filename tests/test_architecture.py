@@ -31,6 +31,7 @@ ALLOWED = {
     "callbacks": FLOOR | ABOVE | {"inference"},
     "transfer": FLOOR | ABOVE | {"callbacks"},
     "search": FLOOR | ABOVE | {"callbacks"},
+    "distribution": FLOOR | ABOVE,
 }
 # Libraries that no room imports when it is itself imported.
 LAZY = {"matplotlib", "sklearn", "tensorflow_datasets", "optuna", "pandas", "rich"}

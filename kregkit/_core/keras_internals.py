@@ -5,7 +5,10 @@ would go unnoticed, the function looks for it and raises. `tests/core/test_keras
 """
 
 import contextlib
+import functools
+import inspect
 import sys
+import weakref
 
 import keras
 
@@ -316,6 +319,232 @@ def clear_initial_epoch(model):
     model._initial_epoch = None
 
 
+def introduced_callback_list(model):
+    """Returns the `CallbackList` that is introducing `model` to its callbacks (`set_model`), or None.
+
+    Keras gives callbacks no way to the list that they are in. `on_train_begin` is too late for refusing a fit without
+    harm: other callbacks have emptied their files by then.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if frame.f_code.co_name == "set_model" and isinstance(owner, keras.callbacks.CallbackList):
+            return owner
+        frame = frame.f_back
+    return None
+
+
+def give_epoch_logs(model, logs):
+    """Has the epoch that `fit` is about to end report `logs` instead of those of its last step.
+
+    `fit` knows an epoch's logs from its last step only. Without it an epoch that is resumed after its last step would
+    end with empty logs.
+    """
+    name = "_get_metrics_result_or_logs"
+    plain = _required(model, name, "to resume an epoch at its end")
+
+    def gather(_):
+        del vars(model)[name]
+        return plain(logs)
+
+    vars(model)[name] = gather
+
+
+# The data that `fit` reads.
+
+
+class EpochIterator:
+    """What `fit` reads its batches from: counts the passes over the data, and can begin within one.
+
+    Keras's own object is `epoch_iterator` in `fit`; nothing public tells where in the data a fit is, or begins
+    elsewhere. Without it a run can be taken up at epochs' ends only, and then in another order.
+
+    Args:
+        iterator: Keras's object.
+        end_of_data: Tuple of the exceptions, besides `StopIteration`, by which a pass ends.
+
+    Attributes:
+        passes: Integer, the iterators made so far.
+        taken: Integer, batches taken from the newest one.
+        before_pass: Function without arguments that is called before an iterator is made.
+    """
+
+    def __init__(self, iterator, end_of_data=()):
+        for name in ("_enumerate_iterator", "_get_iterator", "_current_iterator", "_steps_seen", "_num_batches"):
+            _required(iterator, name, "to tell where in the data a fit is")
+        _required(iterator, "_distributed_dataset", "to tell where in the data a fit is")
+        # The iterator holds this object; a strong reference back would keep the data of ended fits for a while.
+        self._reference = weakref.ref(iterator)
+        self._end_of_data = end_of_data
+        self.passes, self.taken = 0, 0
+        self.before_pass = lambda: None
+        self._place, self._at_end = None, None
+        vars(iterator)["_get_iterator"] = lambda: _Passes(self)
+        vars(iterator)["_enumerate_iterator"] = self._enumerate
+
+    @property
+    def iterator(self):
+        """Keras's object."""
+        return self._reference()
+
+    @property
+    def adapter(self):
+        """Keras's data adapter: what `fit` was given, in one of its forms."""
+        return self.iterator.data_adapter
+
+    @property
+    def dataset(self):
+        """The `tf.data.Dataset`, distributed by the strategy, from which iterators are made."""
+        return self.iterator._distributed_dataset
+
+    @dataset.setter
+    def dataset(self, dataset):
+        self.iterator._distributed_dataset = dataset
+
+    @property
+    def length(self):
+        """The batches of a pass as Keras knows it by now, or None."""
+        return self.iterator._num_batches
+
+    @length.setter
+    def length(self, length):
+        self.iterator._num_batches = length
+
+    @property
+    def goes_on(self):
+        """Whether an epoch goes on in the pass of the epoch before, as `steps_per_epoch` has it."""
+        return self.iterator.steps_per_epoch is not None
+
+    def begin_at(self, batch, taken, at_end):
+        """Has the next epoch begin at a batch, in a pass of which some batches are left out.
+
+        Args:
+            batch: Integer, the epoch's batches that are done.
+            taken: Integer, batches to leave out of the pass; those of earlier epochs are among them.
+            at_end: Function that is called if the epoch then has no batch left.
+        """
+        self._place, self._at_end = (batch, taken), at_end
+
+    def make(self):
+        """Returns a new iterator over the data, and counts it."""
+        self.before_pass()
+        self.passes += 1
+        self.taken = 0
+        return iter(self.dataset)
+
+    def _enumerate(self):
+        iterator = self.iterator
+        (batch, taken), self._place = self._place or (0, 0), None
+        ran, first = False, True
+        for begin, end, source in type(iterator)._enumerate_iterator(iterator):
+            if first:
+                first = False
+                if not self._skip(source, taken):
+                    break
+                # Keras counts the epoch's own batches itself.
+                iterator._steps_seen += max(taken - batch, 0)
+            if begin < batch:
+                continue
+            ran = True
+            self.taken += iterator.steps_per_execution
+            yield begin, end, source
+        if batch and not ran:
+            self._at_end()
+
+    def _skip(self, source, count):
+        """Takes batches and drops them; returns whether there were that many."""
+        for _ in range(count):
+            try:
+                next(source)
+            except (StopIteration, *self._end_of_data):
+                return False
+        self.taken += count
+        return True
+
+
+class _Passes:
+    def __init__(self, epochs):
+        self._epochs = epochs
+
+    def __iter__(self):
+        return self._epochs.make()
+
+
+def fit_epoch_iterator(model):
+    """Returns Keras's object from which the running `fit` of `model` reads its batches, or None."""
+    return running_fit(model).get("epoch_iterator")
+
+
+def validation_iterator(model, strategy):
+    """Returns the object from which the running `fit` of `model` reads its validation data, made if it isn't there.
+
+    `fit` makes it at its first validation, and each validation may go on where the last one ended. Without it a
+    resumed run would begin its validation data anew.
+    """
+    fit = running_fit(model)
+    if getattr(model, "_eval_epoch_iterator", None) is None:
+        model._eval_epoch_iterator = type(fit["epoch_iterator"])(
+            x=fit["val_x"],
+            y=fit["val_y"],
+            sample_weight=fit["val_sample_weight"],
+            batch_size=fit["validation_batch_size"] or fit["batch_size"],
+            distribute_strategy=strategy,
+            steps_per_execution=model.steps_per_execution,
+            steps_per_epoch=fit["validation_steps"],
+            shuffle=False,
+        )
+    return model._eval_epoch_iterator
+
+
+def data_kind(adapter):
+    """Returns what `fit` was given: `"arrays"`, `"dataset"`, `"sequence"` (a PyDataset) or `"other"`.
+
+    Keras chooses an adapter by rules of its own, and none of their classes is public.
+    """
+    kinds = {"ArrayDataAdapter": "arrays", "TFDatasetAdapter": "dataset", "PyDatasetAdapter": "sequence"}
+    return kinds.get(type(adapter).__name__, "other")
+
+
+def array_settings(adapter):
+    """Returns the arrays, the batch size and `shuffle` of an adapter of arrays.
+
+    Nothing public tells them. Without it data can't be told from other data, nor shuffled in a known order.
+    """
+    names = ("_inputs", "_batch_size", "_shuffle")
+    return tuple(_required(adapter, name, "to shuffle arrays in a known order") for name in names)
+
+
+def shuffled_dataset(adapter, module, shuffle):
+    """Returns the dataset of an adapter of arrays, shuffled by another function than `tf.random.shuffle`.
+
+    Without a global seed Keras's own shuffle can't be repeated.
+
+    Args:
+        adapter: Keras's adapter.
+        module: `tf.random`.
+        shuffle: Function of a tensor that returns it in another order.
+    """
+    with replaced_all([(module, "shuffle", shuffle)]):
+        return adapter.get_tf_dataset()
+
+
+def dataset_inputs(dataset):
+    """Returns the datasets that a `tf.data.Dataset` is made of.
+
+    Nothing public tells. Without it a pipeline inside others isn't found.
+    """
+    return list(_required(dataset, "_inputs", "to find a pipeline inside others")())
+
+
+def global_tensorflow_seed():
+    """Returns the seed given to `tf.random.set_seed`, or None.
+
+    Nothing public tells. Without it a shuffle that repeats by itself would be replaced by another order.
+    """
+    context = sys.modules["tensorflow.python.eager.context"]
+    return _required(context, "global_seed", "to know whether a shuffle can be repeated")()
+
+
 def uses_cached_validation(arguments):
     """Returns whether the arguments of `evaluate` are those of `fit`'s own validation.
 
@@ -386,6 +615,31 @@ def reduction_of_replicas():
 def _tensorflow_trainer():
     """Returns the base class of models that holds TensorFlow's `fit`."""
     return next(base for base in keras.Model.__mro__ if "train_on_batch" in vars(base) and "tensorflow" in str(base))
+
+
+# Callbacks.
+
+
+def callback_attributes(callback):
+    """Returns the names of the attributes in which a callback of Keras keeps what it remembers from epoch to epoch.
+
+    Keras's callbacks have no `get_state`; some of the names are private. Without it a resumed run would start to count
+    anew in them. Callbacks that aren't listed remember nothing, or files of their own.
+    """
+    names = []
+    for kind, kept in _CALLBACK_ATTRIBUTES.items():
+        if isinstance(callback, kind):
+            names += kept
+    return names
+
+
+_CALLBACK_ATTRIBUTES = {
+    keras.callbacks.History: ["history", "epoch"],
+    keras.callbacks.EarlyStopping: ["wait", "stopped_epoch", "best", "best_weights", "best_epoch"],
+    keras.callbacks.ReduceLROnPlateau: ["wait", "cooldown_counter", "best"],
+    keras.callbacks.ModelCheckpoint: ["best", "_batches_seen_since_last_saving", "_last_batch_seen"],
+    keras.callbacks.SwapEMAWeights: ["_ema_weights_in_model"],
+}
 
 
 # Optimizers.
@@ -487,6 +741,24 @@ def average_weights(optimizer, variables):
     return (
         _required(optimizer, "_model_variables_moving_average", "to find moving averages") if optimizer.use_ema else []
     )
+
+
+@functools.cache
+def loss_scaling_asks_one_replica():
+    """Returns whether Keras's `LossScaleOptimizer` asks one replica alone whether gradients are finite.
+
+    Only the source tells: it takes the first replica's answer, before gradients are summed, and says in a comment that
+    all are the same. Without it, weights under `mixed_float16` become NaN on several replicas, silently.
+    """
+    source = inspect.getsource(keras.optimizers.LossScaleOptimizer).replace("#", " ")
+    return "Each replica computed the same `finite` value" in " ".join(source.split())
+
+
+def loss_scaling_is_split(optimizer):
+    """Returns whether replicas that train by `optimizer` would skip different steps: a fault of Keras, not mended."""
+    kind = keras.optimizers.LossScaleOptimizer
+    mended = hasattr(kind.check_finite, "__wrapped__")
+    return isinstance(optimizer, kind) and not mended and loss_scaling_asks_one_replica()
 
 
 def learning_rate_schedule(optimizer):

@@ -1,4 +1,8 @@
-"""The optimizers that do the work inside wrappers such as `LossScaleOptimizer`."""
+"""All optimizers of a model: `model.optimizer`, those inside wrappers, and those in other attributes."""
+
+import keras
+
+from kregkit._core.keras_internals import flatten_layers
 
 
 def leaf_optimizers(optimizer):
@@ -18,3 +22,24 @@ def leaf_optimizers(optimizer):
     if several is not None:
         return [leaf for one in several for leaf in leaf_optimizers(one)]
     return [optimizer]
+
+
+def wrapped_optimizers(optimizer):
+    """Returns an optimizer and all that it wraps, itself first; an empty list for None."""
+    if optimizer is None:
+        return []
+    inner = [getattr(optimizer, "inner_optimizer", None), *(getattr(optimizer, "optimizers", None) or ())]
+    wrapped = [part for one in inner if one is not None for part in wrapped_optimizers(one)]
+    return list({id(one): one for one in (optimizer, *wrapped)}.values())
+
+
+def own_optimizers(model):
+    """Returns the optimizers among the attributes of a model and of the models inside it, also in lists."""
+    found = []
+    for layer in flatten_layers(model):
+        for value in vars(layer).values():
+            values = (
+                value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
+            )
+            found += [one for one in values if isinstance(one, keras.optimizers.Optimizer)]
+    return list({id(part): part for one in found for part in wrapped_optimizers(one)}.values())

@@ -15,6 +15,7 @@ from kregkit.callbacks.learning_rate import RateCallback
 from kregkit.callbacks.noise_schedule import NoiseSchedule
 from kregkit.callbacks.plateau_decay import PlateauDecay
 from kregkit.callbacks.polyak_averaging import PolyakAveraging
+from kregkit.callbacks.resume import Resume
 from kregkit.callbacks.sharpness_aware import SharpnessAware
 from kregkit.callbacks.simulation import simulate
 from kregkit.callbacks.snapshots import SnapshotEnsemble
@@ -32,6 +33,7 @@ __all__ = [
     "PlateauDecay",
     "PolyakAveraging",
     "RateCallback",
+    "Resume",
     "SharpnessAware",
     "SnapshotEnsemble",
     "StepDecay",

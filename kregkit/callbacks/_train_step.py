@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from kregkit._core import keras_internals
 from kregkit._core.graph import all_layers
-from kregkit._core.optimizers import leaf_optimizers
+from kregkit._core.optimizers import leaf_optimizers, own_optimizers, wrapped_optimizers
 from kregkit.callbacks._gradients_again import rerouted
 from kregkit.callbacks._installed import Installed
 from kregkit.callbacks._memory import Memory, TracedFunction
@@ -34,6 +34,9 @@ class Hook:
 
     needs_compiled_optimizer = False
     untraced_attributes = ()
+
+    def restore(self):
+        """Runs once per fit, after the last `on_train_begin` of all callbacks and before every hook's `prepare`."""
 
     def prepare(self):
         """Runs once per fit, after the last `on_train_begin` of all callbacks and before the first epoch."""
@@ -75,6 +78,8 @@ class TrainStep:
         step: `tf.Variable`, int64, batches trained: read it inside the step.
         epoch: `tf.Variable`, int64, the present epoch.
         offset: Integer, batches that `step` is ahead of whole epochs, after a restart within one.
+        epoch_start: Integer, what `step` was when the present epoch began.
+        resumed: The place that the run goes on from, `(epoch, step, epoch_start)`, or `None`.
         callbacks: List of all the fit's callbacks.
         validation: Dictionary of the arguments of `fit` that concern validation; empty outside of `fit`.
     """
@@ -102,10 +107,13 @@ class TrainStep:
         return self
 
     def __init__(self, model, params):
+        _check_loss_scaling(model)
         self.model = model
         self.epochs = params.get("epochs") or 1
         self.steps_per_epoch = params.get("steps")
         self.offset = 0
+        self.epoch_start = 0
+        self.resumed = None
         self.hooks = []
         self.traced = False
         callback_list = keras_internals.running_callback_list(model)
@@ -124,9 +132,9 @@ class TrainStep:
         self._prepared = False
         self._build()
         self._updating, self._undriven, self._unsure = set(), [], False
-        driven = [] if model.optimizer is None else _with_wrapped(model.optimizer)
+        driven = wrapped_optimizers(model.optimizer)
         self._driven = {id(optimizer) for optimizer in driven}
-        others = [optimizer for optimizer in _own_optimizers(model) if id(optimizer) not in self._driven]
+        others = [optimizer for optimizer in own_optimizers(model) if id(optimizer) not in self._driven]
         self._installed = Installed(self, callback_list, [*driven, *others])
 
     @property
@@ -170,6 +178,9 @@ class TrainStep:
         """Lets every hook prepare itself once all callbacks have begun."""
         if not self._prepared:
             self._prepared = True
+            # A list of its own: a hook may ask for another one.
+            for hook in list(self.hooks):
+                hook.restore()
             for hook in self.hooks:
                 hook.prepare()
 
@@ -177,8 +188,17 @@ class TrainStep:
         """Sets the clock at an epoch's begin; every hook may call it."""
         self.prepare()
         self.epoch.assign(epoch)
+        if self.resumed is not None and self.resumed[0] == epoch:
+            self.step.assign(self.resumed[1])
+            self.epoch_start = self.resumed[2]
+            return
         if self.steps_per_epoch is not None:
             self.step.assign(epoch * self.steps_per_epoch + self.offset)
+        self.epoch_start = self.steps_done()
+
+    def steps_done(self):
+        """Returns the number of batches trained, as an integer; outside of the step."""
+        return int(keras.ops.convert_to_numpy(self.step.read_value()))
 
     def retrace(self):
         """Call when something that the model's own step has baked in changes, such as which layers train."""
@@ -284,7 +304,7 @@ class TrainStep:
         parts = [model, *all_layers(model), *model.variables]
         return (
             value_key(self._plain_step),
-            tuple(_optimizer_key(leaf) for leaf in _with_wrapped(model.optimizer)) if model.optimizer else (),
+            tuple(_optimizer_key(leaf) for leaf in wrapped_optimizers(model.optimizer)),
             (model.jit_compile, model.steps_per_execution, model.unrolled_steps_per_execution),
             Identity(model.distribute_strategy),
             tuple((id(part), part.trainable) for part in parts),
@@ -381,23 +401,15 @@ def _build_model(model, spec):
         return
 
 
-def _with_wrapped(optimizer):
-    """Returns an optimizer and all that it wraps, itself first."""
-    inner = [getattr(optimizer, "inner_optimizer", None), *(getattr(optimizer, "optimizers", None) or ())]
-    wrapped = [part for one in inner if one is not None for part in _with_wrapped(one)]
-    return list({id(one): one for one in (optimizer, *wrapped)}.values())
-
-
-def _own_optimizers(model):
-    """Returns the optimizers among the attributes of a model and of the models inside it, also in lists."""
-    found = []
-    for layer in keras_internals.flatten_layers(model):
-        for value in vars(layer).values():
-            values = (
-                value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
-            )
-            found += [one for one in values if isinstance(one, keras.optimizers.Optimizer)]
-    return list({id(part): part for one in found for part in _with_wrapped(one)}.values())
+def _check_loss_scaling(model):
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    optimizers = [] if model.optimizer is None or replicas == 1 else wrapped_optimizers(model.optimizer)
+    if any(keras_internals.loss_scaling_is_split(optimizer) for optimizer in optimizers):
+        raise ValueError(
+            "Under loss scaling, Keras asks one replica whether gradients have overflowed, and another's overflow "
+            "turns the weights into NaN: call `kregkit.distribution.enable_loss_scaling()` once before `fit`. "
+            f"Received: optimizer={model.optimizer.name!r} with {replicas} replicas"
+        )
 
 
 def _optimizer_key(optimizer):

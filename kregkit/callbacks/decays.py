@@ -176,6 +176,8 @@ class Warmup(RateCallback):
     >>> callbacks = [Warmup(5), CosineDecay()]
     """
 
+    multiplies_cycles = True
+
     def __init__(self, length, start_factor=0.0, unit="epoch"):
         super().__init__(unit)
         self.length = check_number("length", length, 0, low_open=True)

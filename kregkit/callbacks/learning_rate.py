@@ -48,6 +48,7 @@ class RateCallback(TracedCallback):
         whole_epochs_suffice: True if the schedule only changes at epoch boundaries, so that it works on data of
             unknown length.
         floor: Float, the smallest factor: a smaller one is raised to it.
+        multiplies_cycles: True if the factor may also multiply the cycles of `SnapshotEnsemble`.
 
     Args:
         unit: `"epoch"` or `"step"`, what lengths and times are counted in. A step is a trained batch. Epochs are
@@ -72,6 +73,7 @@ class RateCallback(TracedCallback):
     replaces_base = False
     whole_epochs_suffice = False
     floor = 0.0
+    multiplies_cycles = False
 
     def __init__(self, unit: str = "epoch"):
         super().__init__()
@@ -140,7 +142,8 @@ class RateCallback(TracedCallback):
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
-        if epoch and self.train_step.steps_per_epoch is None and self.unit == "step" and not self._counting:
+        uncounted = self.train_step.steps_per_epoch is None and self.train_step.resumed is None
+        if epoch and uncounted and self.unit == "step" and not self._counting:
             raise ValueError(
                 f"{type(self).__name__} can't tell how many steps came before `initial_epoch`, as this data doesn't "
                 f"tell its length. Pass `steps_per_epoch` to `fit`. Received: initial_epoch={epoch}"
@@ -182,10 +185,11 @@ def refuse_other_rates(callbacks):
 class Rates(Hook):
     """The one learning rate of a fit: bases, factors, and their product."""
 
-    untraced_attributes = ("members", "bases", "train_step", "rates")
+    untraced_attributes = ("members", "bases", "train_step", "rates", "_given")
 
     def __init__(self, train_step):
         self.members = []
+        self._given = None
         self.train_step = train_step
         optimizer = train_step.model.optimizer
         if optimizer is None:
@@ -209,9 +213,19 @@ class Rates(Hook):
                 rates += callback._introduced
         self.bases = [[rate for leaf, rate in rates if leaf is optimizer][-1] for optimizer in self.optimizers]
 
+    def get_state(self):
+        """Returns the rates that were compiled, which the optimizers don't hold within a fit."""
+        return {"bases": list(self.bases)}
+
+    def set_state(self, state):
+        """Goes on from `state`, before `prepare`."""
+        self._given = list(state["bases"])
+
     def prepare(self):
         # Another callback's `on_train_begin` may have set the compiled rate, before or after this hook was made.
         self._set_bases()
+        if self._given is not None:
+            self.bases, self._given = self._given, None
         self.base_variables = [
             self.train_step.variable(self, f"base_{index}", base, leaf.learning_rate.dtype)
             for index, (leaf, base) in enumerate(zip(self.optimizers, self.bases))

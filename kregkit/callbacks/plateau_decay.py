@@ -41,7 +41,6 @@ class PlateauDecay(RateCallback):
     untraced_attributes = (
         *("_product", "_best", "_since", "_unread", "_cooling", "_fresh", "_started", "_warned", "_direction"),
         *(
-            "_steps_before",
             "monitor",
             "patience",
             "min_delta",
@@ -124,13 +123,9 @@ class PlateauDecay(RateCallback):
             self._reset()
         self._started = self._fresh = True
         self._factor.assign(self._product)
-        self._steps_before = self._steps()
-
-    def _steps(self):
-        return int(keras.ops.convert_to_numpy(self.train_step.step.read_value()))
 
     def on_epoch_end(self, epoch, logs=None):
-        self._unread += 1 if self.unit == "epoch" else self._steps() - self._steps_before
+        self._unread += 1 if self.unit == "epoch" else self.train_step.steps_done() - self.train_step.epoch_start
         value = (logs or {}).get(self.monitor)
         if value is None:
             self._warn_of_missing(logs or {})

@@ -145,10 +145,12 @@ class PolyakAveraging(TracedCallback):
             "updates": self._count(),
             "averages": self._copies(),
             "raw": copy_values(self._weights()) if self._raw is None else list(self._raw),
+            "in_model": self._raw is not None,
+            "chosen": self._chosen,
         }
 
     def set_state(self, state):
-        """Goes on from `state` in the next fit: its averages and its raw weights."""
+        """Goes on from `state`, its averages and its raw weights: in the next fit, or in this one before it begins."""
         if len(state["averages"]) != len(self.decays):
             raise ValueError(
                 f"The state must hold {len(self.decays)} averages, one per decay. "
@@ -287,6 +289,7 @@ class PolyakAveraging(TracedCallback):
             self.best = state["best"]
             self._create(state["averages"], state["updates"])
             assign_values(self._traced, state["raw"])
+            self._chosen = state.get("chosen", False)
         elif goes_on:
             self._create(self._values, self._update_count)
             if self._raw is not None:
@@ -294,6 +297,9 @@ class PolyakAveraging(TracedCallback):
         else:
             self._create([copy_values(self._traced)] * len(self.decays), 0)
         self._raw = self._values = None
+        if state is not None and state.get("in_model", False):
+            # As between two epochs: callbacks before this one find it there.
+            self._put_in(self.best)
 
     def _create(self, averages, updates):
         variable = self.train_step.variable

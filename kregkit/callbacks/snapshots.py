@@ -1,6 +1,7 @@
 """Snapshot ensembles: one training run, several trained members."""
 
 import contextlib
+import copy
 import hashlib
 import itertools
 import json
@@ -14,11 +15,12 @@ from kregkit import schedules
 from kregkit._core import keras_internals
 from kregkit._core.architecture import architecture_text
 from kregkit._core.checks import check_integer, check_number
+from kregkit._core.directory_lock import DirectoryLock
 from kregkit._core.optimizers import leaf_optimizers
 from kregkit._core.snapshot_directory import SnapshotDirectory
 from kregkit._core.weights import assign_values, copy_values, swapped, training_state
 from kregkit._core.workers import gather_from_workers, is_chief
-from kregkit.callbacks.decays import Warmup
+from kregkit.callbacks._train_step import Hook
 from kregkit.callbacks.learning_rate import RateCallback, Rates
 
 
@@ -26,17 +28,18 @@ class SnapshotEnsemble(RateCallback):
     """Trains in cosine cycles and keeps the weights at each cycle's end, as members of an ensemble.
 
     The rate is `kregkit.schedules.CosineCycles` over the whole fit, step by step, in place of the compiled rate; only
-    `Warmup` may share it. Cycles are counted in batches, so that skipped updates lose no member. Each member is a
-    `cycle-NN.weights.h5`, as `model.save_weights` writes it, with the raw weights, also beside `PolyakAveraging`;
-    `manifest.json` lists them with cycle, epoch, step, learning rate, logs and checksum.
-    `kregkit.inference.Ensemble.from_directory(directory)` predicts with them.
+    `Warmup` and `kregkit.transfer.GradualUnfreeze` may share it. Cycles are counted in batches, so that skipped
+    updates lose no member. Each member is a `cycle-NN.weights.h5`, as `model.save_weights` writes it, with the raw
+    weights, also beside `PolyakAveraging`; `manifest.json` lists them with cycle, epoch, step, learning rate, logs and
+    checksum. `kregkit.inference.Ensemble.from_directory(directory)` predicts with them.
 
     A run that was killed goes on when the same program is started again: from its last complete cycle, with that
     member's weights, the optimizer's slots and the seeds of random layers; only the order of a shuffled data set is
-    not restored. If a cycle ends within an epoch, that epoch is begun again, and the run is longer by its part. With
+    not restored. If a cycle ends within an epoch, that epoch is begun again, and the run is longer by its part. Beside
+    `Resume` it goes on from that one's checkpoint instead, bit for bit, and writes later members again. With
     `BackupAndRestore` before this callback it goes on from that one's place, which loses less of a long cycle.
 
-    On several workers, the chief writes, and all must see the same directory.
+    On several workers, the chief writes, and all must see the same directory. One run at a time may use it.
 
     Args:
         directory: String or path, where members go; it is made when the first one is written.
@@ -49,8 +52,8 @@ class SnapshotEnsemble(RateCallback):
     Raises:
         ValueError: An argument is out of range. In `fit`, before the first step: the data doesn't tell its length
             (pass `steps_per_epoch`); there are too few steps; the directory holds a finished or a different run
-            (other cycles, rates, length, architecture or optimizer); the member to go on from is missing or corrupt;
-            the fit doesn't start at epoch 0; another rate callback.
+            (other cycles, rates, length, architecture or optimizer); another process uses it; the member to go on
+            from is missing or corrupt; the fit doesn't start at epoch 0; another rate callback.
 
     Example:
 
@@ -62,9 +65,10 @@ class SnapshotEnsemble(RateCallback):
     replaces_base = True
     untraced_attributes = (
         *("directory", "ends", "overwrite", "_given", "_replaces", "_settings", "_members", "_start_epoch", "_epoch"),
-        *("_before", "_rate_index"),
+        *("_before", "_rate_index", "_directory_lock", "_waits"),
     )
-    fit_attributes = ("_state_variables", "_copies", "_end_steps")
+    fit_attributes = ("_state_variables", "_copies", "_end_steps", "_directory_lock")
+    _directory_lock = None  # within a fit: on the directory
 
     def __init__(
         self,
@@ -90,7 +94,7 @@ class SnapshotEnsemble(RateCallback):
         self._replaces = False
 
     def combines_with(self, other):
-        return isinstance(other, Warmup)
+        return other.multiplies_cycles
 
     def make_schedule(self, unit_steps, total_steps):
         # From 1 to 0; what lies between is between the two rates.
@@ -101,15 +105,30 @@ class SnapshotEnsemble(RateCallback):
         return self.min_learning_rate + (high - self.min_learning_rate) * self.factor_at(step)
 
     def get_state(self):
-        """Returns how many members are complete; they themselves are in the directory."""
-        return {"members": len(self._members)}
+        """Returns how many members are complete, and their entries in the manifest; the files are in the directory."""
+        return {
+            "members": len(self._members),
+            "entries": copy.deepcopy(self._members),
+            "settings": copy.deepcopy(self._settings),
+        }
 
     def set_state(self, state):
-        """Tells the next fit that weights and place are restored by others, and how many members there were."""
-        self._given = int(state["members"])
+        """Tells the next fit, or this one before its first epoch, that weights and place are restored by others.
+
+        Args:
+            state: What `get_state` returned; `{"members": number}` is enough where the manifest lists them.
+        """
+        self._given = copy.deepcopy(state)
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
+        try:
+            self._look()
+        except BaseException:
+            self._unlock()
+            raise
+
+    def _look(self):
         if not self.model.built or not self.model.optimizer.built:
             raise ValueError(
                 "A member holds all weights and the optimizer's slots, which this model makes in its first step, or "
@@ -136,16 +155,22 @@ class SnapshotEnsemble(RateCallback):
         rate = leaf_optimizers(self.model.optimizer)[0].learning_rate
         self._rate_index = next(index for index, variable in enumerate(self._state_variables) if variable is rate)
         self._members, self._start_epoch = [], 0
+        self._directory_lock = DirectoryLock(self.directory.path, "SnapshotEnsemble")
+        if is_chief(self.model):
+            self._directory_lock.acquire()
         backed_up = self._backed_up_epoch()
+        # `Resume` gives the state later, whichever of the two comes first.
+        self._waits = any(type(callback).restore is not Hook.restore for callback in self.train_step.find(Hook))
+        if self._waits:
+            return
         if self.directory.exists():
             self._take_up()
         if self._given is not None:
-            self._members, self._start_epoch = self._members[: self._given], None
+            self._go_on_from_state()
         elif backed_up:
             self._go_on_from_backup(backed_up)
         elif self._members:
             self._go_on()
-        self._given = None
         self._check_workers()
         self._choose_source()
 
@@ -157,6 +182,35 @@ class SnapshotEnsemble(RateCallback):
                 "All workers must see the same directory, on a file system that their machines share. Received: "
                 f"directory={str(self.directory.path)!r} with {[int(num) for num in members]} members, by worker"
             )
+
+    def prepare(self):
+        if not self._waits:
+            return
+        if self.directory.exists():
+            self._take_up()
+        if self._given is not None:
+            self._go_on_from_state()
+        elif self._members:
+            # Without a checkpoint the run begins again, and writes its members again.
+            self._members, self._replaces = [], True
+        self._choose_source()
+
+    def _go_on_from_state(self):
+        state, self._given = self._given, None
+        members = state.get("entries", self._members[: state["members"]])
+        different = _different(state["settings"], self._settings) if "settings" in state else []
+        if different:
+            raise ValueError(
+                f"Cycles are laid over the whole run, which was a different one (in {', '.join(different)}): keep its "
+                f"settings, or use another directory. Received: directory={str(self.directory.path)!r}"
+            )
+        for member in members:
+            self.directory.member_path(member)
+        self._members, self._start_epoch = members, None
+
+    def _unlock(self):
+        if self._directory_lock is not None:
+            self._directory_lock.release()
 
     def _backed_up_epoch(self):
         """Returns the epoch that BackupAndRestore goes on from, 0 if it has nothing to go on from."""
@@ -186,12 +240,15 @@ class SnapshotEnsemble(RateCallback):
     def _take_up(self):
         manifest = self.directory.read()
         old, new = manifest["settings"], self._settings
-        different = [name for name in new if old.get(name) != new[name]]
+        different = _different(old, new)
         if not manifest["finished"] and not different:
             self._members = manifest["members"]
             if is_chief(self.model):
                 self.directory.remove_unfinished()
-        elif not self.overwrite and self._given is None:
+        elif self._given is not None and not different:
+            # Finished after the state was taken: what came later is made again.
+            self._members = manifest["members"]
+        elif not self.overwrite:
             kind = "a finished run" if manifest["finished"] else f"a different run (in {', '.join(different)})"
             raise ValueError(
                 f"The directory holds {kind}; use another one, or overwrite=True. "
@@ -249,8 +306,8 @@ class SnapshotEnsemble(RateCallback):
             return
 
         def keep():
-            for copy, variable in zip(self._copies, self._state_variables):
-                copy.assign(ops.cast(variable, copy.dtype))
+            for kept, variable in zip(self._copies, self._state_variables):
+                kept.assign(ops.cast(variable, kept.dtype))
 
         ops.cond(ops.any(step + 1 == self._end_steps), keep, lambda: None)
 
@@ -308,6 +365,7 @@ class SnapshotEnsemble(RateCallback):
     def release(self):
         # An error between the two hooks would leave the next fit with this one's first epoch.
         keras_internals.clear_initial_epoch(self.model)
+        self._unlock()
 
     def on_epoch_end(self, epoch, logs=None):
         # Validation came after the member was saved; it belongs to it if the cycle ended with the epoch.
@@ -315,6 +373,11 @@ class SnapshotEnsemble(RateCallback):
         if self._members and self._members[-1]["step"] == end and self._members[-1]["epoch"] == epoch:
             self._members[-1]["logs"] = _finite(logs or {})
             self._record()
+
+
+def _different(old, new):
+    """Returns the names of the settings that differ."""
+    return [name for name in new if old.get(name) != new[name]]
 
 
 def _digest(value):

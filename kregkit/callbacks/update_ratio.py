@@ -39,12 +39,22 @@ class UpdateRatio(TracedCallback):
     0.02
     """
 
-    untraced_attributes = ("_measured", "_before")
+    untraced_attributes = ("_measured", "_before", "_pending")
     fit_attributes = ("_kernels", "_ratios", "_due", "_measured", "_before")
 
     def __init__(self, every=100):
         super().__init__()
         self.every = check_integer("every", every, 1)
+        self._pending = None
+
+    def get_state(self):
+        """Returns the ratios last measured, by layer, and whether a measurement is due; within a fit."""
+        values = [float(ops.convert_to_numpy(ratio.read_value())) for ratio in self._ratios]
+        return {"ratios": dict(zip(self._kernels, values)), "due": bool(ops.convert_to_numpy(self._due.read_value()))}
+
+    def set_state(self, state):
+        """Goes on from `state` in the next fit, or in this one before its first epoch."""
+        self._pending = state
 
     def prepare(self):
         if not all(layer.built for layer in all_layers(self.model)):
@@ -61,11 +71,12 @@ class UpdateRatio(TracedCallback):
                 while name in self._kernels:
                     name += "_"
                 self._kernels[name] = kernels
+        state, self._pending = self._pending or {"ratios": {}, "due": False}, None
         self._ratios = [
-            self.train_step.variable(self, f"update_ratio_{index}", 0.0, "float32")
-            for index, _ in enumerate(self._kernels)
+            self.train_step.variable(self, f"update_ratio_{index}", state["ratios"].get(name, 0.0), "float32")
+            for index, name in enumerate(self._kernels)
         ]
-        self._due = self.train_step.variable(self, "update_ratio_due", False, "bool")
+        self._due = self.train_step.variable(self, "update_ratio_due", state["due"], "bool")
 
     def before_step(self, step):
         self._measured = ops.logical_or(self._due, ops.equal(step % self.every, 0))

@@ -44,10 +44,10 @@ def check_elsewhere(dataset):
     """Raises an error for a dataset that can't be computed by another process."""
     graph = tf.compat.v1.GraphDef.FromString(keras_internals.serialized_graph(dataset).numpy())
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
-    if any(node.op.endswith("PyFunc") for node in nodes):
+    if any("PyFunc" in node.op for node in nodes):
         raise ValueError(
-            "`service` needs examples that TensorFlow reads by itself, as arrays and folders of images are: Python code "
-            "of this process, as in sequences, `cache` on the disk and `on_error='skip'`, isn't there for the "
+            "`service` needs examples that TensorFlow reads by itself, such as arrays and folders of images: Python "
+            "code of this process, as in sequences, `cache` on the disk and `on_error='skip'`, isn't there for the "
             "service's workers. Received: a source or operation that calls Python"
         )
 

@@ -1,10 +1,13 @@
 """From a source to what `model.fit` reads: shuffled, augmented, batched, and every batch known in advance."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from kregkit._core.checks import check_choice, check_integer
+from kregkit.data._distributed import MIN_STEPS, distributed
 from kregkit.data._epochs import counted, integer_variable, plain, with_epoch
 from kregkit.data._examples import Augmenter, Order
 from kregkit.data._fields import Fields, check_single
@@ -63,7 +66,7 @@ def pipeline(
         source: Arrays with one first dimension (one, a tuple, a dictionary); a `tf.data.Dataset` of single examples,
             which come in one order in each pass; a TFDS name or builder; a folder of images, as for `image_folder`, or
             what that returns; an object with `__len__` and `__getitem__`.
-        batch_size: Integer, of this worker.
+        batch_size: Integer, of this worker; with a strategy as `shard`, of all replicas together, as in `fit`.
         operations: List of operations, or an `Augment`. Defaults to none.
         seed: Integer.
         training: Boolean. `False` gives the source's own order and leaves out what is random in the operations.
@@ -73,12 +76,13 @@ def pipeline(
         batch: Integer, the batch at which the first pass starts; what comes is exactly what a run from the beginning
             would give there. (`fit` warns that this pass was short.) Later passes are whole. With `on_error="skip"`,
             the images before it are read too.
-        shard: `None`, a pair `(index, count)`, or the `tf.distribute.InputContext` that
-            `strategy.distribute_datasets_from_function` hands out. The shards' union is the epoch, each example once;
-            their sizes differ by at most one.
+        shard: `None`, a pair `(index, count)`, the `tf.distribute.InputContext` that
+            `strategy.distribute_datasets_from_function` hands out, or a `tf.distribute.Strategy`. The shards' union is
+            the epoch, each example once; their sizes differ by at most one. A strategy knows this worker's place and
+            its replicas; the steps of all workers together are then the batches that one process would train on.
         service: `None`, or the address of the dispatcher of a `tf.data` service, `"grpc://host:port"`, whose workers
-            then make the batches: the same ones in the same order. It needs a source that TensorFlow reads with random
-            access by itself: arrays, or a folder of images that all of its workers see at the same path.
+            then make the batches: the same ones in the same order. It needs a source that TensorFlow reads with
+            random access by itself: arrays, or a folder of images that all of its workers see at the same path.
         cache: `True` keeps examples in memory (before augmentation), a path in a directory, one file each. A directory
             of another source is refused, as are damaged files. Delete it when the source changes. For what
             `image_folder` returns, say it there.
@@ -97,7 +101,8 @@ def pipeline(
         num_parallel_calls, prefetch: As for `tf.data.Dataset.map` and `prefetch`; they change nothing but speed.
 
     Returns:
-        A `tf.data.Dataset`, with attributes `epoch` (an int64 `tf.Variable`) and `source`.
+        A `tf.data.Dataset`, with attributes `epoch` (an int64 `tf.Variable`) and `source`; for a strategy, a
+        `tf.distribute.DistributedDataset` with the same attributes.
 
     Raises:
         ValueError: if an argument doesn't fit the source: before anything is read, if possible.
@@ -111,6 +116,7 @@ def pipeline(
     >>> tuple(x.shape), x.dtype.name, y.dtype.name, len(train)
     ((32, 8, 8, 1), 'float32', 'int64', 45)
     """
+    arguments = dict(locals())
     check_integer("batch_size", batch_size, 1)
     check_integer("seed", seed, -(2**63), 2**63 - 1)
     check_integer("batch", batch, 0)
@@ -124,8 +130,11 @@ def pipeline(
         check_choice(name, value, (True, False))
     counter = _check_epoch(epoch)
     source = open_source(source, split, data_dir, cache, on_error, channels)
+    if isinstance(shard, tf.distribute.Strategy):
+        return _distributed(source, {**arguments, "epoch": counter})
     augment = operations if isinstance(operations, Augment) else Augment(list(operations), value_range, fuse)
-    order = Order(seed, source.size, shuffle and training, *_check_shard(shard))
+    place = _check_shard(shard)
+    order = Order(seed, source.size, shuffle and training, place.index, place.count)
     if service is not None:
         check_service(service)
         if source.size is None or not hasattr(source, "fetch"):
@@ -141,7 +150,7 @@ def pipeline(
     augmenter.check_first()
     num_batches = order.num_examples()
     if num_batches is not None:
-        num_batches = num_batches // batch_size if drop_remainder else -(-num_batches // batch_size)
+        num_batches = place.num_full(source.size, batch_size) if drop_remainder else -(-num_batches // batch_size)
         if batch and batch >= max(num_batches, 1):
             raise ValueError(f"`batch` must be less than the epoch's {num_batches}. Received: batch={batch}")
     start = integer_variable(batch, "start") if batch else None
@@ -160,7 +169,8 @@ def pipeline(
             dataset = dataset.map(plain(lambda *element: _static(element, batch_size)))
     else:
         if hasattr(source, "fetch"):
-            dataset = _fetched(source, order, counter, start, batch_size, parallel)
+            limit = order.num_examples() if source.skip or not drop_remainder else num_batches * batch_size
+            dataset = _fetched(source, order, limit, counter, start, batch_size, parallel)
         else:
             dataset = _streamed(source, order, counter, start, batch_size, buffer_size)
         dataset = _batched(dataset, augmenter, batch_size, drop_remainder, parallel)
@@ -171,6 +181,36 @@ def pipeline(
     dataset = counted(dataset.prefetch(prefetch), counter, start, num_batches, with_keys)
     dataset.source = source
     return dataset
+
+
+def _distributed(source, arguments):
+    """Returns the pipeline of a strategy, which reads this worker's examples only."""
+    strategy, batch_size = arguments["shard"], arguments["batch_size"]
+    replicas = strategy.num_replicas_in_sync
+    if batch_size % replicas:
+        raise ValueError(
+            f"`batch_size` must be divisible by the strategy's {replicas} replicas, to each of which an equal part "
+            f"goes. Received: batch_size={batch_size}"
+        )
+    num_steps = None
+    if source.size is not None and not source.skip:
+        num_steps = source.size // batch_size if arguments["drop_remainder"] else -(-source.size // batch_size)
+        if num_steps < MIN_STEPS:
+            raise ValueError(
+                f"A strategy needs at least {MIN_STEPS} batches in an epoch, as TensorFlow reads some ahead: use a "
+                f"smaller `batch_size`, or `shard=None`. Received: batch_size={batch_size} for {source.size} examples"
+            )
+    # Opened here, with the options that concern that.
+    opened = {"cache": False, "on_error": "raise", "source": source if hasattr(source, "fetch") else source.dataset}
+
+    def make(context):
+        place = _Place(context.input_pipeline_id, context.num_input_pipelines, replicas // context.num_input_pipelines)
+        # `batch` counts steps; each worker has a batch per replica and step.
+        batch = arguments["batch"] * place.replicas
+        own = {"batch_size": batch_size // replicas, "batch": batch, "shard": place}
+        return pipeline(**{**arguments, **opened, **own})
+
+    return distributed(strategy, make, num_steps)
 
 
 def _batch_maker(source, order, augmenter, batch_size):
@@ -219,15 +259,15 @@ def _numbered(source, order, augmenter, epoch, first, num_batches, batch_size, d
     return numbers.flat_map(plain(one_batch))
 
 
-def _fetched(source, order, counter, start, batch_size, parallel):
-    """Reads single examples by their number: elements `(epoch, index, example)`."""
+def _fetched(source, order, limit, counter, start, batch_size, parallel):
+    """Reads the first `limit` examples of an epoch by their number: elements `(epoch, index, example)`."""
 
     def read(epoch, position):
         index = order.index(epoch, position)
         return epoch, index, source.fetch(index)
 
     # Which files are skipped shows in reading only, so that then those before the start are read as well.
-    positions = tf.data.Dataset.range(order.num_examples())
+    positions = tf.data.Dataset.range(limit)
     positions = with_epoch(positions, counter, None if source.skip else start, batch_size)
     dataset = positions.map(plain(read), **parallel)
     if source.skip:
@@ -275,19 +315,34 @@ def _static(element, batch_size):
     return keras.tree.map_structure(known, content), epoch, known(keys)
 
 
+@dataclasses.dataclass
+class _Place:
+    """Which part of the examples a worker reads, and how many replicas of it take a batch in each step."""
+
+    index: int = 0
+    count: int = 1
+    replicas: int = 1
+
+    def num_full(self, size, batch_size):
+        """Returns the number of full batches, the same on all workers, in whole steps."""
+        return size // (self.count * self.replicas * batch_size) * self.replicas
+
+
 def _check_shard(shard):
     if shard is None:
-        return 0, 1
+        return _Place()
+    if isinstance(shard, _Place):
+        return shard
     if isinstance(shard, tf.distribute.InputContext):
-        return shard.input_pipeline_id, shard.num_input_pipelines
+        return _Place(shard.input_pipeline_id, shard.num_input_pipelines)
     good = isinstance(shard, (tuple, list)) and len(shard) == 2
     good = good and all(isinstance(number, (int, np.integer)) for number in shard) and 0 <= shard[0] < shard[1]
     if not good:
         raise ValueError(
-            "`shard` must be None, a tf.distribute.InputContext, or a pair (index, count) with 0 <= index < count. "
-            f"Received: shard={shard!r}"
+            "`shard` must be None, a tf.distribute.Strategy or InputContext, or a pair (index, count) with "
+            f"0 <= index < count. Received: shard={shard!r}"
         )
-    return int(shard[0]), int(shard[1])
+    return _Place(int(shard[0]), int(shard[1]))
 
 
 def _check_epoch(epoch):

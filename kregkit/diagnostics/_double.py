@@ -33,7 +33,7 @@ class DoubleLoss:
         x, y, weight = batch
 
         def loss():
-            scope = keras.StatelessScope()
+            scope = keras.StatelessScope(collect_losses=True)
             # Its constructor would cast the values to the variables' own types.
             for variable, value in [*zip(self.variables, [w.read_value() for w in self.weights]), *fixed]:
                 scope.state_mapping[id(variable)] = value

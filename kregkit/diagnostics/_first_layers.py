@@ -37,7 +37,7 @@ def first_kernel(model, x):
         def run(*args, **kwargs):
             tensors = [t for t in keras.tree.flatten((args, kwargs)) if tf.is_tensor(t) and t.shape.rank]
             if tensors and tensors[0].shape[0] == num and not tf.is_symbolic_tensor(tensors[0]):
-                reached.append((layer, tensors[0].numpy()))
+                reached.append((layer, _array(tensors[0])))
                 raise _Reached
             return call(*args, **kwargs)
 
@@ -55,6 +55,11 @@ def first_kernel(model, x):
             if not reached:
                 raise
     return reached[0] if reached else (None, None)
+
+
+def _array(tensor):
+    """Returns a tensor as an array of a type that NumPy knows: it has no bfloat16."""
+    return (tf.cast(tensor, "float32") if tensor.dtype == tf.bfloat16 else tensor).numpy()
 
 
 def token_inputs(model):

@@ -19,6 +19,9 @@ _POSITIVE = {
 }
 _RELATIVE = ("MeanAbsolutePercentageError", "mean_absolute_percentage_error")
 _RELATIVE += tuple(name for names in _POSITIVE for name in names) + ("CosineSimilarity", "cosine_similarity")
+# Targets that lie so many times further away than the outputs vary are unscaled. Ages and percentages are learnt as
+# they are.
+_LARGE = 60
 # The lowest and the highest value that an activation can give.
 _RANGES = {
     "sigmoid": (0, 1),
@@ -182,7 +185,7 @@ def _size(path, numbers, output):
     distance = numbers.reshape(-1, 1) - offset if len(offset) == 1 else numbers - offset
     size = float(np.sqrt(np.mean(distance**2)))
     figure = f"mean {numbers.mean():.3g}, std {numbers.std():.3g}"
-    large = size > 30 * max(spread, 1.0)
+    large = size > _LARGE * max(spread, 1.0)
     if large or 0 < float(np.sqrt(np.mean(numbers**2))) < 1e-3 * spread:
         remedy = (
             "standardise the targets with the training set's mean and standard deviation, or end the model in "

@@ -2,29 +2,32 @@
 
 import numpy as np
 
+from kregkit._core.checks import check_integer
 from kregkit.diagnostics._optimizers import learning_rates
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics._untouched import untouched
 from kregkit.diagnostics.finding import Finding, Problem
 from kregkit.diagnostics.learning_rate_sweep import affordable_steps, learning_rate_range
 
-# A sweep in fewer steps shows nothing.
-_FEWEST = 30
+# A sweep in fewer steps shows nothing. Models of more than so many variables get half the steps, twice as far apart.
+_FEWEST, _LARGE = 30, 100
 
 
-def learning_rate(model, data, steps=100):
+def learning_rate(model, data, steps=None):
     """Checks the compiled learning rate against the range in which the loss falls.
 
     Sweeps from 1e-6 to 10 by `learning_rate_range`. A rate near the one at which the sweep diverged, or more than 30
     times or less than a hundredth of the suggestion, is suspected; then, and where the sweep shows no clear fall, 40
     steps are trained at the rate itself, which decide. It fails if the loss rises, jumps to ten times its start, or
     doesn't fall by a tenth of what the sweep reached; it warns, as too low, if the loss falls by less than 0.5% of
-    that.
+    that. A model that is trained already starts low: there, rises and falls below a hundredth of what the best
+    constant prediction costs don't count, nor do jumps below that cost.
 
     Args:
         model: A compiled, built Keras model. It is left bit for bit as it was.
         data: As for `input_statistics`.
-        steps: Integer >= 10, the length of the sweep. Defaults to `100`.
+        steps: Integer >= 10, the length of the sweep. Defaults to 100, and to 50 for a model of more than 100
+            trainable variables, whose steps take long.
 
     Returns:
         A `Finding`. Its problems are named `"learning rate too high"`, `"learning rate too low"` and `"no learning
@@ -42,7 +45,10 @@ def learning_rate(model, data, steps=100):
     >>> learning_rate(model, (x, x[:, :1])).faults
     ['learning rate too high']
     """
+    if steps is not None:
+        check_integer("steps", steps, 10)
     with probing(model, data) as probe:
+        steps = (50 if len(model.trainable_variables) > _LARGE else 100) if steps is None else steps
         if model.trainable_variables:
             with untouched(model):
                 steps = affordable_steps(probe, steps)
@@ -53,22 +59,25 @@ def learning_rate(model, data, steps=100):
         rate, good, end = sweep.current, sweep.suggestion, sweep.divergence
         high = (end is not None and rate >= end / 2) or (good is not None and rate > 30 * good)
         low = good is not None and rate < good / 100
+        ignorant = probe.observation.constant if np.isfinite(probe.observation.constant) else 0.0
         trial = _trial(probe) if model.trainable_variables and (high or low or good is None) else None
     problems = []
     # The rates of the sweep's first third are too small to change much.
     early = sweep.losses[: max(len(sweep.losses) // 3, 2)]
     start, spread = float(np.mean(early)), float(np.std(early))
     fall = start - float(np.nanmin(sweep.smoothed)) if np.isfinite(sweep.losses[0]) else 0.0
+    # What a prediction that knows nothing costs. Of a model that is trained already, a hundredth of it is little.
+    least, rise = 0.01 * abs(ignorant), max(5 * spread, 0.1 * abs(start), 0.01 * abs(ignorant))
     if trial is None:
         if not model.trainable_variables:
             remedy = "set `trainable = True` on what should train, and compile again"
             figure = "no weight is trainable"
             problems.append(Problem("no learning rate helps", "fail", figure, "weights that train", remedy))
-    elif not np.isfinite(trial).all() or trial[-len(trial) // 4 :].mean() > start + max(5 * spread, 0.1 * abs(start)):
+    elif not np.isfinite(trial).all() or trial[-len(trial) // 4 :].mean() > start + rise:
         problems.append(_too_high(rate, good, "the loss rises" if np.isfinite(trial).all() else "the loss overflows"))
-    elif high and good is not None and start > 0 and trial.max() > 10 * start:
+    elif high and good is not None and start > 0 and trial.max() > 10 * max(start, 0.1 * abs(ignorant)):
         problems.append(_too_high(rate, good, f"the loss jumps from {start:.3g} to {trial.max():.3g}"))
-    elif high and good is not None and trial[-len(trial) // 4 :].mean() > start - 0.1 * fall:
+    elif high and good is not None and fall > least and trial[-len(trial) // 4 :].mean() > start - 0.1 * fall:
         problems.append(_too_high(rate, good, "the loss doesn't fall"))
     elif low and trial[: len(trial) // 4].mean() - trial[-len(trial) // 4 :].mean() < 0.005 * fall:
         remedy = f"compile with about {good:.1e}"

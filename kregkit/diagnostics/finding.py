@@ -36,6 +36,8 @@ class Finding:
         expected: String, the range in which a healthy model's figure lies.
         problems: Tuple of `Problem`; empty where all is well.
         details: Dictionary of plain values (numbers, strings, lists, dictionaries): everything that was measured.
+        note: String, what there is to know about the check itself, such as that its time was up; may be empty. It
+            says nothing about the model and doesn't change the status.
 
     Example:
 
@@ -48,6 +50,7 @@ class Finding:
     expected: str
     problems: tuple = ()
     details: dict = dataclasses.field(default_factory=dict)
+    note: str = ""
 
     @property
     def status(self):
@@ -68,6 +71,7 @@ class Finding:
             "expected": self.expected,
             "problems": [dataclasses.asdict(problem) for problem in self.problems],
             "details": self.details,
+            "note": self.note,
         }
 
     def __str__(self):
@@ -76,4 +80,6 @@ class Finding:
             where = f" in {problem.where}" if problem.where else ""
             lines.append(f"      {problem.name}{where}: {problem.figure} (expected {problem.expected})")
             lines.append(f"        -> {problem.remedy}")
+        if self.note:
+            lines.append(f"      note: {self.note}")
         return "\n".join(lines)

@@ -9,8 +9,8 @@ from kregkit.diagnostics.finding import Finding, Problem
 
 # Large steps show small gradients, whose differences rounding would hide; small ones stay clear of kinks nearby.
 _STEPS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
-# Beyond so many variables, directions through several of them at once are checked.
-_MANY, _GROUP = 40, 8
+# Beyond so many variables, directions go through several of them at once; through fewer where those meet kinks.
+_MANY, _GROUP, _SMALL_GROUP = 40, 32, 8
 
 
 def gradient_check(model, data, num_weights=6, num_examples=8, seed=0):
@@ -23,9 +23,9 @@ def gradient_check(model, data, num_weights=6, num_examples=8, seed=0):
 
     The model's layers, penalties and losses compute in float64 for the check. The directions `d` are, for each
     trainable variable, its own gradient and single weights: half of the sample are the entries with the largest
-    gradients, half are random. In models of more than 40 variables they are, for groups of up to 8, their gradients
-    and random vectors, in proportion to the sizes of the weights; where a group is wrong, its variables are checked
-    one by one.
+    gradients, half are random. In models of more than 40 variables they are, for groups of up to 32, their gradients
+    and random vectors, in proportion to the sizes of the weights. A group whose directions all meet kinks is checked
+    in halves, down to 8; where a group is wrong, its variables are checked one by one.
 
     Steps `h` from 1e-1 to 1e-8 are tried. How far rounding moves the loss is measured, and the change from one step to
     the next bounds the error of the larger one; the verdict is that of the most certain steps. An error below 1e-6
@@ -132,12 +132,17 @@ class _Comparison:
                 least = 0.01 * max(slopes[index] for index in chunk)
                 groups.append([index for index in chunk if slopes[index] >= least])
                 waiting += [index for index in chunk if slopes[index] < least]
-        for number, group in enumerate(groups):
+        while groups:
             if self.probe.time_left() <= 0:
-                self.probe.cut = f"{number} of {len(groups)} groups of variables"
+                self.probe.cut = f"{len(rows)} of {len(indices)} variables"
                 break
+            group = groups.pop(0)
             directions = [self.gradient_direction, self.random_direction]
             row = self.measure([{i: make(i) for i in group} for make in directions])
+            if row["kinks"] and not row["checked"] and len(group) > _SMALL_GROUP:
+                # Fewer weights that move pass fewer kinks.
+                groups = [group[: len(group) // 2], group[len(group) // 2 :], *groups]
+                continue
             # One by one: which of the group is it?
             rows |= {i: self.variable(i, 0) for i in group} if row["error"] > 1e-6 else dict.fromkeys(group, row)
         return rows
@@ -202,8 +207,14 @@ class _Comparison:
             # Nothing but a right gradient agrees so well.
             if noise < 1e-3 * scale and gap <= 1e-7 * scale + min(noise, 1e-4 * scale):
                 return max(0.0, gap - noise) / scale, "checked"
-        values = np.array([values[step] if step in values else numeric(step) for step in _STEPS])
-        noises = self.rounding / np.array(_STEPS)
+        for step in _STEPS:
+            # From here on, steps are smaller and tell the slope from rounding even less.
+            if self.rounding / step > max(abs(slope), *map(abs, values.values())):
+                break
+            values[step] = values[step] if step in values else numeric(step)
+        steps = [step for step in _STEPS if step in values]
+        values = np.array([values[step] for step in steps])
+        noises = self.rounding / np.array(steps)
         # What a smaller step changes bounds the larger one's own error; the smallest has its noise.
         doubt = noises + np.append(np.abs(np.diff(values)), 0.0)
         best = int(np.argmin(doubt))
@@ -226,6 +237,8 @@ class _Comparison:
         tiny.
         """
         for coarse, fine in ((1e-4, 1e-5), (1e-5, 1e-6), (1e-6, 1e-7)):
+            if coarse not in sides or fine not in sides:
+                continue
             up, down = sides[fine]
             gap = abs(up - down)
             plain = gap > 10 * self.rounding / fine and gap > 1e-4 * max(abs(up), abs(down))

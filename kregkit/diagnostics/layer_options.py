@@ -55,7 +55,8 @@ def layer_settings(model, data):
       which other libraries mean as `1 - momentum`. Architectures of `keras.applications` are left as they are.
     - A softmax of a softmax; an activation between the last weights and a loss that takes logits.
     - Weights behind weights with no activation in the whole model: it computes what a single layer could.
-    - A kernel whose units all have the same weights, and the same gradient: they remain one unit for ever.
+    - A kernel whose units all have the same weights, which warns if they aren't zeros; and if they have the same
+      gradient too it fails: they remain one unit for ever.
 
     Args:
         model: A compiled, built Keras model. It is left bit for bit as it was.
@@ -256,7 +257,9 @@ def _equal_units(probe):
         values = keras.ops.convert_to_numpy(variable.value)
         if np.ptp(values, axis=-1).any() or gradient is None:
             continue
-        size = np.abs(gradient).max()
-        if np.ptp(gradient, axis=-1).max() <= 1e-5 * size:
-            figure = f"{variable.shape[-1]} units with the same weights and the same gradient"
-            yield Problem("units start equal", "fail", figure, "units that differ", remedy, owners[id(variable)].name)
+        same = np.ptp(gradient, axis=-1).max() <= 1e-5 * np.abs(gradient).max()
+        if same or np.any(values):
+            # Kernels of zeros whose gradients differ are how residual branches and heads may begin.
+            figure = f"{variable.shape[-1]} units with the same weights" + (" and the same gradient" if same else "")
+            where, status = owners[id(variable)].name, "fail" if same else "warn"
+            yield Problem("units start equal", status, figure, "units that differ", remedy, where)

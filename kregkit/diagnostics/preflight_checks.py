@@ -45,7 +45,7 @@ CHECKS = {
 _SHARES = {
     "initial_loss": 3,
     "signal_flow": 3,
-    "gradient_check": 5,
+    "gradient_check": 8,
     "overfit_small_batch": 6,
     "learning_rate": 8,
     "update_ratio": 2,
@@ -61,8 +61,9 @@ def preflight(model, data, checks="all", batch_size=32, max_examples=1024, secon
     that can't run on a model (an exception) is reported as a failure of that name.
 
     It ends after `seconds`, or as soon after as the tracing of one function takes, which can't be interrupted. Each
-    check has its share of the time that is left. One that ends early, or for which none is left, warns of `"cut
-    short"` and says how far it came; it judges only what it has seen.
+    check has its share of the time that is left. One that ends early, or for which none is left, judges only what it
+    has seen and says how far it came in its `note`; `report.notes` holds them. A note is no warning: it says nothing
+    about the model.
 
     It has no side effect: weights, optimizer slots, iterations, seeds and metrics hold the same bits afterwards, also
     when a check raises or the user interrupts, and a `tf.data.Dataset` yields what it would have yielded. Only a model
@@ -121,7 +122,9 @@ def preflight(model, data, checks="all", batch_size=32, max_examples=1024, secon
                 finding = _with_cut(finding, probe.cut, seconds)
             findings.append(finding)
             if verbose:
-                print(f": {finding.status}, {time.monotonic() - begun:.1f} s", flush=True)
+                print(
+                    f": {'cut short' if finding.note else finding.status}, {time.monotonic() - begun:.1f} s", flush=True
+                )
         return PreflightReport(tuple(findings))
 
 
@@ -130,9 +133,8 @@ def _cut(name, seconds):
 
 
 def _with_cut(finding, done, seconds):
-    remedy = "give it more time: preflight(..., seconds=None), or fewer checks"
-    problem = Problem("cut short", "warn", done, f"to end within {seconds:g} seconds", remedy)
-    return dataclasses.replace(finding, problems=(*finding.problems, problem))
+    note = f"cut short, to end within {seconds:g} seconds: {done}; for more time: preflight(..., seconds=None)"
+    return dataclasses.replace(finding, note=note)
 
 
 def _run(name, model, probe, before):

@@ -25,6 +25,11 @@ class PreflightReport:
         """Names of everything that was found, in order and without repeats."""
         return list(dict.fromkeys(name for finding in self.findings for name in finding.faults))
 
+    @property
+    def notes(self):
+        """Dictionary from the name of a check to what it says of itself: that it was cut short, and how far it came."""
+        return {finding.check: finding.note for finding in self.findings if finding.note}
+
     def __getitem__(self, check):
         for finding in self.findings:
             if finding.check == check:
@@ -32,9 +37,9 @@ class PreflightReport:
         raise KeyError(check)
 
     def to_dict(self):
-        """Returns `{"status": ..., "faults": [...], "checks": {name: finding}}` of plain values."""
+        """Returns `{"status": ..., "faults": [...], "notes": {...}, "checks": {name: finding}}` of plain values."""
         checks = {finding.check: finding.to_dict() for finding in self.findings}
-        return {"status": self.status, "faults": self.faults, "checks": checks}
+        return {"status": self.status, "faults": self.faults, "notes": self.notes, "checks": checks}
 
     def plot(self):
         """Draws the report with `kregkit.plots.findings`; returns the Figure."""
@@ -44,7 +49,7 @@ class PreflightReport:
 
     def __str__(self):
         rows = [("", "check", "measured", "expected")]
-        rows += [(one.status, one.check, one.figure, one.expected) for one in self.findings]
+        rows += [(_shown(one), one.check, one.figure, one.expected) for one in self.findings]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         lines = ["  ".join([*(c.ljust(w) for c, w in zip(row, widths)), row[3]]).rstrip() for row in rows]
         lines.insert(1, "-" * max(map(len, lines)))
@@ -57,7 +62,13 @@ class PreflightReport:
                     f"{status.upper()} {name}: {', '.join(shown)}{rest} (expected {group[0].expected})",
                     f"     {remedy}",
                 ]
+        lines += [f"\nNOTE {check}: {note}" for check, note in self.notes.items()]
         return "\n".join(lines)
+
+
+def _shown(finding):
+    """Returns the verdict of a check; `"cut"` of one that was cut short and saw nothing wrong until then."""
+    return "cut" if finding.note and finding.status == "pass" else finding.status
 
 
 def _alike(problems):

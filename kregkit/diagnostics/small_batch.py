@@ -9,6 +9,7 @@ import numpy as np
 from kregkit._core.checks import check_integer
 from kregkit._core.keras_internals import get_mask
 from kregkit._core.weights import assign_values, copy_values
+from kregkit.diagnostics._flat_adam import FlatAdam
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics.finding import Finding, Problem
 
@@ -60,9 +61,12 @@ def overfit_small_batch(model, data, num_examples=20, max_steps=300):
         start_values = copy_values(model.variables)
         floor, classes = _floor(probe, x, y), _classes(probe, y)
         best = _Run(None, [probe.observation.loss], None)
-        for rate in (1e-3, 1e-2, 1e-4) if model.trainable_variables else ():
+        optimizer = FlatAdam()
+        step = probe.trainer(optimizer, calm=True, predicts=True) if model.trainable_variables else None
+        for rate in (1e-3, 1e-2, 1e-4) if step else ():
             assign_values(model.variables, start_values)
-            run = _run(probe, rate, x, y, classes, floor, max_steps)
+            optimizer.restart(rate)
+            run = _run(probe, step, rate, x, y, classes, floor, max_steps)
             if best.rate is None or run.rank() > best.rank():
                 best = run
             if best.learnt or probe.cut:
@@ -106,8 +110,7 @@ class _Run:
         return (self.learnt, self.accuracy or 0.0, -self.losses[-1])
 
 
-def _run(probe, rate, x, y, classes, floor, max_steps):
-    step = probe.trainer(keras.optimizers.Adam(rate), calm=True, predicts=True)
+def _run(probe, step, rate, x, y, classes, floor, max_steps):
     run, target = _Run(rate, [], None), None
     for count in range(max_steps):
         loss, prediction = step(x, y, None)

@@ -8,6 +8,8 @@ from kregkit.diagnostics._freshness import is_fresh
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics.finding import Finding, Problem
 
+_SIGMOIDS = ("sigmoid", "hard_sigmoid")
+
 
 def initial_loss(model, data):
     """Checks the untrained loss against its expectation, its rise with regularisation, and the outputs' kind.
@@ -119,7 +121,9 @@ def _kind(task, activation, output, where):
             + ("softmax" if task.link == "softmax" else "sigmoid"),
             where,
         )
-    if task.kind == "logits" and inside and output.std() > 0 and (sums_to_one or task.link == "sigmoid"):
+    # Untrained sigmoids lie around one half; small logits may lie within [0, 1] by chance.
+    sigmoids = task.link == "sigmoid" and (activation in _SIGMOIDS or (activation is None and _around_half(output)))
+    if task.kind == "logits" and inside and output.std() > 0 and (sums_to_one or sigmoids):
         yield Problem(
             "probabilities into a from_logits=True loss",
             "fail",
@@ -128,6 +132,10 @@ def _kind(task, activation, output, where):
             "compile the loss with from_logits=False, or drop the last activation",
             where,
         )
+
+
+def _around_half(output):
+    return bool(0.25 < float(np.median(output)) < 0.75)
 
 
 def _size(loss, expected, constant, trained, times):

@@ -1,16 +1,13 @@
 """Let all replicas skip the same steps under loss scaling."""
 
 import functools
-import inspect
 
 import keras
 from keras import ops
 
+from kregkit._core import keras_internals
 from kregkit._core.backends import require_tensorflow
 from kregkit.distribution import _replicas
-
-# The comment in Keras that isn't so: gradients are summed by the inner optimizer, after this.
-_FAULT = "Each replica computed the same `finite` value"
 
 
 def enable_loss_scaling() -> bool:
@@ -22,7 +19,8 @@ def enable_loss_scaling() -> bool:
     Mended: a step is skipped on all replicas if the gradients of one are not finite.
 
     It holds for the process and for all optimizers, also for those that exist; a second call does nothing more.
-    Nothing changes without a strategy, or where Keras no longer has the fault. `enable_multi_worker` calls it.
+    Nothing changes without a strategy, or where Keras no longer has the fault. `enable_multi_worker` calls it, and
+    kregkit's callbacks refuse such a `fit` without it.
 
     Returns:
         Boolean, whether Keras needs the mend.
@@ -37,7 +35,7 @@ def enable_loss_scaling() -> bool:
     """
     require_tensorflow("enable_loss_scaling")
     optimizer = keras.optimizers.LossScaleOptimizer
-    if _FAULT not in " ".join(inspect.getsource(optimizer).replace("#", " ").split()):
+    if not keras_internals.loss_scaling_asks_one_replica():
         return False
     if not hasattr(optimizer.check_finite, "__wrapped__"):
         optimizer.check_finite = _finite_everywhere(optimizer.check_finite)

@@ -2,6 +2,8 @@
 
 import copy
 
+from kregkit._core.workers import worker
+
 
 def build_and_fit(build, train_data, validation_data=None, **fit_arguments):
     """Returns the `train` of `search`, made from a function that builds a compiled model.
@@ -73,4 +75,10 @@ class BuildAndFit:
         model, arguments = built if isinstance(built, tuple) else (built, {})
         if getattr(model, "optimizer", None) is None:
             raise ValueError(f"`build` must return a compiled model. Received: model={model!r}")
+        if worker(model).count > 1:
+            # Each worker would draw a trial of its own, and wait for others that train another model.
+            raise ValueError(
+                "The workers of a search each train trials of their own: build the model outside of a strategy of "
+                f"several workers, and share the search by `storage`. Received: workers={worker(model).count}"
+            )
         return model, arguments

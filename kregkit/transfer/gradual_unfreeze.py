@@ -18,9 +18,9 @@ class GradualUnfreeze(RateCallback):
 
     The optimizer gets slots for all weights before the first step, so that nothing is lost or refused when a layer
     thaws; they stay at zero until then. The stage follows from the epoch alone, so a run that is resumed, by
-    `initial_epoch` or `BackupAndRestore`, goes on in the right one. When the fit ends, in whatever way, each layer is
-    as trainable as before it. Parts that were frozen within a layer that trains (a layer's own layers, single weights)
-    stay frozen.
+    `initial_epoch`, `Resume` or `BackupAndRestore`, goes on in the right one. When the fit ends, in whatever way, each
+    layer is as trainable as before it. Parts that were frozen within a layer that trains (a layer's own layers, single
+    weights) stay frozen.
 
     Args:
         stages: List of `(epoch, layers)`, the epochs increasing from 0. `layers` is an integer, that many layers that
@@ -47,6 +47,7 @@ class GradualUnfreeze(RateCallback):
     """
 
     whole_epochs_suffice = True
+    multiplies_cycles = True
 
     def __init__(self, stages, learning_rate_factor=0.1):
         super().__init__("epoch")

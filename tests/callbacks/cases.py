@@ -18,6 +18,7 @@ from kregkit.callbacks import (
     PlateauDecay,
     PolyakAveraging,
     RateCallback,
+    Resume,
     SharpnessAware,
     SnapshotEnsemble,
     StepDecay,
@@ -165,6 +166,19 @@ CASES = [
             ({"decay": [0.9, 0.9]}, "different"),
             ({"start_step": -1}, "start_step"),
             ({"monitor": "val_loss", "mode": "best"}, "mode"),
+        ],
+    ),
+    Case(
+        Resume,
+        lambda directory: Resume(directory, save_freq=2),
+        observe=lambda callback, model, _: model.get_weights(),
+        bad=[
+            ({"directory": ""}, "directory"),
+            ({"directory": "DIRECTORY", "save_freq": 0}, "save_freq"),
+            ({"directory": "DIRECTORY", "save_freq": "batch"}, "save_freq"),
+            ({"directory": "DIRECTORY", "seconds": 0}, "seconds"),
+            ({"directory": "DIRECTORY", "keep": 0}, "keep"),
+            ({"directory": "DIRECTORY", "data": "skip"}, "data"),
         ],
     ),
     Case(

@@ -385,7 +385,7 @@ def test_state_of_others_decides_where_to_go_on(tmp_path):
     first = SnapshotEnsemble(tmp_path, 3)
     with pytest.raises(OSError, match="killed"):
         fit(model, [first, Crash(16)])
-    assert first.get_state() == {"members": 2}
+    assert first.get_state()["members"] == 2
     second = SnapshotEnsemble(tmp_path, 3)
     second.set_state({"members": 1})
     fit(model, [second], initial_epoch=1)

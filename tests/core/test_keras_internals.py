@@ -3,6 +3,8 @@
 A failure here names the function of `kregkit/_core/keras_internals.py` to mend; nothing else uses the name.
 """
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -379,3 +381,29 @@ def test_global_seed_generator():
         before = np.asarray(generator.state)
         keras.random.uniform((1,))
         assert (np.asarray(generator.state) != before).any(), gone(internals.global_seed_generator)
+
+
+def test_fit_on_several_workers():
+    trainer, name, build = internals.symbolic_build_of_fit()
+    assert issubclass(keras.Model, trainer) and getattr(trainer, name) is build, gone(internals.symbolic_build_of_fit)
+    parameters = list(inspect.signature(build).parameters)
+    assert parameters == ["self", "iterator", "data_batch"], gone(internals.symbolic_build_of_fit)
+    module, name, reduce = internals.reduction_of_replicas()
+    assert getattr(module, name) is reduce, gone(internals.reduction_of_replicas)
+    assert list(inspect.signature(reduce).parameters) == ["values", "strategy", "reduction"], gone(
+        internals.reduction_of_replicas
+    )
+    # `fit` looks it up in its module.
+    constants = keras.Model._make_function.__code__.co_consts
+    names = [name for code in constants if hasattr(code, "co_names") for name in code.co_names]
+    assert name in names, gone(internals.reduction_of_replicas)
+
+
+def test_loss_scaling():
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())
+    assert not internals.loss_scaling_is_split(scaled.inner_optimizer), gone(internals.loss_scaling_is_split)
+    assert isinstance(internals.loss_scaling_asks_one_replica(), bool), gone(internals.loss_scaling_asks_one_replica)
+    # Each replica is asked by this method.
+    assert bool(scaled.check_finite([tf.ones(2)])) and not scaled.check_finite([tf.constant(np.inf)]), gone(
+        internals.loss_scaling_is_split
+    )

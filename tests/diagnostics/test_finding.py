@@ -34,3 +34,9 @@ def test_a_finding_is_plain_data_and_readable():
         "      saturation in dense: 0.3 (expected 0.1)",
         "        -> mend it",
     ]
+
+
+def test_a_note_is_shown_and_is_no_warning():
+    finding = Finding("gradient_check", "1", "2", note="cut short, to end within 60 seconds: 3 of 9 groups")
+    assert finding.status == "pass" and finding.faults == [] and finding.to_dict()["note"] == finding.note
+    assert str(finding).splitlines()[-1] == "      note: cut short, to end within 60 seconds: 3 of 9 groups"

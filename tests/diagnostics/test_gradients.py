@@ -85,3 +85,90 @@ def test_activations_smaller_than_any_step_are_no_wrong_gradient():
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     finding = room.gradient_check(model, (X, np.arange(128) % 3))
     assert finding.status == "pass" and finding.details["kinks"] > 0
+
+
+class Vanishing(layers.Layer):
+    """The identity, whose gradient is `factor` times the right one."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def call(self, inputs):
+        @tf.custom_gradient
+        def identity(x):
+            return tf.identity(x), lambda upstream: self.factor * upstream
+
+        return identity(inputs)
+
+
+def below_sigmoids(factor, layers_above):
+    """Returns a model whose first weights have gradients of about 1e-7 of the loss, after the wrong one."""
+    keras.utils.set_random_seed(1)
+    above = [layers.Dense(8, "sigmoid") for _ in range(layers_above)]
+    below = [layers.Dense(8, "tanh", name="below"), Vanishing(factor)]
+    model = keras.Sequential([keras.Input((5,)), *below, *above, layers.Dense(1)])
+    model.compile("sgd", "mse")
+    return model
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.5, 0.5, -1.0])
+def test_gradients_that_vanish_are_checked_all_the_same(factor):
+    model, y = below_sigmoids(factor, 8), X[:, :1]
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(y=tf.constant(y), y_pred=model(X))
+    kernel = model.trainable_variables[0]
+    size = float(tf.reduce_max(tf.abs(tape.gradient(loss, kernel.value))) / loss)
+    assert 1e-9 < size < 1e-5  # the size that this test is about
+    finding = room.gradient_check(model, (X, y))
+    row = finding.details["variables"][kernel.path]
+    assert row["checked"] > 0
+    if factor == 1.0:
+        assert finding.status == "pass" and row["error"] < 1e-6
+    else:
+        assert finding.faults == ["wrong gradient"] and "below" in finding.problems[0].where
+        assert row["error"] == pytest.approx(abs(factor - 1) / max(abs(factor), 1), rel=0.05)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.3])
+def test_wrong_gradient_among_many_variables(factor):
+    # 48 variables: directions go through many at once.
+    keras.utils.set_random_seed(2)
+    parts = [layers.Dense(6, "relu" if index % 2 else "tanh", name=f"part_{index}") for index in range(23)]
+    inputs = x = keras.Input((5,))
+    for index, part in enumerate(parts):
+        y = part(x)
+        x = Vanishing(factor)(y) if index == 9 else layers.Add()([x, y]) if index else y
+    model = keras.Model(inputs, layers.Dense(1)(x))
+    model.compile("sgd", "mse")
+    finding = room.gradient_check(model, (X, X[:, :1]))
+    assert len(finding.details["variables"]) == 48
+    assert finding.faults == ([] if factor == 1.0 else ["wrong gradient"])
+    if factor != 1.0:
+        assert "part_9" in finding.problems[0].where
+
+
+class WrongPenalty(layers.Layer):
+    """Adds the mean square of its inputs to the loss, by a gradient that is `factor` times the right one."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def call(self, inputs):
+        @tf.custom_gradient
+        def penalty(x):
+            return tf.reduce_mean(x**2), lambda upstream: upstream * self.factor * 2 * x / tf.cast(tf.size(x), x.dtype)
+
+        self.add_loss(penalty(inputs))
+        return inputs
+
+
+@pytest.mark.parametrize("loss", [None, "mse"])
+@pytest.mark.parametrize("factor", [1.0, 3.0])
+def test_losses_that_layers_add_are_checked_too(loss, factor):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(4, "tanh"), WrongPenalty(factor), layers.Dense(1)])
+    model.compile("sgd", loss)
+    finding = room.gradient_check(model, (X, X[:, :1]))
+    assert finding.faults == ([] if factor == 1.0 else ["wrong gradient"])

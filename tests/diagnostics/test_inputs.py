@@ -125,3 +125,19 @@ def test_weights_that_are_no_numbers():
 def test_what_is_no_array_is_refused(data):
     with pytest.raises(ValueError, match=r"numpy.asarray.*Received: (float|int) "):
         room.input_statistics(dense(1), data)
+
+
+def test_bfloat16_inputs_are_numbers():
+    keras.utils.set_random_seed(0)
+    policy = "mixed_bfloat16"
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(4, dtype=policy), layers.Dense(1, dtype="float32")])
+    model.compile("sgd", "mse")
+    finding = room.input_statistics(model, (100 * X, X[:, :1]))
+    assert finding.faults == ["unscaled inputs"] and "mean" in finding.figure
+    assert room.label_signal(model, (X, X[:, :2].sum(1))).status == "pass"
+
+
+@pytest.mark.parametrize(("mean", "std", "faults"), [(41, 12, []), (50, 29, []), (200, 60, ["unscaled targets"])])
+def test_ages_and_percentages_are_learnt_as_they_are(mean, std, faults):
+    y = mean + std * X[:, :1]
+    assert room.input_statistics(dense(1, loss="mae"), (X, y)).faults == faults

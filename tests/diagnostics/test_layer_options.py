@@ -126,10 +126,18 @@ def test_nonlinearity_may_be_an_operation():
 def test_units_that_start_equal():
     same = {"kernel_initializer": keras.initializers.Constant(0.1)}
     assert faults(hidden(8, "tanh", **same), layers.Dense(3, "softmax", **same)) == ["units start equal"]
-    # Random weights behind them pull equal units apart; so do the labels, in a last layer of zeros.
-    assert faults(hidden(8, "tanh", **same), layers.Dense(3, "softmax")) == []
+    # Labels pull the units of a last layer of zeros apart.
     assert faults(hidden(), layers.Dense(3, "softmax", kernel_initializer="zeros")) == []
 
 
 def test_healthy_model_passes():
     assert room.layer_settings(dense(1), (X, X[:, :1])).status == "pass"
+
+
+def test_equal_units_whose_gradients_differ_warn_unless_they_are_zeros():
+    ones, zeros = (hidden(8, "tanh", kernel_initializer=name) for name in ("ones", "zeros"))
+    finding = room.layer_settings(network(ones, layers.Dense(3)), (X, X[:, :3]))
+    assert finding.faults == ["units start equal"] and finding.status == "warn"
+    assert faults(hidden(8, "tanh"), layers.Dense(3, "softmax", kernel_initializer="zeros")) == []
+    # As the last layer of a residual branch.
+    assert "units start equal" not in faults(hidden(), zeros, layers.Dense(3, "softmax"))

@@ -393,10 +393,15 @@ def test_time_that_is_up_is_kept_and_said(capsys):
     model, data = faults.healthy(), faults.data()
     report = preflight_with_defaults(model, data, seconds=1e-6)
     assert {finding.figure for finding in report.findings} == {"not run"}
-    assert report.faults == ["cut short"] and report.status == "warn"
+    # That time was up says nothing about the model.
+    assert report.faults == [] and report.status == "pass"
+    assert list(report.notes) == list(CHECKS) and report.to_dict()["notes"] == report.notes
     assert "not begun" in str(report) and "seconds=None" in str(report)
+    assert sum(line.startswith("cut ") for line in str(report).splitlines()) == len(CHECKS)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(CHECKS) and lines[0].startswith("preflight 1/") and "input_statistics: warn" in lines[0]
+    assert (
+        len(lines) == len(CHECKS) and lines[0].startswith("preflight 1/") and "input_statistics: cut short" in lines[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -411,7 +416,8 @@ def test_time_that_is_up_is_kept_and_said(capsys):
 def test_check_whose_time_ends_says_how_far_it_came(monkeypatch, check, text):
     monkeypatch.setattr(_probe.Probe, "time_left", lambda self: -1.0)
     report = preflight_with_defaults(faults.healthy(rate=1e-9), faults.data(), checks=[check], verbose=0)
-    assert text in next(p.figure for p in report.findings[0].problems if p.name == "cut short")
+    assert report.findings[0].note.startswith("cut short") and text in report.findings[0].note
+    assert report.notes == {check: report.findings[0].note}
     # What wasn't seen isn't judged.
     assert not {"can't overfit", "learning rate too low", "no learning rate helps"} & set(report.faults)
 

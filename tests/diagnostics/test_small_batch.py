@@ -52,3 +52,31 @@ def test_floor_of_several_outputs():
     model.compile("sgd", {"one": "poisson", "two": "mse"}, loss_weights={"one": 3.0, "two": 1.0})
     y = {"two": X[:, :1], "one": np.ones((128, 1))}
     assert room.overfit_small_batch(model, (X, y), max_steps=1).details["floor"] == pytest.approx(3.0, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "activation", "loss", "classes"),
+    [
+        (4, None, keras.losses.SparseCategoricalCrossentropy(from_logits=True), 4),
+        (4, "softmax", "sparse_categorical_crossentropy", 4),
+        (1, "sigmoid", "binary_crossentropy", 2),
+    ],
+)
+def test_twenty_examples_are_learnt_to_an_accuracy_of_one(outputs, activation, loss, classes):
+    y = np.random.default_rng(3).integers(0, classes, (128, 1))
+    finding = room.overfit_small_batch(dense(outputs, activation, loss), (X, y))
+    assert finding.status == "pass" and finding.details["num"] == 20
+    assert finding.details["accuracy"] == 1.0 and "accuracy 1.00" in finding.figure
+    assert finding.expected == "accuracy 1.00"
+
+
+def test_nineteen_of_twenty_are_not_enough():
+    # Two equal inputs with different labels: a low loss is no accuracy of one.
+    x = X.copy()
+    order = np.random.default_rng(0).permutation(128)[:20]  # the examples that are taken
+    x[order[1]] = x[order[0]]
+    y = np.random.default_rng(3).integers(0, 2, (128, 1))
+    y[order[0]], y[order[1]] = 0, 1
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    finding = room.overfit_small_batch(dense(2, None, loss), (x, y), max_steps=200)
+    assert finding.faults == ["can't overfit"] and finding.details["accuracy"] == pytest.approx(0.95)

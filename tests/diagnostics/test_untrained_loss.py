@@ -84,3 +84,38 @@ def test_values_start_from_what_the_last_activation_makes_of_zero(activation, gu
 def test_softmax_of_one_unit():
     finding = room.initial_loss(dense(1, "softmax", "binary_crossentropy"), (X, np.arange(128)[:, None] % 2))
     assert finding.faults == ["softmax of one unit"] and finding.status == "fail"
+
+
+class Subclass(keras.Model):
+    """Gives `call` whatever its head makes of a Dense layer; Keras knows no graph of it."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.dense, self.head = layers.Dense(2), head
+
+    def call(self, inputs):
+        return self.head(self.dense(inputs))
+
+
+@pytest.mark.parametrize(
+    ("head", "faults"),
+    [
+        (lambda x: 0.1 + 0.001 * x, []),
+        (keras.ops.sigmoid, ["probabilities into a from_logits=True loss"]),
+    ],
+)
+@pytest.mark.parametrize("graph", [True, False])
+def test_small_logits_within_zero_and_one_are_no_probabilities(graph, head, faults):
+    keras.utils.set_random_seed(0)
+    if graph:
+        inputs = keras.Input((5,))
+        top = layers.Activation(head) if faults else layers.Dense(2, bias_initializer=keras.initializers.Constant(0.1))
+        hidden = layers.Dense(2)(inputs) if faults else layers.Rescaling(0.001)(inputs)
+        model = keras.Model(inputs, top(hidden))
+    else:
+        model = Subclass(head)
+    model.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=True))
+    y = (X[:, :2] > 0).astype("float32")
+    finding = room.initial_loss(model, (X, y))
+    assert np.asarray(model(X)).min() >= 0 and np.asarray(model(X)).max() <= 1
+    assert finding.faults == faults

@@ -4,13 +4,13 @@ Each returns a dictionary of arrays. The global batch is the same under any stra
 """
 
 import contextlib
-import signal
 import os
+import signal
 
 import keras
 import numpy as np
 
-from kregkit import callbacks, data
+from kregkit import callbacks, data, layers
 
 BATCH = 16
 
@@ -33,48 +33,69 @@ def build(strategy, synchronized=None, optimizer=None):
     return model
 
 
-def flat(history):
-    return {name: np.asarray(values) for name, values in history.history.items()}
-
-
 def weights(model):
     return np.concatenate([value.ravel() for value in model.get_weights()])
 
 
 def everything(strategy, directory, index=0):
-    """Arrays, validation, `evaluate`, `predict`; then snapshots, averages and rates; then BatchNormalization."""
+    """Arrays with validation and `predict`; callbacks on a pipeline; BatchNormalization; noise."""
     results = {}
     x, y = regression()
     model = build(strategy)
     history = model.fit(x, y, batch_size=BATCH, epochs=2, shuffle=False, validation_data=(x, y), verbose=0)
     results["plain_loss"], results["plain_weights"] = history.history["loss"], weights(model)
-    results["plain_val"] = history.history["val_loss"]
-    results["evaluate"] = model.evaluate(x, y, batch_size=BATCH, verbose=0)
+    results["plain_val_loss"] = history.history["val_loss"]
     results["predict"] = model.predict(x, batch_size=BATCH, verbose=0)
 
-    model = build(strategy)
-    average = callbacks.PolyakAveraging(0.5)
-    history = model.fit(
-        x,
-        y,
-        batch_size=BATCH,
-        epochs=4,
-        shuffle=False,
-        verbose=0,
-        callbacks=[callbacks.SnapshotEnsemble(directory / "snapshots", cycles=2), average, callbacks.UpdateRatio()],
-    )
-    results["rates"], results["callback_loss"] = history.history["learning_rate"], history.history["loss"]
-    results["average"] = weights(model)
+    # Shuffled, and 5 is the last batch's part: the workers' parts of it are 3 and 2.
+    x, y = regression(85)
+    train = data.pipeline((x, y), BATCH, image=None, seed=3, shard=strategy)
+    seen = []
+    if strategy is not None:
+        for batch in train:
+            seen.append(strategy.experimental_local_results(batch[0])[0].numpy())
+        train.epoch.assign(0)
+        results["seen"], results["sizes"] = np.concatenate(seen), [len(part) for part in seen]
+    train = data.pipeline((x, y), BATCH, image=None, seed=3, shard=strategy, drop_remainder=True)
+    model, average = build(strategy), callbacks.PolyakAveraging(0.5)
+    snapshots = callbacks.SnapshotEnsemble(directory / "snapshots", cycles=2)
+    history = model.fit(train, epochs=4, verbose=0, callbacks=[snapshots, average, callbacks.UpdateRatio()])
+    results["rates"], results["pipeline_loss"] = history.history["learning_rate"], history.history["loss"]
+    results["epoch"], results["average"] = train.epoch.numpy(), weights(model)
     with average.raw():
         results["raw"] = weights(model)
 
+    x, y = regression()
     for synchronized in (True, False):
         model = build(strategy, synchronized)
         history = model.fit(x, y, batch_size=BATCH, epochs=2, shuffle=False, verbose=0)
         results[f"normalized_loss_{synchronized}"] = history.history["loss"]
         results[f"normalized_weights_{synchronized}"] = weights(model)
-        results[f"statistics_{synchronized}"] = np.stack([keras.ops.convert_to_numpy(v) for v in model.layers[1].non_trainable_variables])
+
+    if strategy is not None:
+        with strategy.scope():
+            noise = layers.StochasticDepth(keras.layers.Dense(1), 0.5)
+            noise.build((None, 1))
+        results["seed"] = keras.ops.convert_to_numpy(noise.seed_generator.state)
+        for name, per_replica in (("own_noise", True), ("common_noise", False)):
+            results[name] = strategy.run(lambda own=per_replica: noise.uniform((8,), own)).numpy()
     return results
 
 
-SCENARIOS = {"everything": everything}
+def killed(strategy, directory, index=0):
+    """Worker 1 kills itself in the second of three cycles, in the first run."""
+    x, y = regression(80)
+
+    class Kill(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if index == 1 and not (directory / "killed").exists() and self.model.optimizer.iterations.numpy() == 14:
+                (directory / "killed").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    model = build(strategy)
+    snapshots = callbacks.SnapshotEnsemble(directory / "snapshots", cycles=3)
+    history = model.fit(x, y, batch_size=BATCH, epochs=6, shuffle=False, verbose=0, callbacks=[snapshots, Kill()])
+    return {"epochs": history.epoch, "loss": history.history["loss"], "weights": weights(model)}
+
+
+SCENARIOS = {"everything": everything, "killed": killed}

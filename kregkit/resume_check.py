@@ -1,0 +1,298 @@
+"""Prove on a program of your own that `kregkit.callbacks.Resume` takes it up bit for bit.
+
+    python -m kregkit.resume_check script.py --kills 5
+
+runs the script once to its end, and once more while it is killed at random instants and started again. Then it
+compares what both ended in: weights, optimizer slots and history bit by bit, and all files that the script wrote.
+
+Each run has a new, empty working directory, so paths that the script reads must be absolute or relative to its own
+`__file__`, and those that it writes, `Resume`'s directory among them, relative to the working directory.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import fnmatch
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+
+from kregkit._core.checks import check_integer, check_number
+from kregkit._core.files import file_digest
+
+RECORD = "KREGKIT_RESUME_RECORD"
+# Files that hold the time, or the number of a process, in their names or contents.
+IGNORED = ("*.tfevents.*", "*.log")
+
+
+@dataclasses.dataclass
+class Verification:
+    """What `verify` found.
+
+    Attributes:
+        kills: Integer, how often the run was killed.
+        kills_in_writes: Integer, how many of these came while a file was being written.
+        compared: Integer, how many variables, logged quantities and files were compared.
+        differences: List of strings, what differs between the two runs; empty if nothing does.
+    """
+
+    kills: int
+    kills_in_writes: int
+    compared: int
+    differences: list
+
+    @property
+    def identical(self):
+        """Whether the killed run ended in the same bits."""
+        return not self.differences
+
+    def __str__(self):
+        kills = f"{self.kills} kills, {self.kills_in_writes} of them within a write"
+        if self.identical:
+            return f"bit-identical after {kills}: {self.compared} variables, logs and files"
+        return "\n".join([f"not identical after {kills}:", *(f"  {line}" for line in self.differences)])
+
+
+def verify(script, arguments=(), kills=5, seed=0, timeout=600.0, ignored=IGNORED, start=None):
+    """Runs a program without and with kills, and compares what both runs end in.
+
+    Args:
+        script: String or path of a Python program whose `fit` has a `Resume` in its callbacks.
+        arguments: List of strings, the program's arguments.
+        kills: Integer >= 1, how often to kill it; fewer, if it ends before. A third is aimed at a write.
+        seed: Integer, of the instants.
+        timeout: Float > 0, the seconds after which a run counts as stuck.
+        ignored: List of patterns of file names that aren't compared.
+        start: Function `(directory, environment)` that starts the program there in another way, and returns an object
+            with `pid`, `poll()` and `wait()` like those of `subprocess.Popen`. Defaults to running `script`.
+
+    Returns:
+        A `Verification`.
+
+    Raises:
+        ValueError: An argument is out of range; the program has no `Resume`, or its directory is the same for all runs.
+        RuntimeError: The program fails, or takes longer than `timeout`.
+
+    Example: `print(verify("train.py", kills=10))`.
+    """
+    check_integer("kills", kills, 1)
+    check_number("timeout", timeout, 0, low_open=True)
+    if start is None:
+        path = pathlib.Path(script).resolve()
+        if not path.is_file():
+            raise ValueError(f"`script` must be a Python program. Received: script={str(script)!r}")
+
+        def start(directory, environment):
+            command = [sys.executable, str(path), *map(str, arguments)]
+            return subprocess.Popen(command, cwd=directory, env={**os.environ, **environment})
+
+    with tempfile.TemporaryDirectory(prefix="resume-check-", ignore_cleanup_errors=True) as root:
+        whole, killed = (_Run(pathlib.Path(root) / name, start, timeout) for name in ("whole", "killed"))
+        whole.finish()
+        whole.check()
+        count, in_writes = killed.finish_with_kills(kills, whole.seconds, random.Random(seed))
+        compared, different = _compare(whole, killed, tuple(ignored))
+        return Verification(count, in_writes, compared, different)
+
+
+class _Run:
+    """One run of the program: its directory, the record that `Resume` writes, and its processes."""
+
+    def __init__(self, path, start, timeout):
+        self.directory = path / "work"
+        self.directory.mkdir(parents=True)
+        self.record_path = path / "record.jsonl"
+        self._start, self._timeout = start, timeout
+
+    def start(self):
+        return self._start(str(self.directory), {RECORD: str(self.record_path)})
+
+    def record(self):
+        """Returns the events that were written so far; a killed process may have left half of one."""
+        events = []
+        with contextlib.suppress(FileNotFoundError):
+            for line in self.record_path.read_text(encoding="utf-8").splitlines():
+                with contextlib.suppress(json.JSONDecodeError):
+                    events.append(json.loads(line))
+        return events
+
+    def finish(self):
+        process, begun = self.start(), time.monotonic()
+        self._wait(process, lambda: bool(self.record()))
+        first = time.monotonic()
+        self._wait(process)
+        # Without the start of Python and of the libraries.
+        self.seconds = time.monotonic() - (first if self.record() else begun)
+        if process.wait() != 0:
+            raise RuntimeError(f"The program failed. Received: exit code {process.wait()}")
+
+    def finish_with_kills(self, kills, seconds, instants):
+        """Returns how often the program was killed, and how often of these within a write."""
+        count = in_writes = 0
+        for number in range(kills):
+            process, seen = self.start(), len(self.record())
+            begun = self._wait(process, lambda seen=seen: len(self.record()) > seen)
+            if not begun:
+                # It ended, or failed before its fit.
+                break
+            aimed = number % 3 == 2
+            if aimed:
+                hit = self._wait(process, self._writes, pause=0.0)
+            elif number % 3 == 1:
+                # Some way after the next checkpoint: a restart costs longer than many steps do.
+                names = self._names()
+                hit = self._wait(process, lambda names=names: self._names() - names, pause=0.001)
+                hit = hit and not self._ends_within(process, instants.uniform(0, 0.3 * seconds))
+            else:
+                hit = not self._ends_within(process, instants.uniform(0, seconds))
+            if not hit:
+                break
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            count += 1
+            in_writes += aimed and self._writes()
+        self.finish()
+        return count, in_writes
+
+    def check(self):
+        """Checks that the record tells of a run that `Resume` can be asked to take up."""
+        ends = [event for event in self.record() if event["event"] == "end"]
+        if not ends:
+            raise ValueError("The program has no fit with `kregkit.callbacks.Resume` in its callbacks")
+        for event in ends:
+            if not pathlib.Path(event["directory"]).is_relative_to(self.directory.resolve()):
+                raise ValueError(
+                    "Resume's directory must be relative to the working directory, so that each run has its own. "
+                    f"Received: directory={event['directory']!r}"
+                )
+
+    def ends(self):
+        """Returns what the fits ended in, by the directory of their `Resume`."""
+        root = self.directory.resolve()
+        return {
+            str(pathlib.Path(event["directory"]).relative_to(root)): event
+            for event in self.record()
+            if event["event"] == "end"
+        }
+
+    def _directories(self):
+        return {event["directory"] for event in self.record()}
+
+    def _names(self):
+        names = set()
+        for directory in self._directories():
+            with contextlib.suppress(FileNotFoundError):
+                names |= {name for name in os.listdir(directory) if name.startswith("checkpoint-")}
+        return names
+
+    def _writes(self):
+        """Returns whether a checkpoint is being written."""
+        for directory in self._directories():
+            with contextlib.suppress(FileNotFoundError):
+                if any(name.startswith(".checkpoint-") for name in os.listdir(directory)):
+                    return True
+        return False
+
+    def _wait(self, process, condition=lambda: False, pause=0.005):
+        """Waits until a condition holds, and returns whether it did before the process ended."""
+        until = time.monotonic() + self._timeout
+        while process.poll() is None:
+            if condition():
+                return True
+            if time.monotonic() > until:
+                os.kill(process.pid, signal.SIGKILL)
+                raise RuntimeError(f"The program took longer than timeout={self._timeout}")
+            time.sleep(pause)
+        return False
+
+    def _ends_within(self, process, seconds):
+        until = time.monotonic() + seconds
+        self._wait(process, lambda: time.monotonic() >= until, pause=0.001)
+        return process.poll() is not None
+
+
+def _compare(whole, killed, ignored):
+    """Returns how many things were compared, and lines that say what differs."""
+    lines, compared = [], 0
+    old, new = whole.ends(), killed.ends()
+    for directory, first in old.items():
+        second = new.get(directory)
+        if second is None:
+            lines.append(f"{directory}: the killed run's fit never ended")
+            continue
+        pairs = zip(first["variables"], second["variables"])
+        lines += [f"{directory}: variable {one[0]}" for one, other in pairs if one[1] != other[1]]
+        if len(first["variables"]) != len(second["variables"]):
+            lines.append(f"{directory}: {len(first['variables'])} variables and {len(second['variables'])}")
+        names = sorted(first["history"].keys() | second["history"].keys())
+        lines += [
+            f"{directory}: history[{name!r}]: {first['history'].get(name)} and {second['history'].get(name)}"
+            for name in names
+            if first["history"].get(name) != second["history"].get(name)
+        ]
+        compared += len(first["variables"]) + len(names)
+    files, others = _files(whole, ignored), _files(killed, ignored)
+    for name in sorted(files.keys() | others.keys()):
+        if name not in files or name not in others:
+            lines.append(f"file {name}: only in the {'whole' if name in files else 'killed'} run")
+        elif files[name] != others[name]:
+            lines.append(f"file {name}")
+    return compared + len(files), lines
+
+
+def _files(run, ignored):
+    """Returns the checksums of all files that a run wrote, but for `Resume`'s own and for locks."""
+    left_out = [pathlib.Path(event["directory"]) for event in run.record()]
+    root, digests = run.directory.resolve(), {}
+    for path in sorted(root.rglob("*")):
+        name = str(path.relative_to(root))
+        skipped = path.name == "lock" or any(fnmatch.fnmatch(path.name, pattern) for pattern in ignored)
+        if path.is_file() and not skipped and not any(path.is_relative_to(directory) for directory in left_out):
+            digests[name] = _model_digest(path) if path.suffix == ".keras" else file_digest(path)
+    return digests
+
+
+def _model_digest(path):
+    """Returns the checksums of a `.keras` file's parts; the archive and its metadata hold the time."""
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name != "metadata.json"]
+        return {name: archive.getinfo(name).CRC for name in names}
+
+
+def main(arguments=None):
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m kregkit.resume_check", description="Prove that a program goes on bit for bit after kills."
+    )
+    parser.add_argument("script")
+    parser.add_argument("arguments", nargs="*", help="the script's own; put -- before those that begin with -")
+    parser.add_argument("--kills", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0, help="of the instants at which it is killed")
+    parser.add_argument("--timeout", type=float, default=600.0, help="seconds after which a run counts as stuck")
+    parser.add_argument("--ignore", action="append", default=[], help="a pattern of file names, such as '*.png'")
+    options = parser.parse_args(arguments)
+    try:
+        found = verify(
+            options.script,
+            options.arguments,
+            options.kills,
+            options.seed,
+            options.timeout,
+            (*IGNORED, *options.ignore),
+        )
+    except (ValueError, RuntimeError) as error:
+        parser.exit(2, f"{error}\n")
+    print(found)
+    return 0 if found.identical else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
