@@ -27,6 +27,8 @@ import zipfile
 from kregkit._core.checks import check_integer, check_number
 from kregkit._core.files import file_digest
 
+__all__ = ["Verification", "verify"]
+
 RECORD = "KREGKIT_RESUME_RECORD"
 # Files that hold the time, or the number of a process, in their names or contents.
 IGNORED = ("*.tfevents.*", "*.log")

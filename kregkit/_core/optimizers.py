@@ -1,4 +1,4 @@
-"""What hides behind `model.optimizer`, and beside it."""
+"""All optimizers of a model: `model.optimizer`, those inside wrappers, and those in other attributes."""
 
 import keras
 
