@@ -1,5 +1,7 @@
 """From a source to what `model.fit` reads: shuffled, augmented, batched, and every batch known in advance."""
 
+import os
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -95,6 +97,8 @@ def pipeline(
 
     Raises:
         ValueError: if an argument doesn't fit the source: before anything is read, where that can be told.
+        tf.errors.InvalidArgumentError: in a pass of a stream that gives no batch (a generator that is used up, a filter
+            that nothing passes). It names the source. Empty shards of a stream are no error.
 
     Example:
 
@@ -117,6 +121,7 @@ def pipeline(
     ):
         check_choice(name, value, (True, False))
     counter = _check_epoch(epoch)
+    given = source if isinstance(source, (str, os.PathLike, tf.data.Dataset)) else type(source).__name__
     source = open_source(source, split, data_dir, cache, on_error, channels)
     augment = operations if isinstance(operations, Augment) else Augment(list(operations), value_range, fuse)
     order = Order(seed, source.size, shuffle and training, *_check_shard(shard))
@@ -129,6 +134,11 @@ def pipeline(
     num_batches = order.num_examples()
     if num_batches is not None:
         num_batches = num_batches // batch_size if drop_remainder else -(-num_batches // batch_size)
+        if drop_remainder and shard is None and not num_batches:
+            raise ValueError(
+                "`drop_remainder=True` leaves no batch: there are fewer examples than a batch takes. "
+                f"Received: batch_size={batch_size}, examples={source.size}"
+            )
         if batch and batch >= max(num_batches, 1):
             raise ValueError(f"`batch` must be less than the epoch's {num_batches}. Received: batch={batch}")
     start = integer_variable(batch, "start") if batch else None
@@ -147,7 +157,9 @@ def pipeline(
             num_batches = None
         elif num_batches is not None and start is None:
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_batches))
-    dataset = counted(dataset.prefetch(prefetch), counter, start, num_batches, with_keys)
+    # A shard may be empty where the whole isn't, and so may what is left of a pass.
+    named = f"{given!s:.200}" if shard is None and start is None and num_batches is None else ""
+    dataset = counted(dataset.prefetch(prefetch), counter, start, num_batches, with_keys, named)
     dataset.source = source
     return dataset
 
