@@ -22,8 +22,8 @@ def overfit_small_batch(model, data, num_examples=20, max_steps=300):
 
     Of a dataset, the examples lie evenly spaced: neighbours in a series of time are too much alike to be told apart. Of
     arrays they are drawn at random. Regularisation is off: no dropout, no augmentation, no penalties; batch
-    normalisation uses the batch. Adam trains from the model's present weights with rates of 1e-3, 1e-2, 1e-1 and 1e-4 in
-    turn, until one is there:
+    normalisation uses the batch. Adam trains from the model's present weights with rates of 1e-3, 1e-2, 1e-1 and 1e-4
+    in turn, until one is there:
 
     - classes, and yes or no: every label is predicted, an accuracy of 1.00 (0.995, where an example has many labels).
       A loss says less: 5% of a high start may still be worse than guessing;
