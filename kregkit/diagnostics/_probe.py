@@ -108,6 +108,14 @@ class Probe:
         """Returns the first `num` examples as a batch."""
         return keras.tree.map_structure(lambda array: None if array is None else array[:num], self.examples)
 
+    def spread(self, num):
+        """Returns `num` examples: evenly spaced ones of a dataset in its order, and the first of shuffled arrays."""
+        total = len(keras.tree.flatten(self.examples[0])[0])
+        if not isinstance(self.data, (tf.data.Dataset, keras.utils.PyDataset)) or num >= total:
+            return self.first(num)
+        index = np.linspace(0, total - 1, num).astype(int)
+        return keras.tree.map_structure(lambda array: None if array is None else array[index], self.examples)
+
     def time_left(self):
         """Returns the seconds until the deadline."""
         return self.deadline - time.monotonic()

@@ -508,3 +508,41 @@ def test_float_images_from_a_directory_of_keras(tmp_path):
         next(iter(pipeline(dataset.unbatch(), 2)))
     images = next(iter(pipeline(dataset.unbatch(), 2, value_range=(0.0, 255.0))))[0]
     np.testing.assert_array_equal(images[0], X[0])
+
+
+def unknown_length(num, keep=lambda x, y: True):
+    """Returns a stream of unknown length."""
+    arrays = (np.zeros((num, 4, 4, 1), "uint8"), np.arange(num))
+    return tf.data.Dataset.from_tensor_slices(arrays).filter(keep)
+
+
+def test_empty_pass_of_a_stream_is_an_error_that_names_the_source():
+    empty = pipeline(unknown_length(6, lambda x, y: y > 9), 2)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"no batch: the source gave no.*source=<_FilterDataset"):
+        list(empty)
+    few = pipeline(unknown_length(3), 4, drop_remainder=True)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="with `drop_remainder` fewer than a batch"):
+        list(few)
+    whole = pipeline(unknown_length(3), 2)
+    assert [len(list(whole)) for _ in range(2)] == [2, 2] and int(whole.epoch) == 2
+
+
+def test_generator_that_is_used_up_is_said_in_the_second_epoch():
+    examples = iter([(np.zeros((4, 4, 1), "uint8"), 1)] * 3)
+    signature = (tf.TensorSpec((4, 4, 1), tf.uint8), tf.TensorSpec((), tf.int64))
+    # What looks at the first example takes it out of the generator.
+    dataset = pipeline(tf.data.Dataset.from_generator(lambda: examples, output_signature=signature), 2)
+    assert len(list(dataset)) >= 1
+    with pytest.raises(tf.errors.InvalidArgumentError, match="A generator that is used up"):
+        list(dataset)
+
+
+def test_resumed_pass_and_shard_may_be_empty():
+    assert list(pipeline(unknown_length(4), 2, batch=2)) == []
+    assert list(pipeline(unknown_length(1), 2, shard=(1, 2))) == []
+
+
+def test_drop_remainder_of_too_few_examples_is_refused():
+    arrays = (np.zeros((3, 4, 4, 1), "uint8"), np.arange(3))
+    with pytest.raises(ValueError, match=r"leaves no batch: .* Received: batch_size=4, examples=3"):
+        pipeline(arrays, 4, drop_remainder=True)

@@ -3,9 +3,11 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from small_models import X, dense
 
 from kregkit import diagnostics as room
+from kregkit.diagnostics._probe import probing
 
 pytestmark = pytest.mark.trains
 
@@ -80,3 +82,13 @@ def test_nineteen_of_twenty_are_not_enough():
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     finding = room.overfit_small_batch(dense(2, None, loss), (x, y), max_steps=200)
     assert finding.faults == ["can't overfit"] and finding.details["accuracy"] == pytest.approx(0.95)
+
+
+def test_examples_of_a_dataset_are_evenly_spaced():
+    x = np.arange(128.0, dtype="float32")[:, None] * np.ones(5, "float32")
+    dataset = tf.data.Dataset.from_tensor_slices((x, x[:, :1])).batch(16)
+    with probing(dense(1), dataset) as probe:
+        np.testing.assert_array_equal(probe.spread(3)[0][:, 0], [0, 63, 127])
+        assert probe.spread(3)[2] is None and len(probe.spread(500)[0]) == 128
+    with probing(dense(1), (x, x[:, :1])) as probe:
+        np.testing.assert_array_equal(probe.spread(3)[0], probe.first(3)[0])
