@@ -81,7 +81,7 @@ def public_components(base):
     """Returns every public class under `kregkit` that derives from `base`, found by walking the rooms' `__all__`."""
     found = set()
     for room in pkgutil.iter_modules(kregkit.__path__):
-        if room.name.startswith("_"):
+        if room.name.startswith("_") or not room.ispkg:
             continue
         module = importlib.import_module(f"kregkit.{room.name}")
         for name in module.__all__:
