@@ -1,10 +1,7 @@
 """From a source to what `model.fit` reads: shuffled, augmented, batched, and every batch known in advance."""
 
-<<<<<<< HEAD
 import dataclasses
-=======
 import os
->>>>>>> verdicts
 
 import keras
 import numpy as np
@@ -111,13 +108,9 @@ def pipeline(
         `tf.distribute.DistributedDataset` with the same attributes.
 
     Raises:
-<<<<<<< HEAD
         ValueError: if an argument doesn't fit the source: before anything is read, if possible.
-=======
-        ValueError: if an argument doesn't fit the source: before anything is read, where that can be told.
         tf.errors.InvalidArgumentError: in a pass of a stream that gives no batch (a generator that is used up, a filter
             that nothing passes). It names the source. Empty shards of a stream are no error.
->>>>>>> verdicts
 
     Example:
 
@@ -164,16 +157,12 @@ def pipeline(
     augmenter.check_first()
     num_batches = order.num_examples()
     if num_batches is not None:
-<<<<<<< HEAD
         num_batches = place.num_full(source.size, batch_size) if drop_remainder else -(-num_batches // batch_size)
-=======
-        num_batches = num_batches // batch_size if drop_remainder else -(-num_batches // batch_size)
         if drop_remainder and shard is None and not num_batches:
             raise ValueError(
                 "`drop_remainder=True` leaves no batch: there are fewer examples than a batch takes. "
                 f"Received: batch_size={batch_size}, examples={source.size}"
             )
->>>>>>> verdicts
         if batch and batch >= max(num_batches, 1):
             raise ValueError(f"`batch` must be less than the epoch's {num_batches}. Received: batch={batch}")
     start = integer_variable(batch, "start") if batch else None
@@ -201,15 +190,10 @@ def pipeline(
             num_batches = None
         elif num_batches is not None and start is None:
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_batches))
-<<<<<<< HEAD
-    dataset = counted(dataset.prefetch(prefetch), counter, start, num_batches, with_keys)
-    dataset.source = getattr(source, "original", source)
-=======
     # A shard may be empty where the whole isn't, and so may what is left of a pass.
     named = f"{given!s:.200}" if shard is None and start is None and num_batches is None else ""
     dataset = counted(dataset.prefetch(prefetch), counter, start, num_batches, with_keys, named)
-    dataset.source = source
->>>>>>> verdicts
+    dataset.source = getattr(source, "original", source)
     return dataset
 
 
