@@ -97,7 +97,7 @@ def verify(script, arguments=(), kills=5, seed=0, timeout=600.0, ignored=IGNORED
         whole, killed = (_Run(pathlib.Path(root) / name, start, timeout) for name in ("whole", "killed"))
         whole.finish()
         whole.check()
-        count, in_writes = killed.finish_with_kills(kills, whole.seconds, random.Random(seed))
+        count, in_writes = killed.finish_with_kills(kills, whole, random.Random(seed))
         compared, different = _compare(whole, killed, tuple(ignored))
         return Verification(count, in_writes, compared, different)
 
@@ -126,14 +126,24 @@ class _Run:
     def finish(self):
         process, begun = self.start(), time.monotonic()
         self._wait(process, lambda: bool(self.record()))
-        first = time.monotonic()
+        first = stepping = time.monotonic()
+        seen = set()
+
+        def stepped():
+            # The second checkpoint comes after the first steps, which take longer than others.
+            seen.update(self._names())
+            return len(seen) > 1
+
+        if self._wait(process, stepped):
+            stepping = time.monotonic()
         self._wait(process)
-        # Without the start of Python and of the libraries.
+        # Without the start of Python and of the libraries; and without the first steps.
         self.seconds = time.monotonic() - (first if self.record() else begun)
+        self.step_seconds = time.monotonic() - stepping
         if process.wait() != 0:
             raise RuntimeError(f"The program failed. Received: exit code {process.wait()}")
 
-    def finish_with_kills(self, kills, seconds, instants):
+    def finish_with_kills(self, kills, whole, instants):
         """Returns how often the program was killed, and how often of these within a write."""
         count = in_writes = 0
         for number in range(kills):
@@ -149,9 +159,9 @@ class _Run:
                 # Some way after the next checkpoint: a restart costs longer than many steps do.
                 names = self._names()
                 hit = self._wait(process, lambda names=names: self._names() - names, pause=0.001)
-                hit = hit and not self._ends_within(process, instants.uniform(0, 0.3 * seconds))
+                hit = hit and not self._ends_within(process, instants.uniform(0, 0.5 * whole.step_seconds))
             else:
-                hit = not self._ends_within(process, instants.uniform(0, seconds))
+                hit = not self._ends_within(process, instants.uniform(0, 0.6 * whole.seconds))
             if not hit:
                 break
             with contextlib.suppress(ProcessLookupError):

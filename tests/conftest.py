@@ -1,5 +1,6 @@
 """What every test file starts from: few threads, two logical devices, fixed seeds, no network."""
 
+import gc
 import os
 import sys
 
@@ -21,6 +22,23 @@ tf.config.threading.set_inter_op_parallelism_threads(THREADS)
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
+
+# What the imports made stays: no collection needs to look at it again.
+gc.freeze()
+
+_iterate = tf.data.Dataset.__iter__
+
+
+def _iterate_untuned(dataset):
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return _iterate(dataset.with_options(options))
+
+
+# Where a fit was interrupted, Python's collector destroys its iterator some time later, and waits for TensorFlow's
+# tuning thread, which sleeps for up to a minute: it is woken before the flag that ends it is set. Without tuning there
+# is no such thread.
+tf.data.Dataset.__iter__ = _iterate_untuned
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ with the checks, and fails for a public component that has no row.
 """
 
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -20,7 +21,22 @@ import kregkit
 TESTS = pathlib.Path(__file__).parent
 
 
-@dataclasses.dataclass
+# What a mode changes, as arguments of `compile`; mixed precision, accumulation and distribution are in `train`.
+MODES = {
+    "graph": {},
+    "eager": {"run_eagerly": True},
+    "jit": {"jit_compile": True},
+    "steps_per_execution": {"steps_per_execution": 3},
+    "mixed_float16": {},
+    "mixed_bfloat16": {},
+    "gradient_accumulation": {},
+    "mirrored": {},
+}
+# For a second row of a class whose code doesn't ask how steps are run: what compiles it and what rounds it.
+COMPILED = ("graph", "jit", "mixed_float16")
+
+
+@dataclasses.dataclass(eq=False)  # by identity, so that a row can be a key
 class Case:
     """One component in one setting.
 
@@ -37,6 +53,7 @@ class Case:
         refused: Dictionary from a mode that can't work to a text that the error before the first step contains.
         tolerance: Dictionary from a mode to the relative tolerance in it, over the default.
         model: For callbacks, a function that returns the model to train. Defaults to `dense_model`.
+        modes: The modes that the row goes through. Defaults to all; each class needs every mode in one of its rows.
         name: String, the row's name in test reports, where one class has several rows.
     """
 
@@ -49,23 +66,12 @@ class Case:
     refused: dict = dataclasses.field(default_factory=dict)
     tolerance: dict = dataclasses.field(default_factory=dict)
     model: object = None
+    modes: tuple = tuple(MODES)
     name: str = ""
 
     def __str__(self):
         return self.component.__name__ + (f"-{self.name}" if self.name else "")
 
-
-# What a mode changes, as arguments of `compile`; mixed precision, accumulation and distribution are in `train`.
-MODES = {
-    "graph": {},
-    "eager": {"run_eagerly": True},
-    "jit": {"jit_compile": True},
-    "steps_per_execution": {"steps_per_execution": 3},
-    "mixed_float16": {},
-    "mixed_bfloat16": {},
-    "gradient_accumulation": {},
-    "mirrored": {},
-}
 
 # Relative to the graph mode's numbers. Half precision rounds activations; the rest reorders float32 sums.
 TOLERANCE = {"mixed_float16": 2e-2, "mixed_bfloat16": 1.5e-1}
@@ -85,15 +91,21 @@ def public_components(base):
     return found
 
 
-def cases(base):
-    """Returns all rows of the table whose component derives from `base`."""
+@functools.cache
+def all_cases():
+    """Returns the rows of every room."""
     rows = []
     for path in sorted(TESTS.glob("*/cases.py")):
         spec = importlib.util.spec_from_file_location(f"cases_{path.parent.name}", path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        rows += [row for row in module.CASES if issubclass(row.component, base)]
+        rows += module.CASES
     return rows
+
+
+def cases(base):
+    """Returns all rows of the table whose component derives from `base`."""
+    return [row for row in all_cases() if issubclass(row.component, base)]
 
 
 def strategy():

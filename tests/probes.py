@@ -11,13 +11,17 @@ HAS_MULTI_OPTIMIZER = hasattr(keras.optimizers, "MultiOptimizer")
 needs_multi_optimizer = pytest.mark.skipif(not HAS_MULTI_OPTIMIZER, reason="MultiOptimizer came with Keras 3.15")
 
 
+def prediction_itself(y, prediction):
+    return prediction
+
+
 def slope_model(optimizer, **compile_arguments):
     """Returns a compiled model with one weight from 0, whose loss is `weight * x`, so that its gradient is `x`.
 
     With SGD and `x = 1`, each update moves the weight by the negative rate.
     """
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")])
-    model.compile(optimizer, lambda y, prediction: prediction, **{"jit_compile": False, **compile_arguments})
+    model.compile(optimizer, prediction_itself, **{"jit_compile": False, **compile_arguments})
     return model
 
 

@@ -1,12 +1,17 @@
 """Every public component, in every execution mode, with exact configs and clear errors."""
 
 import contextlib
+import functools
 import inspect
+import pathlib
+import tempfile
 
 import contracts
 import keras
 import numpy as np
 import pytest
+
+pytestmark = pytest.mark.trains
 
 SCHEDULE = keras.optimizers.schedules.LearningRateSchedule
 SERIALIZABLE = (keras.layers.Layer, keras.optimizers.Optimizer, SCHEDULE)
@@ -19,7 +24,26 @@ CALLBACKS = contracts.cases(keras.callbacks.Callback)
 
 
 def per_mode(rows):
-    return [pytest.param(case, mode, id=f"{case}-{mode}") for case in rows for mode in contracts.MODES]
+    return [pytest.param(case, mode, id=f"{case}-{mode}") for case in rows for mode in case.modes]
+
+
+@functools.cache
+def reference(run, case):
+    """Returns what `run(case, mode, directory)` gives in graph mode, with which the other modes are compared."""
+    keras.config.set_dtype_policy("float32")
+    with tempfile.TemporaryDirectory() as directory:
+        return run(case, "graph", pathlib.Path(directory))
+
+
+def numbers_in_mode(run, case, mode, directory):
+    """Returns what `run` gives in the mode, or None where the row says that the mode is refused, and it is."""
+    if mode in case.refused:
+        with pytest.raises(ValueError, match=case.refused[mode]):
+            run(case, mode, directory)
+        return None
+    numbers = reference(run, case) if mode == "graph" else run(case, mode, directory)
+    assert all(np.isfinite(number).all() for number in numbers)
+    return numbers
 
 
 def make(case, directory):
@@ -30,6 +54,18 @@ def test_every_public_component_has_a_row():
     covered = {case.component for base in EVERYTHING for case in contracts.cases(base)}
     missing = {thing.__name__ for base in EVERYTHING for thing in contracts.public_components(base) - covered}
     assert not missing, f"add rows to tests/<room>/cases.py for {sorted(missing)}"
+
+
+def test_every_component_goes_through_every_mode():
+    """In one of its rows, or in one of another component that does the same things in a step."""
+    modes = {}
+    for case in [*LAYERS, *OPTIMIZERS, *CALLBACKS]:
+        steps = ("call", "update_step", "apply", "before_step", "after_step", "on_train_begin")
+        code = tuple(getattr(case.component, name, None) for name in steps)
+        modes.setdefault(code, ([], set()))[0].append(str(case))
+        modes[code][1].update(case.modes)
+    for rows, found in modes.values():
+        assert found == set(contracts.MODES), rows
 
 
 @pytest.mark.parametrize("case", [*LAYERS, *OPTIMIZERS, *SCHEDULES], ids=str)
@@ -81,30 +117,21 @@ def test_layer_model_survives_file_and_clone(case, tmp_path):
     np.testing.assert_array_equal(clone.predict(x, verbose=0), expected)
 
 
+def layer_numbers(case, mode, directory):
+    model, history = contracts.train(
+        mode, lambda: contracts.layer_model(case), lambda: keras.optimizers.SGD(0.001), input_shape=case.input_shape
+    )
+    return [history.history["loss"], *model.get_weights()]
+
+
 @pytest.mark.parametrize(("case", "mode"), per_mode(LAYERS))
-def test_layer_in_mode(case, mode):
-    def run(mode):
-        model, history = contracts.train(
-            mode,
-            lambda: contracts.layer_model(case),
-            lambda: keras.optimizers.SGD(0.001),
-            input_shape=case.input_shape,
-        )
-        return [history.history["loss"], *model.get_weights()]
-
-    if mode in case.refused:
-        with pytest.raises(ValueError, match=case.refused[mode]):
-            run(mode)
-        return
-    numbers = run(mode)
-    assert all(np.isfinite(number).all() for number in numbers)
-    keras.config.set_dtype_policy("float32")
-    if case.same and mode not in ("graph", "gradient_accumulation", "mirrored"):
-        contracts.assert_same(numbers, run("graph"), case, mode)
+def test_layer_in_mode(case, mode, tmp_path):
+    numbers = numbers_in_mode(layer_numbers, case, mode, tmp_path)
+    if case.same and mode not in (*case.refused, "gradient_accumulation", "mirrored"):
+        contracts.assert_same(numbers, reference(layer_numbers, case), case, mode)
 
 
-@pytest.mark.parametrize(("case", "mode"), per_mode(OPTIMIZERS))
-def test_optimizer_in_mode(case, mode):
+def optimizer_numbers(case, mode, directory):
     def model():
         # No BatchNormalization: its statistics differ by design under accumulation and on replicas.
         initializer = keras.initializers.GlorotUniform(seed=0)
@@ -114,42 +141,32 @@ def test_optimizer_in_mode(case, mode):
             keras.layers.Dense(1, kernel_initializer=initializer, dtype="float32"),
         ])  # fmt: skip
 
-    def run(mode):
-        trained, _ = contracts.train(mode, model, case.make)
-        return trained.get_weights()
+    trained, _ = contracts.train(mode, model, case.make)
+    return trained.get_weights()
 
-    if mode in case.refused:
-        with pytest.raises(ValueError, match=case.refused[mode]):
-            run(mode)
-        return
-    if mode == "mirrored" and "gradient_accumulation" in case.name:
-        pytest.skip("Keras refuses accumulation under MirroredStrategy")
-    numbers = run(mode)
-    keras.config.set_dtype_policy("float32")
-    contracts.assert_same(numbers, run("graph"), case, mode)
+
+@pytest.mark.parametrize(("case", "mode"), per_mode(OPTIMIZERS))
+def test_optimizer_in_mode(case, mode, tmp_path):
+    numbers = numbers_in_mode(optimizer_numbers, case, mode, tmp_path)
+    if mode not in case.refused:
+        contracts.assert_same(numbers, reference(optimizer_numbers, case), case, mode)
 
 
 @pytest.mark.parametrize("case", OPTIMIZERS, ids=str)
 def test_optimizer_resumes_from_file_bit_for_bit(case, tmp_path):
     x, y = contracts.regression_data()
 
-    def fit(model, epochs):
-        model.fit(x, y, batch_size=4, epochs=epochs, shuffle=False, verbose=0)
+    def fit(model):
+        model.fit(x, y, batch_size=4, epochs=1, shuffle=False, verbose=0)
 
-    def built():
-        keras.utils.set_random_seed(0)
-        model = contracts.dense_model()
-        model.compile(case.make(), "mse", jit_compile=False)
-        return model
-
-    straight = built()
-    fit(straight, 2)
-    first = built()
-    fit(first, 1)
-    first.save(tmp_path / "half.keras")
-    second = keras.models.load_model(tmp_path / "half.keras")
-    fit(second, 1)
-    for one, other in zip(straight.get_weights(), second.get_weights()):
+    straight = contracts.dense_model()
+    straight.compile(case.make(), "mse", jit_compile=False)
+    fit(straight)
+    straight.save(tmp_path / "half.keras")
+    fit(straight)
+    resumed = keras.models.load_model(tmp_path / "half.keras")
+    fit(resumed)
+    for one, other in zip(straight.get_weights(), resumed.get_weights()):
         np.testing.assert_array_equal(one, other)
 
 
@@ -165,29 +182,35 @@ def test_schedule_drives_an_optimizer_and_survives_a_file(case, tmp_path):
     assert float(loaded.optimizer.learning_rate) == pytest.approx(float(case.make()(12)), rel=1e-6)
 
 
+def callback_numbers(case, mode, directory):
+    callback = case.make(directory)
+    model, history = contracts.train(
+        mode, case.model or contracts.dense_model, lambda: keras.optimizers.SGD(0.01, momentum=0.5), [callback]
+    )
+    if case.observe is not None:
+        return case.observe(callback, model, history)
+    return [history.history["learning_rate"]]
+
+
+# The rows have no validation data.
+@pytest.mark.filterwarnings("ignore:PolyakAveraging chooses among .* by 'val_loss', which was never in the logs")
 @pytest.mark.parametrize(("case", "mode"), per_mode(CALLBACKS))
 def test_callback_in_mode(case, mode, tmp_path):
-    def run(mode):
-        callback = case.make(tmp_path / mode)
-        model, history = contracts.train(
-            mode, case.model or contracts.dense_model, lambda: keras.optimizers.SGD(0.01, momentum=0.5), [callback]
-        )
-        if case.observe is not None:
-            return case.observe(callback, model, history)
-        return [history.history["learning_rate"]]
-
-    if mode in case.refused:
-        with pytest.raises(ValueError, match=case.refused[mode]):
-            run(mode)
-        return
-    numbers = run(mode)
-    assert all(np.isfinite(number).all() for number in numbers)
-    keras.config.set_dtype_policy("float32")
+    numbers = numbers_in_mode(callback_numbers, case, mode, tmp_path)
     # Micro-batches are the clock and replicas normalise apart: what must hold there is in the callbacks' own tests.
-    if mode not in ("graph", "gradient_accumulation", "mirrored"):
-        contracts.assert_same(numbers, run("graph"), case, mode)
+    if mode not in (*case.refused, "gradient_accumulation", "mirrored"):
+        contracts.assert_same(numbers, reference(callback_numbers, case), case, mode)
 
 
+@functools.cache
+def plain_model(build):
+    """Returns a model that never meets a callback."""
+    model = build()
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:PolyakAveraging chooses among .* by 'val_loss', which was never in the logs")
 @pytest.mark.parametrize("case", CALLBACKS, ids=str)
 def test_nothing_stays_behind_after_fit(case, tmp_path):
     """Contract 8: however a fit ends, the next one without the callback is plain."""
@@ -197,22 +220,19 @@ def test_nothing_stays_behind_after_fit(case, tmp_path):
             raise KeyboardInterrupt
 
     x, y = contracts.regression_data()
-    for index, others in enumerate(([], [Stop()])):
-        model = (case.model or contracts.dense_model)()
-        model.compile(keras.optimizers.SGD(0.01), "mse")
-        before = set(vars(model)) | {"history", "_eval_epoch_iterator"}
+    build = case.model or contracts.dense_model
+    model, plain = build(), plain_model(build)
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    before = set(vars(model)) | {"history", "_eval_epoch_iterator"}
+    for index, others in enumerate(([Stop()], [])):
         callbacks = [case.make(tmp_path / str(index)), *others]
         with contextlib.suppress(KeyboardInterrupt):
             model.fit(x, y, batch_size=4, epochs=2, verbose=0, callbacks=callbacks)
         assert set(vars(model)) <= before
         assert float(model.optimizer.learning_rate) == pytest.approx(0.01)
-        weights = model.get_weights()
+        plain.set_weights(model.get_weights())
         history = model.fit(x, y, batch_size=4, epochs=1, verbose=0, shuffle=False)
         assert "learning_rate" not in history.history
-        # The plain fit is the same as that of a model which never met the callback.
-        fresh = (case.model or contracts.dense_model)()
-        fresh.compile(keras.optimizers.SGD(0.01), "mse")
-        fresh.set_weights(weights)
-        fresh.fit(x, y, batch_size=4, epochs=1, verbose=0, shuffle=False)
-        for one, other in zip(model.get_weights(), fresh.get_weights()):
+        plain.fit(x, y, batch_size=4, epochs=1, verbose=0, shuffle=False)
+        for one, other in zip(model.get_weights(), plain.get_weights()):
             np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)

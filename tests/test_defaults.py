@@ -185,6 +185,7 @@ CALLS = {
         **{name: used(name) for name in ("PolyakAveraging", "SnapshotEnsemble", "StepDecay", "TracedCallback")},
         **{name: used(name) for name in ("Triangular", "UpdateRatio", "Warmup")},
         "LearningRate": lambda shared: fit(callbacks.LearningRate(schedules.Warmup(0.1, 2)), epochs=1),
+        "NoiseSchedule": lambda shared: fit(callbacks.NoiseSchedule("dropout.*", schedules.Warmup(0.1, 2)), epochs=1),
         "OneCycle": lambda shared: fit(callbacks.OneCycle(), epochs=1),
         "RateCallback": lambda shared: callbacks.RateCallback(),
     },
@@ -245,7 +246,9 @@ CALLS = {
         "recompute_batch_normalization": recompute,
     },
     "layers": {
+        "DropBlock2D": calls_layer(lambda: layers.DropBlock2D(0.1), (8, 8, 2)),
         "DropConnect": calls_layer(lambda: layers.DropConnect(keras_layers.Dense(3)), (4,)),
+        "DropPath": calls_layer(lambda: layers.DropPath(0.1), (4,)),
         "FractionalMaxPooling1D": calls_layer(lambda: layers.FractionalMaxPooling1D(1.5), (8, 2)),
         "FractionalMaxPooling2D": calls_layer(lambda: layers.FractionalMaxPooling2D(1.5), (8, 8, 2)),
         "FractionalMaxPooling3D": calls_layer(lambda: layers.FractionalMaxPooling3D(1.5), (6, 6, 6, 1)),

@@ -335,7 +335,7 @@ def introduced_callback_list(model):
 
 
 def give_epoch_logs(model, logs):
-    """Has the epoch that `fit` is about to end report `logs` instead of those of its last step.
+    """Has the epoch that `fit` is in report `logs` if it trains no more steps.
 
     `fit` knows an epoch's logs from its last step only. Without it an epoch that is resumed after its last step would
     end with empty logs.
@@ -343,9 +343,9 @@ def give_epoch_logs(model, logs):
     name = "_get_metrics_result_or_logs"
     plain = _required(model, name, "to resume an epoch at its end")
 
-    def gather(_):
+    def gather(own):
         del vars(model)[name]
-        return plain(logs)
+        return plain(own or logs)
 
     vars(model)[name] = gather
 
@@ -378,7 +378,7 @@ class EpochIterator:
         self._end_of_data = end_of_data
         self.passes, self.taken = 0, 0
         self.before_pass = lambda: None
-        self._place, self._at_end = None, None
+        self._place = None
         vars(iterator)["_get_iterator"] = lambda: _Passes(self)
         vars(iterator)["_enumerate_iterator"] = self._enumerate
 
@@ -415,15 +415,14 @@ class EpochIterator:
         """Whether an epoch goes on in the pass of the epoch before, as `steps_per_epoch` has it."""
         return self.iterator.steps_per_epoch is not None
 
-    def begin_at(self, batch, taken, at_end):
+    def begin_at(self, batch, taken):
         """Has the next epoch begin at a batch, in a pass of which some batches are left out.
 
         Args:
             batch: Integer, the epoch's batches that are done.
             taken: Integer, batches to leave out of the pass; those of earlier epochs are among them.
-            at_end: Function that is called if the epoch then has no batch left.
         """
-        self._place, self._at_end = (batch, taken), at_end
+        self._place = (batch, taken)
 
     def make(self):
         """Returns a new iterator over the data, and counts it."""
@@ -435,21 +434,18 @@ class EpochIterator:
     def _enumerate(self):
         iterator = self.iterator
         (batch, taken), self._place = self._place or (0, 0), None
-        ran, first = False, True
+        first = True
         for begin, end, source in type(iterator)._enumerate_iterator(iterator):
             if first:
                 first = False
                 if not self._skip(source, taken):
-                    break
+                    return
                 # Keras counts the epoch's own batches itself.
                 iterator._steps_seen += max(taken - batch, 0)
             if begin < batch:
                 continue
-            ran = True
             self.taken += iterator.steps_per_execution
             yield begin, end, source
-        if batch and not ran:
-            self._at_end()
 
     def _skip(self, source, count):
         """Takes batches and drops them; returns whether there were that many."""

@@ -129,13 +129,12 @@ class DataPlace:
             state["sequence"] = self._sequence.get_state()
         return state
 
-    def set_state(self, state, batch, at_end):
+    def set_state(self, state, batch):
         """Has the next epoch begin at a place; without `replay` in a pass that begins anew.
 
         Args:
             state: What `get_state` returned.
             batch: Integer, the batches of the epoch that are done.
-            at_end: Function that is called if the epoch then has no batch left.
         """
         in_pass = state["passes"] > 0 and (batch > 0 or self.epochs.goes_on)
         passes = state["passes"] - 1 if in_pass else state["passes"]
@@ -156,7 +155,7 @@ class DataPlace:
             pipeline.epoch.assign(value)
         self._began = self._counters()
         if in_pass:
-            self.epochs.begin_at(batch, state["taken"] if self._replay else 0, at_end)
+            self.epochs.begin_at(batch, state["taken"] if self._replay else 0)
 
     def identity(self):
         """Returns what tells this data from other data, as a dictionary of JSON values."""

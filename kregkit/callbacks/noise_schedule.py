@@ -57,8 +57,8 @@ class NoiseSchedule(TracedCallback):
     2017](https://arxiv.org/abs/1703.06229) for Dropout.
     """
 
-    untraced_attributes = ("_applied", "_value")
-    fit_attributes = ("_applied", "_value", "_targets", "_unit_steps", "_in_whole_epochs", "_log_name")
+    untraced_attributes = ("_applied", "_scheduled")
+    fit_attributes = ("_applied", "_scheduled", "_targets", "_unit_steps", "_in_whole_epochs", "_log_name")
 
     def __init__(
         self,
@@ -177,18 +177,18 @@ class NoiseSchedule(TracedCallback):
                 changes.append((layer, "call", _keras_noise.call_at(layer, rate)))
             else:
                 changes.append((layer, name, _rate(name, rate)))
-        self._value = value
+        self._scheduled = value
         # Replicas take turns while they are traced: whoever begins undoes what another has set.
         self._applied.close()
         self._applied.enter_context(replaced_all(changes))
 
     def after_step(self, step, logs):
         self._applied.close()
-        logs[self._log_name] = self._value
+        logs[self._log_name] = self._scheduled
 
     def release(self):
         self._applied.close()
-        self._targets, self._value = (), None
+        self._targets, self._scheduled = (), None
 
 
 def _attribute(layer):

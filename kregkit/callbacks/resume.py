@@ -207,7 +207,7 @@ class Resume(TracedCallback):
         for name, data in self._places.items():
             # A validation ends before a checkpoint is written.
             batch = place["batch"] if name == "data" else 0
-            data.set_state(state["places"][name], batch, self._end_epoch)
+            data.set_state(state["places"][name], batch)
         if self.data == "restart":
             warnings.warn(
                 "The data begin anew where the run is taken up (data='restart'), so that it doesn't end as one that "
@@ -231,9 +231,6 @@ class Resume(TracedCallback):
             with self.model.distribute_strategy.scope():
                 keras_internals.build_as_fit_does(self.model, spec)
 
-    def _end_epoch(self):
-        keras_internals.give_epoch_logs(self.model, self._loaded["place"]["logs"])
-
     def begin(self):
         """Called after every callback's `on_train_begin`."""
         self.train_step.prepare()
@@ -252,7 +249,8 @@ class Resume(TracedCallback):
             return
         # Callbacks have begun the epoch a second time, in the midst of it.
         self._batches_done = place["batch"]
-        self._loaded = {"place": place}  # for `_end_epoch`
+        # The data may end here, where its length wasn't known.
+        keras_internals.give_epoch_logs(self.model, place["logs"])
         variables = self._all_variables()
         variables.assign(variables.state, state["variables"])
         if len(state["metrics"]) == len(variables.metrics):

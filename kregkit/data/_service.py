@@ -47,8 +47,8 @@ def check_elsewhere(dataset):
     if any("PyFunc" in node.op for node in nodes):
         raise ValueError(
             "`service` needs examples that TensorFlow reads by itself, such as arrays and folders of images: Python "
-            "code of this process, as in sequences, `cache` on the disk and `on_error='skip'`, isn't there for the "
-            "service's workers. Received: a source or operation that calls Python"
+            "code of this process, as in sequences and operations of your own, isn't there for the service's workers. "
+            "Received: a source or operation that calls Python"
         )
 
 

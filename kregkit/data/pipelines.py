@@ -11,6 +11,7 @@ from kregkit.data._distributed import MIN_STEPS, distributed
 from kregkit.data._epochs import counted, integer_variable, plain, with_epoch
 from kregkit.data._examples import Augmenter, Order
 from kregkit.data._fields import Fields, check_single
+from kregkit.data._image_files_in_graph import in_graph
 from kregkit.data._open_source import open_source
 from kregkit.data._service import check_service, from_service
 from kregkit.data.augment import Augment
@@ -82,7 +83,8 @@ def pipeline(
             its replicas; the steps of all workers together are then the batches that one process would train on.
         service: `None`, or the address of the dispatcher of a `tf.data` service, `"grpc://host:port"`, whose workers
             then make the batches: the same ones in the same order. It needs a source that TensorFlow reads with
-            random access by itself: arrays, or a folder of images that all of its workers see at the same path.
+            random access by itself: arrays, or a folder of JPEG and PNG files that all its workers see at the same
+            path.
         cache: `True` keeps examples in memory (before augmentation), a path in a directory, one file each. A directory
             of another source is refused, as are damaged files. Delete it when the source changes. For what
             `image_folder` returns, say it there.
@@ -142,6 +144,7 @@ def pipeline(
                 "`service` needs a source with random access, such as arrays or a folder of images, so that its "
                 f"workers can share the batches out. Received: service={service!r} with {type(source).__name__}"
             )
+        source = in_graph(source)
     if not getattr(source, "batched", False):
         check_single(source.spec, image)
     augmenter = Augmenter(
@@ -179,7 +182,7 @@ def pipeline(
         elif num_batches is not None and start is None:
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_batches))
     dataset = counted(dataset.prefetch(prefetch), counter, start, num_batches, with_keys)
-    dataset.source = source
+    dataset.source = getattr(source, "original", source)
     return dataset
 
 

@@ -10,7 +10,7 @@ from kregkit._core.backends import require_tensorflow
 from kregkit._core.workers import worker_of
 from kregkit.distribution.loss_scaling import enable_loss_scaling
 
-# The lines of Keras that fail on several workers, from 3.0 to 3.16 at least. Where they are gone, Keras has changed
+# The lines of Keras 3.15 that fail on several workers; they stand in 3.16 too. Where they are gone, Keras has changed
 # the place, and nothing is mended.
 _BUILD_FAULT = 'data_batch = self.distribute_strategy.reduce( "MEAN",'
 _LOGS_FAULT = 'return strategy.reduce("MEAN", v, axis=0)'

@@ -52,7 +52,7 @@ class RecurrentMasks:
 
     def draw_batch(self, arguments):
         """Runs the layer with one mask for all examples, or for all of a draw."""
-        factors = {name: self._wrapper.kernel_factor(self._mask_shape(name), per_replica=False) for name in self._names}
+        factors = {name: self._wrapper.kernel_factor(self._shape_of(name), per_replica=False) for name in self._names}
         if len(factors["recurrent_kernel"].shape) == 2:
             return self._run(self._masked(factors), arguments)
         return self._run(self._stepping(lambda name, kernel: _per_draw(kernel * factors[name])), arguments)
@@ -68,7 +68,7 @@ class RecurrentMasks:
         def one(element):
             example, number = element
             factors = {
-                name: wrapper.factor(self._mask_shape(name), mixed_key(keys[name], number)) for name in self._names
+                name: wrapper.factor(self._shape_of(name), mixed_key(keys[name], number)) for name in self._names
             }
             outputs = self._run(self._masked(factors), _mapped(lambda x: x[None], example))
             return keras.tree.map_structure(lambda x: x[0], outputs)
@@ -110,7 +110,7 @@ class RecurrentMasks:
 
         return product
 
-    def _mask_shape(self, name):
+    def _shape_of(self, name):
         return tuple(getattr(self._cell, name).shape)
 
     def _masked(self, factors):

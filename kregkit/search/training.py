@@ -63,6 +63,8 @@ class BuildAndFit:
     def fit(self, model, own_arguments, epochs, callbacks=()):
         """Fits what `built` returned; returns the `History`."""
         arguments = {"verbose": 0, **self.fit_arguments, **own_arguments}
+        if hasattr(self.train_data, "element_spec"):  # Keras can't shuffle a `tf.data.Dataset`, and warns by default
+            arguments.setdefault("shuffle", False)
         others = [copy.deepcopy(callback) for callback in arguments.pop("callbacks", None) or []]
         data = self.train_data if isinstance(self.train_data, tuple) else (self.train_data,)
         data = dict(zip(("x", "y", "sample_weight"), data))

@@ -87,6 +87,8 @@ def fine_tune(model, train, validation=None, plan=None, batch_size=32, callbacks
         stages += [(middle, 1 + count)] if count > half and middle > plan.head_epochs else []
     callbacks = [GradualUnfreeze(stages, plan.learning_rate_factor), *callbacks]
     options = {"epochs": plan.epochs, "verbose": verbose, "callbacks": callbacks, "validation_data": validation}
+    if hasattr(train, "element_spec"):
+        options["shuffle"] = False  # Keras can't shuffle a `tf.data.Dataset`, and warns by default
     data = (train[0], y, batch_size) if is_pair(train) else (train,)
     history = trained.fit(*data, **options)
     if trained is not tuned:

@@ -61,6 +61,9 @@ class Halving(RateCallback):
         return lambda step: 0.5 ** keras.ops.floor(keras.ops.cast(step, "float32") / unit_steps)
 
 
+# What differs among these is a function of the step: whether it compiles, and whether it counts batches.
+RATE_MODES = ("graph", "jit", "steps_per_execution")
+
 CASES = [
     Case(
         NoiseSchedule,
@@ -92,6 +95,7 @@ CASES = [
     Case(
         StepDecay,
         lambda directory: StepDecay(0.5, every=0.5),
+        modes=RATE_MODES,
         bad=[
             ({"every": 0}, "every"),
             ({"every": 1, "at": [2]}, "exactly one"),
@@ -102,8 +106,13 @@ CASES = [
             ({"at": [2], "unit": "day"}, "unit"),
         ],
     ),
-    Case(ExponentialDecay, lambda directory: ExponentialDecay(0.5), bad=[({"rate": -1}, "rate")]),
-    Case(InverseTimeDecay, lambda directory: InverseTimeDecay(0.1, unit="step"), bad=[({"rate": "big"}, "rate")]),
+    Case(ExponentialDecay, lambda directory: ExponentialDecay(0.5), modes=RATE_MODES, bad=[({"rate": -1}, "rate")]),
+    Case(
+        InverseTimeDecay,
+        lambda directory: InverseTimeDecay(0.1, unit="step"),
+        modes=RATE_MODES,
+        bad=[({"rate": "big"}, "rate")],
+    ),
     Case(
         Cooldown,
         lambda directory: Cooldown(1, shape="1-sqrt", to=0.1),
@@ -117,16 +126,19 @@ CASES = [
     Case(
         CosineDecay,
         lambda directory: CosineDecay(),
+        modes=RATE_MODES,
         bad=[({"length": 0}, "length"), ({"final_factor": 1.5}, "final_factor")],
     ),
     Case(
         Warmup,
         lambda directory: Warmup(1.25, start_factor=0.1),
+        modes=RATE_MODES,
         bad=[({"length": -1}, "length"), ({"length": 1, "start_factor": -0.1}, "start_factor")],
     ),
     Case(
         Triangular,
         lambda directory: Triangular(1.5, minimum_factor=0.2, amplitude_decay=0.5),
+        modes=RATE_MODES,
         bad=[
             ({"period": 0}, "period"),
             ({"period": 2, "minimum_factor": 1}, "minimum_factor"),
@@ -137,6 +149,7 @@ CASES = [
     Case(
         OneCycle,
         lambda directory: OneCycle(),
+        modes=RATE_MODES,
         bad=[
             ({"length": 0}, "length"),
             ({"warmup_fraction": 0}, "warmup_fraction"),

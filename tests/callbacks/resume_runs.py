@@ -34,7 +34,7 @@ class Slow(keras.callbacks.Callback):
     """Makes steps long enough to be killed between."""
 
     def on_train_batch_end(self, batch, logs=None):
-        time.sleep(0.005)
+        time.sleep(0.02)
 
 
 class Counter(keras.callbacks.Callback):

@@ -27,6 +27,8 @@ from kregkit.callbacks import (
 from kregkit.callbacks._trace_key import Unrepeatable, is_alive, value_key
 from kregkit.transfer import GradualUnfreeze
 
+pytestmark = pytest.mark.trains
+
 
 class Counting(keras.Sequential):
     """Counts how often its train step is traced."""

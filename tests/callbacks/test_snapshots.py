@@ -19,6 +19,8 @@ from kregkit._core.files import file_digest
 from kregkit._core.snapshot_directory import SnapshotDirectory
 from kregkit.callbacks import LearningRate, PlateauDecay, PolyakAveraging, SnapshotEnsemble, StepDecay, Warmup
 
+pytestmark = pytest.mark.trains
+
 
 def fit(model, callbacks, num=14, **arguments):
     x, y = probes.regression(num)

@@ -12,6 +12,8 @@ import tensorflow as tf
 
 from kregkit.callbacks import PolyakAveraging, StepDecay, TracedCallback
 
+pytestmark = pytest.mark.trains
+
 
 class Raise(keras.callbacks.Callback):
     """Raises `error` in one hook."""

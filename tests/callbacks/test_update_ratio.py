@@ -7,6 +7,8 @@ from keras import layers
 
 from kregkit.callbacks import UpdateRatio
 
+pytestmark = pytest.mark.trains
+
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(48, 5)).astype("float32")
 Y = RNG.normal(size=(48, 1)).astype("float32")

@@ -47,6 +47,8 @@ def test_a_subclass_that_builds_a_graph_inside_itself_has_the_order_of_its_attri
     assert names(flat_layers(Net())) == ["one", "two"]
 
 
+# Keras says of such a model that it has no `build`, and of the dictionary that names it that the names differ.
+@pytest.mark.filterwarnings("ignore:`build\\(\\)` was called on layer", "ignore:When providing `inputs` as a dict")
 def test_a_subclass_is_called_to_see_the_order_of_its_layers():
     class Net(keras.Model):
         def __init__(self):

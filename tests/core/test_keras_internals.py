@@ -407,3 +407,97 @@ def test_loss_scaling():
     assert bool(scaled.check_finite([tf.ones(2)])) and not scaled.check_finite([tf.constant(np.inf)]), gone(
         internals.loss_scaling_is_split
     )
+
+
+class Batches(keras.callbacks.Callback):
+    """Notes what the callbacks of a fit can learn of its data."""
+
+    def __init__(self):
+        super().__init__()
+        self.lists, self.batches = [], []
+
+    def set_model(self, model):
+        super().set_model(model)
+        self.lists.append(internals.introduced_callback_list(model))
+
+    def on_train_begin(self, logs=None):
+        self.epochs = internals.EpochIterator(internals.fit_epoch_iterator(self.model))
+        self.begin()
+
+    def begin(self):
+        pass
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.batches.append((batch, self.epochs.passes, self.epochs.taken))
+
+
+def test_what_fit_reads(model):
+    x, y = np.arange(24.0).reshape(6, 4), np.ones((6, 1))
+
+    class Later(Batches):
+        def begin(self):
+            self.kind = internals.data_kind(self.epochs.adapter)
+            self.settings = internals.array_settings(self.epochs.adapter)
+            self.validation = internals.validation_iterator(self.model, self.model.distribute_strategy)
+            self.epochs.begin_at(1, 1)
+            internals.give_epoch_logs(self.model, {"loss": 7.0})
+
+    later = Later()
+    fit = {"epochs": 2, "verbose": 0, "validation_data": (x, y)}
+    history = model.fit(x, y, batch_size=2, shuffle=False, callbacks=[later], **fit).history
+    assert later in later.lists[0].callbacks, gone(internals.introduced_callback_list)
+    # One batch is left out; and Keras makes an iterator too many at each epoch's end.
+    assert later.batches == [(1, 1, 2), (2, 1, 3), (0, 3, 1), (1, 3, 2), (2, 3, 3)], gone(internals.EpochIterator)
+    assert later.kind == "arrays" and later.settings[1:] == (2, False), gone(internals.array_settings)
+    assert len(history["val_loss"]) == 2 and history["loss"][0] != 7.0, gone(internals.validation_iterator)
+
+    class AtEnd(Batches):
+        def begin(self):
+            self.epochs.begin_at(3, 3)
+            internals.give_epoch_logs(self.model, {"loss": 7.0})
+
+    at_end = AtEnd()
+    assert model.fit(x, y, batch_size=2, verbose=0, callbacks=[at_end]).history == {"loss": [7.0]}, gone(
+        internals.give_epoch_logs
+    )
+    assert "_get_metrics_result_or_logs" not in vars(model) and not at_end.batches, gone(internals.give_epoch_logs)
+
+
+def test_orders_of_data():
+    adapter = None
+
+    class Shuffled(Batches):
+        def begin(self):
+            nonlocal adapter
+            adapter = self.epochs.adapter
+
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x = np.arange(6.0)[:, None]
+    model.fit(x, x, batch_size=3, verbose=0, callbacks=[Shuffled()])
+    dataset = internals.shuffled_dataset(adapter, tf.random, lambda value: value[::-1])
+    assert [row for batch, _ in dataset for row in batch[:, 0].numpy()] == [5, 4, 3, 2, 1, 0], gone(
+        internals.shuffled_dataset
+    )
+    inner = tf.data.Dataset.range(3)
+    assert internals.dataset_inputs(inner.batch(2)) == [inner], gone(internals.dataset_inputs)
+    tf.random.set_seed(11)
+    assert internals.global_tensorflow_seed() == 11, gone(internals.global_tensorflow_seed)
+    tf.random.set_seed(None)
+    assert internals.global_tensorflow_seed() is None, gone(internals.global_tensorflow_seed)
+
+
+def test_callback_attributes():
+    callbacks = [
+        keras.callbacks.History(),
+        keras.callbacks.EarlyStopping(restore_best_weights=True),
+        keras.callbacks.ReduceLROnPlateau(),
+        keras.callbacks.ModelCheckpoint("a.keras"),
+        keras.callbacks.SwapEMAWeights(),
+    ]
+    for callback in callbacks:
+        if not isinstance(callback, keras.callbacks.SwapEMAWeights):
+            callback.on_train_begin()
+        names = internals.callback_attributes(callback)
+        assert names and all(hasattr(callback, name) for name in names), gone(internals.callback_attributes)
+    assert internals.callback_attributes(keras.callbacks.TerminateOnNaN()) == [], gone(internals.callback_attributes)

@@ -1,6 +1,6 @@
 """This room's rows in the table of public components."""
 
-from contracts import Case
+from contracts import COMPILED, Case
 
 from kregkit.data import AugmentLayer, ColorJitter, Cutout, LensDistortion, RandomCrop, RandomFlip, RandomRotation
 
@@ -22,6 +22,7 @@ CASES = [
         lambda: AugmentLayer([RandomCrop(1, size=6), RandomRotation(10), LensDistortion()], (-1.0, 1.0), seed=1),
         input_shape=(8, 8, 1),
         same=False,
+        modes=COMPILED,
         name="warp",
     ),
 ]

@@ -1,5 +1,7 @@
 """Batches made by the workers of a tf.data service."""
 
+import struct
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -57,10 +59,14 @@ def test_single_images_from_a_folder(service, tmp_path):
     for label in range(2):
         (tmp_path / f"class{label}").mkdir()
         for index in range(4):
-            png = tf.io.encode_png(IMAGES[4 * label + index].repeat(3, -1)).numpy()
-            (tmp_path / f"class{label}" / f"{index}.png").write_bytes(png)
-    made = [data.pipeline(tmp_path, 3, [data.RandomCrop(1)], seed=1, service=one) for one in (service, None)]
+            content = tf.io.encode_jpeg(IMAGES[4 * label + index, :, :6].repeat(3, -1)).numpy()
+            # An EXIF header with one entry: the orientations 5 to 8 turn the image on its side.
+            entry = b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x0112, 3, 1, 1 + 4 * label + index, 0, 0)
+            header = b"\xff\xe1" + struct.pack(">H", len(entry) + 8) + b"Exif\0\0" + entry
+            (tmp_path / f"class{label}" / f"{index}.jpg").write_bytes(content[:2] + header + content[2:])
+    made = [data.pipeline(tmp_path, 1, [], seed=1, service=one) for one in (service, None)]
     assert_same(*made)
+    assert {batch[0].shape[1:3] for batch in batches(made[0])} == {(8, 6), (6, 8)}
 
 
 @pytest.mark.slow
@@ -110,10 +116,16 @@ def test_says_that_nobody_answers():
         data.pipeline((IMAGES, LABELS), 4, service="grpc://127.0.0.1:1")
 
 
-def test_refuses_what_other_processes_cannot_read(service):
+def test_refuses_what_other_processes_cannot_read(service, tmp_path):
     pairs = list(zip(IMAGES, LABELS))
     with pytest.raises(ValueError, match=r"Python code of this process"):
         data.pipeline(_Sequence(pairs), 4, service=service)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.gif").write_bytes(b"GIF89a")
+    with pytest.raises(ValueError, match=r"JPEG or PNG.*1.gif"):
+        data.pipeline(data.image_folder(tmp_path), 4, service=service)
+    with pytest.raises(ValueError, match=r"`cache=False` and `on_error='raise'`"):
+        data.pipeline(data.image_folder(tmp_path, cache=True), 4, service=service)
     with pytest.raises(ValueError, match=r"random access.*Received: service="):
         data.pipeline(tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)), 4, service=service)
 

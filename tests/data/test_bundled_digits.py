@@ -71,6 +71,7 @@ def test_environment_variable_names_the_directory(tmp_path):
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["digits"]
 
 
+@pytest.mark.slow
 def test_two_processes_prepare_at_once_and_one_was_killed(tmp_path):
     flag = tmp_path / "writing"
     stuck = (

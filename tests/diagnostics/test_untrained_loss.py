@@ -81,6 +81,7 @@ def test_values_start_from_what_the_last_activation_makes_of_zero(activation, gu
     assert finding.status == "pass"
 
 
+@pytest.mark.filterwarnings("ignore:You are using a softmax over axis -1 of a tensor of shape")
 def test_softmax_of_one_unit():
     finding = room.initial_loss(dense(1, "softmax", "binary_crossentropy"), (X, np.arange(128)[:, None] % 2))
     assert finding.faults == ["softmax of one unit"] and finding.status == "fail"

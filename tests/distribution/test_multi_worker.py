@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from cluster import Cluster
-from scenarios import BATCH, build, everything, killed, regression, weights
+from scenarios import BATCH, build, everything, killed, plain, regression, weights
 
 from kregkit import data, distribution
 from kregkit._core import keras_internals
@@ -37,25 +37,27 @@ def results(tmp_path_factory):
     return workers, everything(None, tmp_path_factory.mktemp("one")), directory
 
 
-SAME = (
-    "plain_loss",
-    "plain_weights",
-    "plain_val_loss",
-    "predict",
-    "rates",
-    "pipeline_loss",
-    "average",
-    "raw",
-)
+SAME = ("predict", "rates", "pipeline_loss", "average", "raw", "normalized_loss_True", "normalized_weights_True")
 
 
-@pytest.mark.parametrize("name", [*SAME, "normalized_loss_True", "normalized_weights_True"])
+def test_two_workers_fit_as_one_process_does(tmp_path):
+    with Cluster("plain", tmp_path) as cluster:
+        cluster.finish()
+    workers = [np.load(tmp_path / f"result-{index}.npz") for index in range(2)]
+    for name, expected in plain(None, tmp_path).items():
+        np.testing.assert_array_equal(workers[0][name], workers[1][name])
+        np.testing.assert_allclose(workers[0][name], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SAME)
 def test_two_workers_train_as_one_process_does(results, name):
     workers, one, _ = results
     np.testing.assert_array_equal(workers[0][name], workers[1][name])
     np.testing.assert_allclose(workers[0][name], one[name], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_statistics_diverge_where_they_are_not_synchronized(results):
     # What the docs say of it; if this fails, they need not say it any more.
     workers = results[0]
@@ -64,6 +66,7 @@ def test_statistics_diverge_where_they_are_not_synchronized(results):
     np.testing.assert_array_equal(*(worker["normalized_loss_False"] for worker in workers))
 
 
+@pytest.mark.slow
 def test_the_chief_writes_the_snapshots(results):
     _, one, directory = results
     files = sorted(path.name for path in (directory / "snapshots").iterdir())
@@ -78,6 +81,7 @@ def test_the_chief_writes_the_snapshots(results):
     np.testing.assert_allclose(last, one["raw"], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_each_worker_reads_its_own_part_of_a_pipeline(results):
     workers, one, _ = results
     x, _ = regression(85)
@@ -92,6 +96,7 @@ def test_each_worker_reads_its_own_part_of_a_pipeline(results):
     assert workers[0]["epoch"] == workers[1]["epoch"] == one["epoch"] == 4
 
 
+@pytest.mark.slow
 def test_seeds_agree_and_noise_differs(results):
     workers = results[0]
     np.testing.assert_array_equal(workers[0]["seed"], workers[1]["seed"])

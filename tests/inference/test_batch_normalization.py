@@ -7,6 +7,8 @@ from keras import layers
 
 from kregkit.inference import recompute_batch_normalization
 
+pytestmark = pytest.mark.trains
+
 X = np.random.default_rng(0).normal(2.0, 3.0, size=(50, 6)).astype("float32")
 
 

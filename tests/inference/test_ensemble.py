@@ -12,6 +12,8 @@ from kregkit._core.snapshot_directory import SnapshotDirectory
 from kregkit.inference import Ensemble, Member
 from kregkit.inference._architecture import Architecture, current_values
 
+pytestmark = pytest.mark.trains
+
 X, LABELS = zoo.X, zoo.LABELS
 
 

@@ -32,6 +32,7 @@ CASES = [
             lambda mode=mode: layers.StochasticDepth(branch(), 0.6, mode=mode, seed=3),
             bad=BAD_DEPTH if mode == "batch" else [],
             same=False,
+            modes=tuple(contracts.MODES) if mode == "subset" else contracts.COMPILED,
             name=mode,
         )
         for mode in ("batch", "sample", "subset")
@@ -94,6 +95,7 @@ CASES += [
         if mask == "example"
         else [],
         same=False,
+        modes=tuple(contracts.MODES) if mask == "example" else contracts.COMPILED,
         name=f"{mask}-{inference}",
     )
     for mask, inference in (("example", "gaussian"), ("batch", "mean"), ("exact", "mean"))
@@ -115,6 +117,7 @@ CASES += [
         bad=BAD_POOLING if index == 0 else [],
         input_shape=(*shape, 2),
         same=False,
+        modes=tuple(contracts.MODES) if name == "batch" else contracts.COMPILED,
         name=name,
     )
     for layer, shape, name, index, arguments in [

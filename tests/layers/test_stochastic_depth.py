@@ -8,6 +8,8 @@ from keras import ops
 
 from kregkit.layers import StochasticDepth, _tensorflow, linear_survival
 
+pytestmark = pytest.mark.trains
+
 MODES = ("batch", "sample", "subset")
 
 

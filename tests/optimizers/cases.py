@@ -1,7 +1,7 @@
 """The optimizers' rows of the shared table."""
 
 import keras
-from contracts import Case
+from contracts import COMPILED, Case
 
 from kregkit.optimizers import SOAP, Adam, LayerwiseLearningRate, Momentum
 
@@ -24,7 +24,7 @@ CASES = [
     ),
     Case(Momentum, lambda: Momentum(0.02, momentum=0.8, nesterov=True, weight_decay=0.01), name="nesterov"),
     Case(Adam, lambda: Adam(0.01), bad=[({"bias_correction": "yes"}, "bias_correction")]),
-    Case(Adam, lambda: Adam(0.003, bias_correction=False), name="uncorrected"),
+    Case(Adam, lambda: Adam(0.003, bias_correction=False), modes=COMPILED, name="uncorrected"),
     Case(Adam, lambda: Adam(0.003, bias_correction=False, amsgrad=True), name="uncorrected_amsgrad"),
     Case(
         SOAP,
@@ -40,6 +40,7 @@ CASES = [
     Case(
         SOAP,
         lambda: SOAP(**SOAP_ARGUMENTS, max_precondition_dim=6),
+        modes=("graph", "mixed_float16"),
         name="one_sided",
     ),
     Case(
@@ -59,6 +60,7 @@ CASES = [
     Case(
         LayerwiseLearningRate,
         lambda: LayerwiseLearningRate(SOAP(**SOAP_ARGUMENTS), {"bias": 0}),
+        modes=("graph", "steps_per_execution", "mirrored"),
         name="soap",
     ),
 ]

@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from kregkit.optimizers import SOAP, LayerwiseLearningRate, Momentum
 
+pytestmark = pytest.mark.trains
+
 K = keras.optimizers
 FACTORS = {"a/kernel": 0.25, "a/bias": 3.0, "b/kernel": 1.0, "b/bias": 0.0}
 INNER = {

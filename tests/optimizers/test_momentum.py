@@ -6,6 +6,8 @@ import pytest
 
 from kregkit.optimizers import Momentum
 
+pytestmark = pytest.mark.trains
+
 
 def descend(optimizer, steps=30, rates=None):
     """Returns the path on a small ill-conditioned bowl."""

@@ -7,6 +7,8 @@ import pytest
 from kregkit.optimizers import SOAP
 from kregkit.optimizers.soap import _matrix_shape
 
+pytestmark = pytest.mark.trains
+
 
 def slots_of(shape, **kwargs):
     optimizer = SOAP(**kwargs)

@@ -6,6 +6,8 @@ import pytest
 
 from kregkit.schedules import StepDecay, Warmup
 
+pytestmark = pytest.mark.trains
+
 
 @pytest.mark.parametrize(("steps", "start"), [(5, 0.0), (4, 0.2), (2.5, 0.0), (1, 0.0), (0.5, 0.3), (7, 1.0)])
 def test_line_reaches_one_at_the_last_warm_up_step(steps, start):

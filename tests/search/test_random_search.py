@@ -9,6 +9,8 @@ import pytest
 from kregkit import search
 from kregkit.search import Space, choice, integer, log_uniform, uniform
 
+pytestmark = pytest.mark.trains
+
 
 def valley(parameters, epochs, callbacks):
     """A made-up training: best at a rate of 0.01, and better with more epochs."""

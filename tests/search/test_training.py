@@ -1,6 +1,7 @@
 import pathlib
 import pickle
 import sys
+import warnings
 
 import keras
 import pytest
@@ -10,6 +11,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import _trains
 
 from kregkit.search import build_and_fit
+
+pytestmark = pytest.mark.trains
 
 
 def build_with_arguments(parameters):
@@ -45,7 +48,9 @@ def test_fits_what_build_returns():
 
 def test_takes_datasets_and_pickles():
     dataset = tf.data.Dataset.from_tensor_slices(_trains.data()).batch(16)
-    assert "val_loss" in build_and_fit(_trains.build, dataset, dataset)({"rate": 0.01}, 1).history
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="`shuffle=True` was passed")
+        assert "val_loss" in build_and_fit(_trains.build, dataset, dataset)({"rate": 0.01}, 1).history
     assert pickle.loads(pickle.dumps(build_and_fit(_trains.build, _trains.data()))).validation_data is None
 
 

@@ -6,6 +6,8 @@ import pytest
 
 from kregkit.transfer import backbone, digits_backbone, features
 
+pytestmark = pytest.mark.trains
+
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):

@@ -5,6 +5,8 @@ from transfer.models import convolutional, dense, randomised, values, vectors
 
 from kregkit.transfer import GradualUnfreeze, freeze, unfreeze
 
+pytestmark = pytest.mark.trains
+
 
 def trainable(model):
     return [layer.name for layer in model.layers if layer.weights and layer.trainable]

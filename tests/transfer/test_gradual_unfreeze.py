@@ -12,6 +12,8 @@ from kregkit.callbacks import CosineDecay
 from kregkit.optimizers import LayerwiseLearningRate
 from kregkit.transfer import GradualUnfreeze, freeze, unfreeze
 
+pytestmark = pytest.mark.trains
+
 STAGES = [(0, "head"), (1, "middle"), (2, "low")]
 
 

@@ -5,6 +5,8 @@ from transfer.models import convolutional, dense, images, randomised, values
 
 from kregkit.transfer import replace_head
 
+pytestmark = pytest.mark.trains
+
 L = keras.layers
 
 

@@ -9,6 +9,8 @@ from transfer.models import convolutional, dense, images, randomised, values, ve
 
 from kregkit.transfer import linear_probe
 
+pytestmark = pytest.mark.trains
+
 L = keras.layers
 
 

@@ -4,6 +4,8 @@ from transfer.models import dense, values, vectors
 
 from kregkit.transfer import measure_similarity
 
+pytestmark = pytest.mark.trains
+
 
 def test_order_of_same_related_and_unrelated_data(trained, sets):
     before = values(trained)

@@ -1,0 +1,99 @@
+"""What checkpoints cost: `Resume` beside Keras's `BackupAndRestore` and a plain fit, at one save per 100 steps.
+
+    python benchmarks/resume.py           # about ten minutes on two cores
+    python benchmarks/resume.py --smoke   # few steps of the small model, for seeing that it runs
+
+The three fits take turns, one epoch each, in a new random order each round. `Resume` writes in the background; what is
+still being written at an epoch's end is waited for within the epoch, so that no other row pays for it. No epoch is a
+multiple of 100 steps, so that all checkpoints but the fit's last fall within one. Times are medians over epochs, costs
+medians over rounds of one epoch's time over the plain fit's of the same round. Goal: `Resume` below 2%. Nothing else
+should run on the machine.
+"""
+
+import os
+import statistics
+import sys
+import tempfile
+import threading
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+from _interleave import interleaved_fits, median_ratio, print_table
+
+from kregkit.callbacks import Resume
+from kregkit.data import digits
+
+SMOKE = "--smoke" in sys.argv
+EVERY = 5 if SMOKE else 100
+
+
+class Written(keras.callbacks.Callback):
+    """Waits at an epoch's end until the background has written what it was given."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        for thread in threading.enumerate():
+            if thread.name == "kregkit-resume":
+                thread.join()
+
+
+def digits_model():
+    """The digits CNN; returns the model, its data and its batch size."""
+    x, y = digits("train", as_arrays=True)
+    layers = [keras.Input((8, 8, 1))]
+    for filters in (32, 64):
+        layers += [keras.layers.Conv2D(filters, 3, padding="same"), keras.layers.BatchNormalization()]
+        layers += [keras.layers.ReLU(), keras.layers.MaxPooling2D()]
+    layers += [keras.layers.Flatten(), keras.layers.Dropout(0.3), keras.layers.Dense(10, "softmax")]
+    model = keras.Sequential(layers)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    return model, (np.asarray(x, "float32"), np.asarray(y)), 32
+
+
+def mobilenet():
+    """MobileNetV2 at 64 pixels."""
+    numbers = np.random.default_rng(0)
+    x = numbers.uniform(-1, 1, (64, 64, 64, 3)).astype("float32")
+    model = keras.applications.MobileNetV2((64, 64, 3), weights=None, classes=10)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    return model, (x, numbers.integers(0, 10, 64)), 16
+
+
+def fit_with(make, callbacks, steps):
+    """Returns the fit for `interleaved_fits`: epochs of so many steps, with these callbacks."""
+
+    def fit(turn, epochs):
+        model, (x, y), batch_size = make()
+        rows = np.arange(steps * batch_size) % len(x)
+        model.fit(
+            x[rows], y[rows], batch_size=batch_size, epochs=epochs, verbose=0, callbacks=[*callbacks, Written(), turn]
+        )
+
+    return fit
+
+
+def main():
+    for name, make, steps, rounds in (
+        ("digits CNN", digits_model, 4 * EVERY + EVERY // 3, 2 if SMOKE else 15),
+        ("MobileNetV2, 64 pixels", mobilenet, EVERY + EVERY // 3, 5),
+    )[: 1 if SMOKE else 2]:
+        with tempfile.TemporaryDirectory() as directory:
+            resume = Resume(f"{directory}/resume", save_freq=EVERY)
+            backup = keras.callbacks.BackupAndRestore(f"{directory}/backup", save_freq=EVERY)
+            fits = {
+                "plain fit": fit_with(make, [], steps),
+                "Resume": fit_with(make, [resume], steps),
+                "BackupAndRestore": fit_with(make, [backup], steps),
+            }
+            seconds = interleaved_fits(fits, rounds, warmup=1)
+        print(f"\n{name}: one save per {EVERY} steps\n")
+        rows = []
+        for row, one in seconds.items():
+            cost = "" if row == "plain fit" else f"{100 * (median_ratio(one, seconds['plain fit']) - 1):+.1f}%"
+            rows.append([row, f"{1000 * statistics.median(one) / steps:.2f}", cost])
+        print_table(["", "ms per step", "cost"], rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,269 @@
+"""Killed runs end in the bits of runs that weren't; what can't is refused before anything is changed."""
+
+import errno
+
+import keras
+import pytest
+import tensorflow as tf
+from callbacks import resume_runs
+
+from kregkit._core.directory_lock import DirectoryLock
+from kregkit._core.weights import same_bits
+from kregkit.callbacks import CosineDecay, Resume, SnapshotEnsemble
+from kregkit.resume_check import verify
+
+pytestmark = pytest.mark.trains
+
+
+@pytest.fixture(scope="module")
+def server():
+    server = resume_runs.Server()
+    yield server
+    server.close()
+
+
+# One of each way in which data are put in order again, with kills by SIGKILL from outside.
+@pytest.mark.parametrize("name", ["cycles", "augmented"])
+def test_killed_runs_end_in_the_same_bits(server, name):
+    found = verify(name, kills=4, seed=3, start=server.starter(name))
+    assert found.identical, str(found)
+    assert found.kills >= 1
+
+
+@pytest.mark.slow
+def test_a_hundred_kills_in_seven_configurations(server):
+    kills, seed = dict.fromkeys(resume_runs.RUNS, 0), 0
+    while min(kills.values()) < 15:
+        seed += 1
+        for name in resume_runs.RUNS:
+            if kills[name] < 15:
+                found = verify(name, kills=15 - kills[name], seed=seed, start=server.starter(name))
+                assert found.identical, f"{name}, seed {seed}: {found}"
+                kills[name] += found.kills
+    assert sum(kills.values()) >= 100
+
+
+class Die(keras.callbacks.Callback):
+    """Ends the fit after so many batches."""
+
+    def __init__(self, after=None):
+        super().__init__()
+        self.after, self.count = after, 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.count += 1
+        if self.count == self.after:
+            raise KeyboardInterrupt
+
+
+def small_model(units=2, optimizer="adam"):
+    layers = [keras.Input((6,)), keras.layers.Dense(units), keras.layers.Dropout(0.3), keras.layers.Dense(1)]
+    model = keras.Sequential(layers)
+    model.compile(optimizer, "mse", metrics=["mae"])
+    return model
+
+
+def run(directory, die=None, epochs=3, model=None, data=None, callbacks=(), **settings):
+    """Fits with `Resume`, at most until a batch after which it dies; returns the model and the history."""
+    x, y = resume_runs.arrays(24)
+    model = small_model() if model is None else model
+    fit = {"x": x, "y": y, "batch_size": 6} if data is None else {"x": data}
+    try:
+        with_resume = [*callbacks, Resume(directory, **settings), Die(die)]
+        return model, model.fit(**fit, epochs=epochs, verbose=0, callbacks=with_resume).history
+    except KeyboardInterrupt:
+        return model, None
+
+
+def dataset(change=lambda data: data):
+    return change(tf.data.Dataset.from_tensor_slices(resume_runs.arrays(24))).batch(6)
+
+
+def of_unknown_length():
+    return dataset(lambda data: data.filter(lambda x, y: True))
+
+
+@pytest.mark.parametrize("make", [of_unknown_length, lambda: dataset().repeat()], ids=["unknown length", "endless"])
+def test_data_sets_whose_length_nobody_tells(tmp_path, make):
+    settings = {"save_freq": 2}
+    if int(make().cardinality()) == tf.data.INFINITE_CARDINALITY:
+        # Passes and epochs don't begin together.
+        def fit(directory, die):
+            keras.utils.set_random_seed(1)
+            model = small_model()
+            try:
+                callbacks = [Resume(directory, **settings), Die(die)]
+                return model, model.fit(make(), steps_per_epoch=3, epochs=3, verbose=0, callbacks=callbacks).history
+            except KeyboardInterrupt:
+                return model, None
+    else:
+
+        def fit(directory, die):
+            keras.utils.set_random_seed(1)
+            return run(directory, die, data=make(), **settings)
+
+    whole, history = fit(tmp_path / "whole", None)
+    # The last batch of an epoch, of which nobody knew that it was the last.
+    fit(tmp_path / "killed", 5)
+    again, resumed = fit(tmp_path / "killed", None)
+    assert resumed == history and same_bits(again.get_weights(), whole.get_weights())
+
+
+def test_a_finished_run_is_not_trained_again_and_a_longer_one_goes_on(tmp_path):
+    first, history = run(tmp_path, epochs=2)
+    second, again = run(tmp_path, epochs=2)
+    assert again == history and same_bits(second.get_weights(), first.get_weights())
+    assert int(second.optimizer.iterations) == 8
+    third, longer = run(tmp_path, epochs=3)
+    assert longer["loss"][:2] == history["loss"] and int(third.optimizer.iterations) == 12
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [path.name for path in newest(tmp_path)]
+    assert len(newest(tmp_path)) == 2
+
+
+def newest(directory):
+    return sorted(directory.glob("checkpoint-*.state"))[-2:]
+
+
+def test_a_damaged_checkpoint_is_named_and_the_older_one_used(tmp_path):
+    keras.utils.set_random_seed(1)
+    whole, history = run(tmp_path / "whole")
+    keras.utils.set_random_seed(1)
+    run(tmp_path / "killed", die=10)
+    path = newest(tmp_path / "killed")[-1]
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.warns(RuntimeWarning, match=rf"{path.name} is truncated or corrupt.*Received: directory="):
+        again, resumed = run(tmp_path / "killed")
+    assert resumed == history and same_bits(again.get_weights(), whole.get_weights())
+
+
+def test_a_full_disk_is_told_and_leaves_the_last_good_one(tmp_path, monkeypatch):
+    run(tmp_path, epochs=1)
+    good = newest(tmp_path)
+
+    def full(path, state):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("kregkit.callbacks._checkpoints.write_state", full)
+    with pytest.warns(RuntimeWarning, match=r"could not be written.*No space left"):
+        _, history = run(tmp_path, epochs=2)
+    assert len(history["loss"]) == 2 and newest(tmp_path) == good
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": lambda: small_model(units=3)}, r"layers\[\d\]\[1\]\[0\]\[1\]: 2, now 3"),
+        ({"model": lambda: small_model(optimizer=keras.optimizers.Adam(0.5))}, r"optimizer\[0\]\.learning_rate"),
+        ({"model": lambda: small_model(optimizer="sgd")}, r'optimizer\[0\]\.class: "Adam", now "SGD"'),
+        ({"data": dataset}, r'data\.kind: "arrays", now "dataset"'),
+        ({"callbacks": lambda: [CosineDecay()]}, r'callbacks: \["Resume", "Die"\], now \["CosineDecay'),
+    ],
+    ids=["model", "rate", "optimizer", "data", "callbacks"],
+)
+def test_other_runs_are_refused_with_what_differs_and_nothing_is_changed(tmp_path, change, message):
+    run(tmp_path / "run", epochs=1)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    made = {name: make() for name, make in change.items()}
+    made.setdefault("model", small_model())
+    weights = made["model"].get_weights()
+    (tmp_path / "log.csv").write_text("kept")
+    logger = keras.callbacks.CSVLogger(tmp_path / "log.csv")
+    callbacks = [logger, *made.pop("callbacks", [])]
+    with pytest.raises(ValueError, match=rf"different run.*{'CSVLogger' if 'callbacks' in change else message}"):
+        run(tmp_path / "run", callbacks=callbacks, **made)
+    assert (tmp_path / "log.csv").read_text() == "kept"
+    assert same_bits(made["model"].get_weights(), weights)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_a_directory_in_use_is_refused(tmp_path):
+    for callback in (Resume(tmp_path), SnapshotEnsemble(tmp_path, 1)):
+        lock = DirectoryLock(tmp_path, "Other")
+        lock.acquire()
+        with pytest.raises(ValueError, match=rf"{type(callback).__name__}'s directory is in use by"):
+            small_model().fit(*resume_runs.arrays(24), verbose=0, callbacks=[callback])
+        lock.release()
+        small_model().fit(*resume_runs.arrays(24), verbose=0, callbacks=[callback])
+        assert not (tmp_path / "lock").exists()
+        for path in tmp_path.iterdir():
+            path.unlink()
+
+
+def noisy(x, y):
+    return x + tf.random.normal(tf.shape(x)), y
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: dataset(lambda data: data.shuffle(24)), "shuffled without a seed"),
+        (lambda: dataset(lambda data: data.map(noisy)), "random numbers without a seed"),
+        (
+            lambda: dataset(
+                lambda data: data.map(
+                    lambda x, y: (tf.numpy_function(lambda a: a, [x], tf.float32) + tf.zeros((6,)), y)
+                )
+            ),
+            "Python code",
+        ),
+        (lambda: (resume_runs.arrays(6) for _ in range(40)), "generator"),
+    ],
+    ids=["shuffle", "noise", "python", "generator"],
+)
+def test_data_that_can_t_be_repeated_are_refused_or_begun_anew(tmp_path, make, reason):
+    # Without a global seed, as in a program that sets none.
+    tf.random.set_seed(None)
+    with pytest.raises(ValueError, match=rf"`x` .*{reason}.*data='restart'"):
+        run(tmp_path, data=make())
+
+
+def test_restart_takes_them_with_a_warning(tmp_path):
+    tf.random.set_seed(None)
+    data = dataset(lambda data: data.shuffle(24))
+    settings = {"save_freq": 1}
+
+    def fit(die):
+        model = small_model()
+        try:
+            callbacks = [Resume(tmp_path, data="restart", **settings), Die(die)]
+            return model, model.fit(data, epochs=3, verbose=0, callbacks=callbacks).history
+        except KeyboardInterrupt:
+            return model, None
+
+    fit(6)
+    with pytest.warns(UserWarning, match="begin anew"):
+        model, history = fit(None)
+    assert len(history["loss"]) == 3 and int(model.optimizer.iterations) == 12
+
+
+def test_data_sets_with_seeds_are_not_refused(tmp_path):
+    run(tmp_path, data=dataset(lambda data: data.shuffle(24, seed=1)), epochs=1)
+
+
+def test_backup_and_restore_is_refused_beside_it(tmp_path):
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    with pytest.raises(ValueError, match="BackupAndRestore and Resume both"):
+        run(tmp_path, callbacks=[backup])
+
+
+def test_the_check_finds_a_run_that_goes_on_otherwise(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, sys, time, json\n"
+        "events = os.environ['KREGKIT_RESUME_RECORD']\n"
+        "def write(**event): open(events, 'a').write(json.dumps(event) + chr(10))\n"
+        "write(event='begin', directory=os.path.abspath('run'))\n"
+        "open('starts', 'a').write('x')\n"
+        "time.sleep(0.2)\n"
+        "write(event='end', directory=os.path.abspath('run'), variables=[['w', 'a']], history={}, epochs=[])\n"
+    )
+    found = verify(script, kills=1, seed=1)
+    assert found.kills == 1 and found.differences == ["file starts"] and not found.identical
+    script.write_text("import sys; sys.exit(3)")
+    with pytest.raises(RuntimeError, match="exit code 3"):
+        verify(script)
+    script.write_text("pass")
+    with pytest.raises(ValueError, match="no fit with"):
+        verify(script)
+    with pytest.raises(ValueError, match="`script` must be"):
+        verify(tmp_path / "none.py")
