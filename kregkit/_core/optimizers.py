@@ -1,4 +1,4 @@
-"""All optimizers of a model: `model.optimizer`, those inside wrappers, and those in other attributes."""
+"""What hides behind `model.optimizer`, and beside it."""
 
 import keras
 
