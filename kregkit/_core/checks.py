@@ -2,10 +2,31 @@
 
 import math
 import numbers
+import os
+
+import numpy as np
+
+# What TensorFlow's integers hold.
+_LARGEST = 2**63 - 1
+_LONGEST = 300
+
+
+def shown(value):
+    """Returns a value as a message shows it: what Python would write, but no pages of it.
+
+    >>> shown(2.5), len(shown(list(range(1000))))
+    ('2.5', 228)
+    """
+    try:
+        text = repr(value)
+    except Exception:
+        # Python refuses to write integers of thousands of digits.
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}...{text[-_LONGEST // 4 :]}"
 
 
 def _fail(name, expected, value):
-    raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
+    raise ValueError(f"`{name}` must be {expected}. Received: {name}={shown(value)}")
 
 
 def _is_finite(value):
@@ -46,12 +67,16 @@ def check_number(name, value, low=-math.inf, high=math.inf, *, low_open=False, h
 
 
 def check_integer(name, value, low=None, high=None):
-    """Returns `value` as an int if it is an integer in `[low, high]`, or raises `ValueError`."""
+    """Returns `value` as an int if it is an integer in `[low, high]`, or raises `ValueError`.
+
+    Whatever the range, an integer of more than 64 bits is refused: no tensor, seed or loop can hold it.
+    """
     inside = (
         isinstance(value, numbers.Integral)
         and not isinstance(value, bool)
         and (low is None or value >= low)
         and (high is None or value <= high)
+        and -_LARGEST <= value <= _LARGEST
     )
     if not inside:
         expected = "an integer"
@@ -61,8 +86,131 @@ def check_integer(name, value, low=None, high=None):
             expected += f" >= {low}"
         elif high is not None:
             expected += f" <= {high}"
+        if isinstance(value, numbers.Integral) and abs(int(value)) > _LARGEST:
+            expected += " and of 64 bits"
         _fail(name, expected, value)
     return int(value)
+
+
+def check_seed(name, value, none=True):
+    """Returns `value` if it is an integer of at most 64 bits that isn't negative, or `None` where that is allowed."""
+    return None if value is None and none else check_integer(name, value, 0)
+
+
+def check_boolean(name, value):
+    """Returns `value` as a bool if it is one, NumPy's included, or raises `ValueError`: a word isn't a yes."""
+    if not isinstance(value, (bool, np.bool_)):
+        _fail(name, "True or False", value)
+    return bool(value)
+
+
+def check_string(name, value, none=False, empty=False):
+    """Returns `value` if it is a string, or `None` where that is allowed; an empty one only where that is."""
+    if not (value is None and none) and (not isinstance(value, str) or not (value or empty)):
+        _fail(name, "a string" + ("" if empty else " that isn't empty") + (" or None" if none else ""), value)
+    return value
+
+
+def check_path(name, value, none=False):
+    """Returns `value` if it is a string or a path that isn't empty, or `None` where that is allowed."""
+    good = isinstance(value, (str, os.PathLike)) and str(value) and "\0" not in str(value)
+    if not good and not (value is None and none):
+        _fail(name, "a path" + (" or None" if none else ""), value)
+    return value
+
+
+def check_instance(name, value, kinds, expected, none=False):
+    """Returns `value` if it is an instance of `kinds`, or `None` where that is allowed.
+
+    Args:
+        name: String, the argument's name, for the message.
+        value: The value to check.
+        kinds: Class or tuple of classes.
+        expected: String, what it should be, for the message, such as `"a Keras model"`.
+        none: Boolean, whether `None` is allowed.
+    """
+    if not isinstance(value, kinds) and not (value is None and none):
+        _fail(name, expected + (" or None" if none else ""), value)
+    return value
+
+
+def check_callable(name, value, none=False):
+    """Returns `value` if it can be called, or `None` where that is allowed."""
+    if not callable(value) and not (value is None and none):
+        _fail(name, "callable" + (" or None" if none else ""), value)
+    return value
+
+
+def check_list(name, value, check=None, none=False, empty=False):
+    """Returns `value` as a list if it is a list, a tuple or an array whose entries pass `check(name, entry)`.
+
+    Args:
+        name: String, the argument's name, for the message.
+        value: The value to check.
+        check: Callable `(name, entry)` that raises for what no entry may be, or `None`.
+        none, empty: Booleans, whether `None`, and an empty list, are allowed.
+    """
+    if value is None and none:
+        return None
+    if not (isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim)):
+        _fail(name, "a list" + (" or None" if none else ""), value)
+    if not len(value) and not empty:
+        _fail(name, "a list that isn't empty", value)
+    return [entry if check is None else check(name, entry) for entry in value]
+
+
+def check_array(name, value, ndim=None, none=False, finite=True):
+    """Returns `value` as an array of numbers that aren't all missing, or raises `ValueError`.
+
+    Args:
+        name: String, the argument's name, for the message.
+        value: Nested lists, an array or a tensor.
+        ndim: Integer, how many axes it must have, or `None` for any.
+        none: Boolean, whether `None` is allowed.
+        finite: Boolean, whether NaN and infinities are refused.
+    """
+    if value is None and none:
+        return None
+    expected = "an array of " + ("finite " if finite else "") + "numbers"
+    expected += "" if ndim is None else f" with {ndim} ax{'i' if ndim == 1 else 'e'}s"
+    if isinstance(value, (str, bytes, bool, dict)) or (isinstance(value, int) and not -_LARGEST <= value <= _LARGEST):
+        _fail(name, expected, value)
+    try:
+        array = np.asarray(value)
+    except Exception:
+        _fail(name, expected, value)
+    good = array.dtype.kind in "biuf" or array.dtype.name == "bfloat16"
+    good = good and (ndim is None or array.ndim == ndim) and array.size
+    if not good or (finite and not np.isfinite(array.astype("float64")).all()):
+        _fail(name, expected, value)
+    return array
+
+
+def check_data(name, value, none=False):
+    """Returns `value` if it can be what `fit` takes: arrays, or something that gives batches; no number, no word."""
+    if value is None and none:
+        return None
+    batches = hasattr(value, "__getitem__") or hasattr(value, "__iter__") or hasattr(value, "__next__")
+    nothing = isinstance(value, (list, tuple, dict)) and not value
+    if not batches or nothing or isinstance(value, (str, bytes)) or _is_flat(value):
+        _fail(name, "arrays, a data set, or a generator of batches", value)
+    return value
+
+
+def _is_flat(value):
+    """Returns whether this is a list of plain numbers, or a dictionary of these: no examples."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    plain = (numbers.Number, str, bytes, type(None))
+    return isinstance(value, (list, tuple)) and all(isinstance(one, plain) for one in value)
+
+
+def check_axes(name, value, kind="Axes", none=True):
+    """Returns `value` if it can be drawn on: Matplotlib Axes, or a Figure, which have other methods."""
+    method = {"Axes": "plot", "Figure": "add_subplot"}[kind]
+    if not (value is None and none) and not callable(getattr(value, method, None)):
+        _fail(name, f"Matplotlib {kind}" + (" or None" if none else ""), value)
+    return value
 
 
 def check_choice(name, value, choices):

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
+import stat
 import tempfile
 
 
@@ -47,6 +48,38 @@ def write_json(path, value):
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path, largest=2**26):
+    """Returns what a JSON file of at most `largest` bytes holds.
+
+    Raises:
+        ValueError: It is no such file: larger, not text, not JSON, nested deeper than Python can follow, with NaN or
+            with one key twice.
+    """
+    state = os.stat(path)
+    if not stat.S_ISREG(state.st_mode):
+        raise ValueError(f"{path} is no ordinary file")
+    if state.st_size > largest:
+        raise ValueError(f"{path} is too large to be read: at most {largest} bytes. Received: bytes={state.st_size}")
+    try:
+        return json.loads(
+            pathlib.Path(path).read_text(encoding="utf-8"), parse_constant=_no_constant, object_pairs_hook=_distinct
+        )
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply to be read") from None
+
+
+def _no_constant(name):
+    raise ValueError(f"JSON has no {name}")
+
+
+def _distinct(pairs):
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"a key stands twice in one object. Received: keys={keys}")
+    return value
 
 
 def file_digest(path):

@@ -6,7 +6,7 @@ import re
 import keras
 
 from kregkit._core import keras_internals
-from kregkit._core.checks import check_choice
+from kregkit._core.checks import check_choice, shown
 
 # Keras's metrics by the names of their classes. `Mean` and `Sum` are of whatever they are given: not among them.
 _LARGER = (
@@ -81,7 +81,7 @@ def direction(monitor, mode="auto", model=None, argument="mode"):
     """
     check_choice(argument, mode, ("auto", "min", "max"))
     if not isinstance(monitor, str) or not monitor:
-        raise ValueError(f"The monitored quantity must be named by a string. Received: {monitor!r}")
+        raise ValueError(f"`monitor` must be the name of a logged quantity. Received: monitor={shown(monitor)}")
     if mode != "auto":
         return mode
     name = monitor.removeprefix("val_")

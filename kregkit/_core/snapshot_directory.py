@@ -5,10 +5,10 @@ architecture.json    the model as `keras.saving.serialize_keras_object` gives it
 cycle-01.weights.h5  one file per member, as `model.save_weights` writes it
 cycle-01.state.npz   what training goes on from after the newest cycle: weights, slots and seeds, as they are
 
-Nothing in a manifest is trusted: a name that leads out of the directory is an error before any file is touched.
+Nothing in a manifest is trusted: names, types, sizes and order are checked before any file is touched, and links are
+refused, so that no manifest can have another file read or removed.
 """
 
-import json
 import os
 import pathlib
 import re
@@ -16,11 +16,18 @@ import re
 import keras
 import numpy as np
 
-from kregkit._core.files import file_digest, replacing, write_json
+from kregkit._core.checks import check_integer, check_number, shown
+from kregkit._core.files import file_digest, read_json, replacing, write_json
 
 FORMAT = 1
 # The only names that a member's files have, so that no manifest can name another file to read or to delete.
-_FILE_NAME = re.compile(r"cycle-\d{2,9}\.(weights\.h5|state\.npz)")
+_FILE_NAMES = {
+    "member": re.compile(r"cycle-[0-9]{2,9}\.weights\.h5"),
+    "state": re.compile(r"cycle-[0-9]{2,9}\.state\.npz"),
+}
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+# What no run reaches, and what still fits into 64 bits.
+_MOST_STEPS = 2**62
 
 
 class SnapshotDirectory:
@@ -36,6 +43,7 @@ class SnapshotDirectory:
         self.path = pathlib.Path(path)
         self.manifest_path = self.path / "manifest.json"
         self.architecture_path = self.path / "architecture.json"
+        self._architecture_digest = None
 
     def exists(self):
         """Returns whether a run has been recorded here."""
@@ -51,44 +59,57 @@ class SnapshotDirectory:
         if not self.exists():
             raise FileNotFoundError(f"No snapshot run in this directory: {self.manifest_path} does not exist")
         try:
-            manifest = json.loads(self.manifest_path.read_text(encoding="utf-8"))
+            manifest = read_json(self.manifest_path)
             known = manifest["format"] == FORMAT and {"settings", "finished", "members"} <= manifest.keys()
-            for member in manifest["members"] if known else ():
-                for entry in (member, member["state"]) if member.get("state") else (member,):
-                    self._check_entry(entry)
+            if known:
+                _check_manifest(manifest)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{self.manifest_path} is not a readable manifest: {error}") from error
+            raise ValueError(
+                f"{self.manifest_path} is not a readable manifest: {error}. Delete the directory to train anew"
+            ) from error
         if not known:
             raise ValueError(f"{self.manifest_path} has another format than this version of kregkit reads ({FORMAT})")
+        self._architecture_digest = manifest.get("architecture")
         return manifest
 
     def write(self, settings, members, finished):
         """Replaces the manifest, whole or not at all."""
-        write_json(
-            self.manifest_path, {"format": FORMAT, "settings": settings, "finished": finished, "members": members}
-        )
+        manifest = {"format": FORMAT, "settings": settings, "finished": finished}
+        write_json(self.manifest_path, {**manifest, "architecture": self._architecture_digest, "members": members})
 
     def save_architecture(self, model):
         """Records how to rebuild `model`; returns False for a model whose config can't be had."""
+        self._architecture_digest = None
         try:
             config = keras.saving.serialize_keras_object(model)
             write_json(self.architecture_path, config)
         except (NotImplementedError, TypeError, ValueError):
+            # What an earlier run in this directory may have left is another model.
+            self.architecture_path.unlink(missing_ok=True)
             return False
+        self._architecture_digest = file_digest(self.architecture_path)
         return True
 
     def load_architecture(self, custom_objects=None):
         """Returns the run's model, rebuilt and compiled as it was, with fresh weights.
 
         Raises:
-            ValueError: The architecture was not recorded, or needs classes that Keras doesn't find; the message says
-                how to pass the model itself.
+            ValueError: The architecture was not recorded, isn't the one that was written, or needs classes that Keras
+                doesn't find; the message says how to pass the model itself.
         """
         remedy = "Pass the architecture as `model=`, or its classes in `custom_objects=`"
         if not self.architecture_path.exists():
             raise ValueError(f"{self.architecture_path} does not exist: the model had no config. {remedy}")
+        _check_no_link(self.architecture_path)
+        # Runs of older versions have no checksum.
+        expected = self.read().get("architecture") if self.exists() else self._architecture_digest
+        if expected is not None and (digest := file_digest(self.architecture_path)) != expected:
+            raise ValueError(
+                f"{self.architecture_path} is corrupt: its checksum is {digest}, not {expected}. "
+                "Pass the architecture as `model=`"
+            )
         try:
-            config = json.loads(self.architecture_path.read_text(encoding="utf-8"))
+            config = read_json(self.architecture_path)
             return keras.saving.deserialize_keras_object(config, custom_objects=custom_objects)
         except Exception as error:
             raise ValueError(f"{self.architecture_path} can't be rebuilt: {error}. {remedy}") from error
@@ -109,12 +130,17 @@ class SnapshotDirectory:
 
     def load_state(self, state):
         """Returns the arrays of a state's entry; those of bfloat16 have no type, which NumPy's files don't know."""
-        with np.load(self.member_path(state)) as arrays:
-            return [arrays[name] for name in arrays.files]
+        path = self.member_path(state, "state")
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return [arrays[name] for name in arrays.files]
+        except Exception as error:
+            # NumPy and zipfile raise many kinds for files that are none of theirs.
+            raise ValueError(f"Snapshot {path} is no state of a run: {error}") from error
 
     def remove_state(self, state):
         """Removes the file of a state that no run needs any more."""
-        self._check_entry(state)
+        _check_file(state, "state")
         (self.path / state["file"]).unlink(missing_ok=True)
 
     def remove_unfinished(self):
@@ -129,16 +155,15 @@ class SnapshotDirectory:
             for path in self.path.glob(pattern):
                 path.unlink()
 
-    def member_path(self, member):
-        """Returns the path of a manifest's member, after comparing the file with its checksum.
+    def member_path(self, member, kind="member"):
+        """Returns the path of a manifest's member, or of its state, after comparing the file with its checksum.
 
         Raises:
             ValueError: The file is missing or is not the one that was written; the message names it.
         """
-        self._check_entry(member)
+        _check_file(member, kind)
         path = self.path / member["file"]
-        if path.is_symlink():
-            raise ValueError(f"Snapshot {path} is a link, and a run's files lie in its directory")
+        _check_no_link(path)
         if not path.is_file():
             raise ValueError(f"Snapshot {path} is missing, although the manifest lists it")
         digest = file_digest(path)
@@ -146,9 +171,44 @@ class SnapshotDirectory:
             raise ValueError(f"Snapshot {path} is corrupt: its checksum is {digest}, not {member['sha256']}")
         return path
 
-    def _check_entry(self, entry):
-        name, digest = entry["file"], entry["sha256"]
-        if not isinstance(name, str) or not _FILE_NAME.fullmatch(name):
-            raise ValueError(f"a member's file is called cycle-01.weights.h5 or alike. Received: file={name!r}")
-        if not isinstance(digest, str):
-            raise ValueError(f"a checksum is a string. Received: sha256={digest!r}")
+
+def _check_no_link(path):
+    if path.is_symlink():
+        raise ValueError(f"{path} is a link, and a run's files lie in its directory")
+
+
+def _check_file(entry, kind):
+    """Raises an error unless an entry has the name and the checksum of a member's file, or of its state's."""
+    if not isinstance(entry, dict):
+        raise ValueError(f"a {kind} must be a dictionary. Received: {kind}={shown(entry)}")
+    name, digest = entry["file"], entry["sha256"]
+    if not isinstance(name, str) or not _FILE_NAMES[kind].fullmatch(name):
+        example = "cycle-01.weights.h5" if kind == "member" else "cycle-01.state.npz"
+        raise ValueError(f"a {kind}'s file is called {example} or alike. Received: file={shown(name)}")
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        raise ValueError(f"a checksum is 64 hexadecimal digits. Received: sha256={shown(digest)}")
+
+
+def _check_manifest(manifest):
+    """Raises an error unless the entries have the types, the sizes and the order that a run gives them."""
+    for name, kind in (("settings", dict), ("finished", bool), ("members", list)):
+        if not isinstance(manifest[name], kind):
+            raise ValueError(f"`{name}` must be a {kind.__name__}. Received: {name}={shown(manifest[name])}")
+    digest = manifest.get("architecture")
+    if digest is not None and not (isinstance(digest, str) and _DIGEST.fullmatch(digest)):
+        raise ValueError(f"a checksum is 64 hexadecimal digits. Received: architecture={shown(digest)}")
+    step = 0
+    for cycle, member in enumerate(manifest["members"], start=1):
+        _check_file(member, "member")
+        if member.get("state") is not None:
+            _check_file(member["state"], "state")
+        check_integer("cycle", member["cycle"], cycle, cycle)
+        check_integer("epoch", member["epoch"], 0, _MOST_STEPS)
+        # An entry that only says where weights lie has neither rate nor step; no run goes on from it.
+        step = check_integer("step", member.get("step", step + 1), step + 1, _MOST_STEPS)
+        check_number("learning_rate", member.get("learning_rate", 0.0))
+        if not isinstance(member.get("logs", {}), dict):
+            raise ValueError(f"`logs` must be a dict. Received: logs={shown(member['logs'])}")
+    files = [member["file"] for member in manifest["members"]]
+    if len(set(files)) != len(files):
+        raise ValueError(f"members must have files of their own. Received: file={shown(files)}")

@@ -8,7 +8,7 @@ import warnings
 import keras
 from keras import ops
 
-from kregkit._core.checks import check_choice, check_integer, check_number
+from kregkit._core.checks import check_boolean, check_choice, check_integer, check_number, check_string
 from kregkit._core.metrics import direction, is_better
 from kregkit._core.optimizers import leaf_optimizers
 from kregkit._core.weights import assign_values, copy_values, swapped
@@ -93,13 +93,14 @@ class PolyakAveraging(TracedCallback):
                         f"`decay` must be a number in [0, 1), 'uniform', or a list. Received: decay={decay!r}"
                     )
                 check_number("decay", one, 0, 1, high_open=True)
+        check_string("monitor", monitor)
         if len(self.decays) > 1 and not str(monitor).startswith("val_"):
             raise ValueError(
                 "The best of several averages is told by validation, so `monitor` must start with 'val_'. "
                 f"Received: monitor={monitor!r}"
             )
         self.start_step = check_integer("start_step", start_step, 0)
-        self.warmup = bool(warmup)
+        self.warmup = check_boolean("warmup", warmup)
         self.monitor = monitor
         self.mode = check_choice("mode", mode, ("auto", "min", "max"))
         direction(monitor, "min")  # the name's own error comes now; "auto" is resolved when there is a model

@@ -14,7 +14,7 @@ from keras import ops
 from kregkit import schedules
 from kregkit._core import keras_internals
 from kregkit._core.architecture import architecture_text
-from kregkit._core.checks import check_integer, check_number
+from kregkit._core.checks import check_boolean, check_integer, check_number, shown
 from kregkit._core.directory_lock import DirectoryLock
 from kregkit._core.optimizers import leaf_optimizers
 from kregkit._core.snapshot_directory import SnapshotDirectory
@@ -89,7 +89,7 @@ class SnapshotEnsemble(RateCallback):
             "min_learning_rate", min_learning_rate, 0, math.inf if max_learning_rate is None else max_learning_rate
         )
         self.restart_multiplier = check_number("restart_multiplier", restart_multiplier, 1)
-        self.overwrite = bool(overwrite)
+        self.overwrite = check_boolean("overwrite", overwrite)
         self._given = None
         self._replaces = False
 
@@ -243,6 +243,7 @@ class SnapshotEnsemble(RateCallback):
         different = _different(old, new)
         if not manifest["finished"] and not different:
             self._members = manifest["members"]
+            self._check_members()
             if is_chief(self.model):
                 self.directory.remove_unfinished()
         elif self._given is not None and not different:
@@ -258,6 +259,21 @@ class SnapshotEnsemble(RateCallback):
             # Not now: another callback may still refuse this fit.
             self._replaces = True
 
+    def _check_members(self):
+        """Raises an error unless the members are those of this run's first cycles, the newest with its state."""
+        steps = [member.get("step") for member in self._members]
+        # A member that was killed while its validation ran has its state; older ones don't need theirs any more.
+        if steps != self.ends[: len(steps)] or any("learning_rate" not in member for member in self._members):
+            expected = f"cycles that end at steps {self.ends}"
+        elif self._members and not self._members[-1].get("state"):
+            expected = "a state of the newest member"
+        else:
+            return
+        raise ValueError(
+            f"The manifest {self.directory.manifest_path} doesn't fit its own settings: it must have {expected}. "
+            f"Delete the directory to train anew. Received: step={shown(steps)}"
+        )
+
     def _replace(self):
         self._replaces = False
         if not is_chief(self.model):
@@ -267,10 +283,16 @@ class SnapshotEnsemble(RateCallback):
 
     def _go_on(self):
         last = self._members[-1]
+        arrays = self.directory.load_state(last["state"])
+        if len(arrays) != len(self._state_variables):
+            raise ValueError(
+                f"The state in {self.directory.path} has {len(arrays)} arrays, expected {len(self._state_variables)}. "
+                f"Delete the directory to train anew. Received: file={last['state']['file']!r}"
+            )
         paths = [self.directory.member_path(member) for member in self._members]
         values = [
             value.view(variable.dtype) if value.dtype.kind == "V" else value
-            for value, variable in zip(self.directory.load_state(last["state"]), copy_values(self._state_variables))
+            for value, variable in zip(arrays, copy_values(self._state_variables))
         ]
         self.model.load_weights(paths[-1])
         assign_values(self._state_variables, values)

@@ -1,19 +1,20 @@
 """Examples kept in memory or on the disk, so that each is read once."""
 
 import hashlib
-import json
+import os
 import pathlib
 
 import tensorflow as tf
 
-from kregkit._core.files import replacing, write_json
+from kregkit._core.checks import check_integer, shown
+from kregkit._core.files import read_json, replacing, write_json
 
 _FORMAT = 2
 
 
 def check_cache(cache):
-    if cache not in (True, False) and not isinstance(cache, (str, pathlib.Path)):
-        raise ValueError(f"`cache` must be True, False or a path. Received: cache={cache!r}")
+    if not isinstance(cache, bool) and not (isinstance(cache, (str, os.PathLike)) and str(cache)):
+        raise ValueError(f"`cache` must be True, False or a path. Received: cache={shown(cache)}")
 
 
 def open_cache(where, source):
@@ -67,7 +68,7 @@ class _Directory:
         identity = {"format": _FORMAT, "source": source}
         file = self.path / "source.json"
         try:
-            written = json.loads(file.read_text(encoding="utf-8"))
+            written = read_json(file)
         except FileNotFoundError:
             written = identity if not any(self.path.glob("*.tensors")) else "examples without source.json"
             if written == identity:
@@ -75,7 +76,7 @@ class _Directory:
         except ValueError:
             written = "a source.json that can't be read"
         if written != identity:
-            self._refuse(f"{written}, expected {identity}")
+            self._refuse(f"{shown(written)}, expected {shown(identity)}")
 
     def _refuse(self, received):
         raise ValueError(
@@ -94,6 +95,8 @@ class _Directory:
     def get(self, name, types, missing_is_damage=False):
         file = self.path / f"{name}.tensors"
         try:
+            if file.exists() and not file.is_file():
+                raise ValueError(f"The cached file {file} is no ordinary file: delete the directory {self.path}")
             content = file.read_bytes()
         except FileNotFoundError:
             if missing_is_damage:
@@ -105,8 +108,15 @@ class _Directory:
                 f"The cached file {file} is damaged, its checksum is wrong: delete it, or the directory {self.path}, "
                 "and the source is read again"
             )
-        parts = tf.io.parse_tensor(payload, tf.string).numpy()
-        return [tf.io.parse_tensor(part, kind).numpy() for part, kind in zip(parts, types, strict=True)]
+        try:
+            parts = tf.io.parse_tensor(payload, tf.string).numpy()
+            return [tf.io.parse_tensor(part, kind).numpy() for part, kind in zip(parts, types, strict=True)]
+        except (tf.errors.OpError, ValueError, TypeError) as error:
+            reason = str(getattr(error, "message", error)).splitlines()[0][:200]
+            raise ValueError(
+                f"The cached file {file} holds another example than is wanted: delete the directory {self.path}, and "
+                f"the source is read again. {reason}"
+            ) from None
 
     def put(self, name, values):
         payload = _payload(values)
@@ -116,7 +126,8 @@ class _Directory:
     def num_complete(self):
         """Returns the number of examples of a stream that is here whole, -1 where it isn't: int64 for TensorFlow."""
         try:
-            return tf.constant(json.loads((self.path / "complete.json").read_text())["num"], tf.int64).numpy()
+            num = check_integer("num", read_json(self.path / "complete.json")["num"], 0, 2**62)
+            return tf.constant(num, tf.int64).numpy()
         except FileNotFoundError:
             return tf.constant(-1, tf.int64).numpy()
         except (ValueError, KeyError, TypeError):

@@ -3,16 +3,20 @@
 import hashlib
 import logging
 import os
+import stat
+import struct
 
 import numpy as np
 import tensorflow as tf
 
-from kregkit._core.checks import check_choice
+from kregkit._core.checks import check_choice, check_integer
 from kregkit.data._cache import open_cache
 from kregkit.data._exif import exif_orientation, upright
 from kregkit.data._graph_checks import text
 
 _LOG = logging.getLogger("kregkit.data")
+# Twice as many as those above which PIL warns: from there on, PIL refuses an image as a decompression bomb.
+MOST_PIXELS = 2 * 89_478_485
 
 
 class UnreadableImage(ValueError):
@@ -30,11 +34,22 @@ class FileSource:
         on_error: `"raise"` or `"skip"`. What was skipped is logged once per file and kept in `skipped`.
         cache: `True` keeps decoded images in memory, a path in a directory.
         orientation: Boolean, whether to turn images as their EXIF header says.
+        max_pixels: Integer, the most pixels that an image may have; it is refused before it is decoded. `None` for any.
     """
 
     batched = False
 
-    def __init__(self, paths, labels, class_names, channels=3, on_error="raise", cache=False, orientation=True):
+    def __init__(
+        self,
+        paths,
+        labels,
+        class_names,
+        channels=3,
+        on_error="raise",
+        cache=False,
+        orientation=True,
+        max_pixels=MOST_PIXELS,
+    ):
         self.paths, self.class_names, self.channels = [str(path) for path in paths], class_names, channels
         self.on_error = check_choice("on_error", on_error, ("raise", "skip"))
         self.skip = on_error == "skip"
@@ -43,6 +58,7 @@ class FileSource:
         self.labels = tf.constant(labels, tf.int64)
         self._path_tensor = tf.constant(self.paths)
         self.orientation = check_choice("orientation", orientation, (True, False))
+        self.max_pixels = None if max_pixels is None else check_integer("max_pixels", max_pixels, 1)
         # The name under which the cache keeps an image depends on the file's path, time and size.
         self._cache = open_cache(cache, {"kind": "image files"})
         self.spec = (tf.TensorSpec((None, None, channels or None), tf.uint8), tf.TensorSpec((), tf.int64))
@@ -69,6 +85,8 @@ class FileSource:
         try:
             # Another file under the same name is another image.
             state = os.stat(path)
+            if not stat.S_ISREG(state.st_mode):
+                raise OSError("it is no ordinary file")
             key = f"{path}|{state.st_mtime_ns}|{state.st_size}|{self.channels}|{self.orientation}"
             name = hashlib.sha256(key.encode()).hexdigest()
         except OSError as error:
@@ -78,8 +96,8 @@ class FileSource:
         if cached is not None:
             return cached[0]
         try:
-            with open(path, "rb") as file:
-                content = file.read()
+            content = _content(path)
+            self._check_size(content)
             image = _decoded(content, self.channels)
             if self.orientation:
                 image = upright(image, exif_orientation(content))
@@ -91,6 +109,15 @@ class FileSource:
             raise UnreadableImage(f"The image file {path} can't be read: {reason}") from None
         self._cache.put(name, [image])
         return image
+
+    def _check_size(self, content):
+        """Raises an error if the file's header says that the image, with all its frames, has too many pixels."""
+        num = num_pixels(content)
+        if self.max_pixels is not None and num is not None and num > self.max_pixels:
+            raise ValueError(
+                f"it would have {num} pixels, more than `max_pixels={self.max_pixels}`, which may be a bomb that fills "
+                "the memory; raise `max_pixels` if it is none"
+            )
 
     def _decode_or_skip(self, index):
         path = self.paths[index]
@@ -111,6 +138,80 @@ class FileSource:
         good.set_shape(())
         example = (image, tf.gather(self.labels, index))
         return (example, good) if self.skip else example
+
+
+def _content(path):
+    """Returns the bytes of an ordinary file; a pipe or a device, whose reading may never end, isn't opened for long."""
+    # Opening a pipe waits for someone who writes, unless one asks not to wait.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise ValueError("it is no ordinary file")
+        return file.read()
+
+
+def num_pixels(content):
+    """Returns the number of pixels that the header of an image file tells of, `None` where it tells of none.
+
+    >>> num_pixels(b"\x89PNG\r\n\x1a\n" + bytes(8) + (640).to_bytes(4) + (480).to_bytes(4)) == 640 * 480
+    True
+    """
+    try:
+        if content[:8] == b"\x89PNG\r\n\x1a\n":
+            width, height = struct.unpack(">II", content[16:24])
+            return width * height
+        if content[:3] == b"GIF":
+            return _num_pixels_of_gif(content)
+        if content[:2] == b"BM":
+            width, height = struct.unpack("<ii", content[18:26])
+            return abs(width * height)
+        if content[:2] == b"\xff\xd8":
+            return _num_pixels_of_jpeg(content)
+    except struct.error:
+        pass
+    return None
+
+
+def _num_pixels_of_gif(content):
+    """Returns the pixels of all frames, since TensorFlow decodes them all, or those of the screen if they are more."""
+    width, height, flags = struct.unpack("<HHB", content[6:11])
+    position, num = 13 + _length_of_table(flags), 0
+    while content[position : position + 1] in (b"!", b","):
+        if content[position] == ord("!"):
+            position += 2
+        else:
+            *size, flags = struct.unpack("<HHB", content[position + 5 : position + 10])
+            num += size[0] * size[1]
+            position += 11 + _length_of_table(flags)
+        # Blocks of up to 255 bytes, and an empty one at the end.
+        while content[position : position + 1] not in (b"", b"\0"):
+            position += 1 + content[position]
+        position += 1
+    return max(num, width * height)
+
+
+def _length_of_table(flags):
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
+def _num_pixels_of_jpeg(content):
+    position = 2
+    while position + 9 <= len(content):
+        if content[position] != 0xFF:
+            return None
+        marker = content[position + 1]
+        if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD8:
+            # Fill bytes, and markers without a segment.
+            position += 1 if marker == 0xFF else 2
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack(">HH", content[position + 5 : position + 9])
+            return width * height
+        else:
+            length = int.from_bytes(content[position + 2 : position + 4], "big")
+            if length < 2:
+                return None
+            position += 2 + length
+    return None
 
 
 def _decoded(content, channels):

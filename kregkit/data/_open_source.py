@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kregkit._core.checks import check_choice
+from kregkit._core.checks import check_choice, check_path
 from kregkit._core.optional import import_optional
 from kregkit.data import _tfds
 from kregkit.data._cache import check_cache
@@ -48,6 +48,7 @@ def _open(source, split, data_dir, cache, on_error, channels):
     if isinstance(source, keras.utils.PyDataset):
         return _stream(_py_dataset(source), cache)
     if isinstance(source, (str, pathlib.Path)):
+        check_path("source", source)
         path = pathlib.Path(source)
         if path.is_dir():
             subfolder = split if (path / split).is_dir() else None
@@ -60,7 +61,7 @@ def _open(source, split, data_dir, cache, on_error, channels):
         source = prepared_builder(source, data_dir)
     if hasattr(source, "as_dataset") and hasattr(source, "info"):
         return _from_builder(source, split, cache, on_error, channels)
-    if not isinstance(source, (tuple, list, dict, np.ndarray, tf.Tensor)) and _is_sequence(source):
+    if not isinstance(source, (tuple, list, dict, np.ndarray, tf.Tensor, bytes)) and _is_sequence(source):
         return SequenceSource(source, cache)
     if isinstance(source, (tuple, list, dict, np.ndarray, tf.Tensor)) or hasattr(source, "__array__"):
         return ArraySource(source)

@@ -5,6 +5,8 @@ import zlib
 import numpy as np
 import tensorflow as tf
 
+from kregkit._core.checks import check_array, shown
+
 _GOLDEN = 0x9E3779B97F4A7C15
 
 
@@ -51,8 +53,18 @@ def make_keys(seed, epoch, index):
 
     Reference: [Steele, Lea and Flood, 2014](https://doi.org/10.1145/2660193.2660195)
     """
+    for name, value in (("seed", seed), ("epoch", epoch), ("index", index)):
+        _check_whole(name, value)
     key = fold(fold(_constant(0), seed), epoch)
     return tf.bitcast(fold(key, index), tf.int64)
+
+
+def _check_whole(name, value):
+    """Raises an error for what holds no whole numbers; what a tensor or a variable holds isn't looked at."""
+    if not hasattr(value, "dtype"):
+        value = check_array(name, value)
+    if not tf.as_dtype(value.dtype).is_integer:
+        raise ValueError(f"`{name}` must be of whole numbers. Received: {name}={shown(value)}")
 
 
 def uniform(keys, name, num):

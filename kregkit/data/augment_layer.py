@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from kregkit._core.backends import require_tensorflow
+from kregkit._core.checks import check_seed
 from kregkit.data._random import keys_from_pair
 from kregkit.data.augment import Augment
 
@@ -49,7 +50,7 @@ class AugmentLayer(keras.layers.Layer):
         self.operations = self._augment.operations
         self.value_range = self._augment.value_range
         self.fuse = fuse
-        self.seed = seed
+        self.seed = check_seed("seed", seed)
         self.generator = keras.random.SeedGenerator(seed)
         self.supports_masking = False
 

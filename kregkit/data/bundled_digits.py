@@ -6,12 +6,15 @@ import shutil
 import tempfile
 import time
 
-from kregkit._core.checks import check_choice
+from kregkit._core.checks import check_boolean, check_path
+from kregkit._core.files import file_digest, read_json, write_json
 from kregkit._core.optional import import_optional
 from kregkit.data import _tfds
 
 # A temporary directory older than this was left by a killed preparation, which takes seconds.
 _STALE_SECONDS = 3600
+# The SHA-256 of each of the set's files.
+_CHECKSUMS = "kregkit_checksums.json"
 
 
 def digits(split="train", data_dir=None, *, as_supervised=True, as_arrays=False):
@@ -40,7 +43,7 @@ def digits(split="train", data_dir=None, *, as_supervised=True, as_arrays=False)
         dictionary) of arrays: images `(num, 8, 8, 1)` and labels `(num,)`.
 
     Raises:
-        ValueError: if the split doesn't exist.
+        ValueError: if the split doesn't exist, or the files are damaged; the message says which folder to delete.
         ImportError: if scikit-learn is missing when the set is first prepared.
 
     Example:
@@ -55,8 +58,9 @@ def digits(split="train", data_dir=None, *, as_supervised=True, as_arrays=False)
 
     Reference: [Alpaydin and Kaynak, 1998](https://archive.ics.uci.edu/dataset/80)
     """
-    check_choice("as_supervised", as_supervised, (True, False))
-    check_choice("as_arrays", as_arrays, (True, False))
+    check_boolean("as_supervised", as_supervised)
+    check_boolean("as_arrays", as_arrays)
+    check_path("data_dir", data_dir, none=True)
     return _tfds.read(prepared_digits(data_dir), split, as_supervised, as_arrays)
 
 
@@ -65,7 +69,15 @@ def prepared_digits(data_dir=None):
     tfds = import_optional("tensorflow_datasets", "kregkit.data")
     from kregkit.data._digits_builder import Digits
 
-    builder = Digits(data_dir=data_dir)
+    try:
+        builder = Digits(data_dir=data_dir)
+    except Exception as error:
+        # TFDS reads what lies there, with as many kinds of errors as there are kinds of damage.
+        folder = "TFDS's own directory (TFDS_DATA_DIR)" if data_dir is None else data_dir
+        raise ValueError(
+            f"The digits can't be read: {error}. Delete digits/1.0.0 in {folder}, and they are written again. "
+            f"Received: data_dir={data_dir!r}"
+        ) from error
     if not _tfds.is_prepared(builder):
         final = pathlib.Path(builder.data_path)
         root = pathlib.Path(builder.data_dir_root)
@@ -77,7 +89,10 @@ def prepared_digits(data_dir=None):
         try:
             config = tfds.download.DownloadConfig(try_download_gcs=False)
             with _tfds.quietly():
-                Digits(data_dir=temporary).download_and_prepare(download_config=config)
+                prepared = Digits(data_dir=temporary)
+                prepared.download_and_prepare(download_config=config)
+            folder = pathlib.Path(prepared.data_path)
+            write_json(folder / _CHECKSUMS, {path.name: file_digest(path) for path in sorted(folder.iterdir())})
             final.parent.mkdir(exist_ok=True)
             if final.exists() and not _tfds.is_prepared(Digits(data_dir=data_dir)):
                 # What lies there has no dataset_info.json: the remains of someone's interrupted copy.
@@ -91,7 +106,25 @@ def prepared_digits(data_dir=None):
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         builder = Digits(data_dir=data_dir)
+    _check_files(pathlib.Path(builder.data_path))
     return builder
+
+
+def _check_files(folder):
+    """Raises an error that says what to delete if a file isn't the one that was written."""
+    if not (folder / _CHECKSUMS).exists():
+        # Written by an older version.
+        return
+    try:
+        written = read_json(folder / _CHECKSUMS)
+        damaged = [name for name, digest in written.items() if file_digest(folder / pathlib.Path(name).name) != digest]
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        damaged = [str(error)]
+    if damaged:
+        raise ValueError(
+            f"The digits in {folder} are damaged: delete that folder, and they are written again. "
+            f"Received: files={damaged}"
+        )
 
 
 def _remove_stale(root):

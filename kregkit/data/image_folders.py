@@ -1,14 +1,15 @@
 """Folders of images: finds the files and the class of each."""
 
 import collections
+import contextlib
 import csv
 import logging
 import os
 import pathlib
 
-from kregkit._core.checks import check_choice
+from kregkit._core.checks import check_choice, check_path, check_string
 from kregkit.data._cache import check_cache
-from kregkit.data._image_files import FileSource
+from kregkit.data._image_files import MOST_PIXELS, FileSource
 
 _LOG = logging.getLogger("kregkit.data")
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
@@ -26,6 +27,8 @@ def image_folder(
     *,
     class_names=None,
     orientation=True,
+    max_pixels=MOST_PIXELS,
+    outside=False,
 ):
     """Opens a folder of images as a source for `pipeline`.
 
@@ -50,6 +53,11 @@ def image_folder(
             With two label files, one for training and one for testing, it makes sure that both number alike.
         orientation: Boolean, whether to turn photographs as the EXIF orientation in their JPEG or PNG file says.
             Defaults to `True`, as viewers show them; `tfds.ImageFolder` leaves them as they are stored.
+        max_pixels: Integer, the most pixels that an image may have, the frames of a GIF together. A larger one is an
+            unreadable file, by its header, before it is decoded. Defaults to 178,956,970, where PIL refuses too.
+            `None` for no limit.
+        outside: Boolean, whether the CSV may name files that don't lie below the directory, by absolute paths, `..` or
+            links. Defaults to `False`.
 
     Returns:
         A source of `(image, label)`, with random access, and with `class_names`, `paths` and `skipped`. It is a
@@ -57,7 +65,8 @@ def image_folder(
 
     Raises:
         FileNotFoundError: if the directory, or a file that the CSV names, doesn't exist.
-        ValueError: if there are no images, or the CSV is wrong: the message names the file and the line. Or if an image
+        ValueError: if there are no images, or the CSV is wrong, or names a file outside the directory: the message
+            names the file and the line. Or if an image
             is of a class that isn't among `class_names`.
 
     Example:
@@ -73,14 +82,18 @@ def image_folder(
     >>> source.size, source.class_names
     (2, ['cat', 'dog'])
     """
+    check_path("directory", directory)
+    check_string("split", split, none=True)
+    check_path("labels", labels, none=True)
     root = pathlib.Path(directory) if split is None else pathlib.Path(directory) / split
     if not root.is_dir():
         raise FileNotFoundError(f"There is no folder {root}. Received: directory={str(directory)!r}, split={split!r}")
     check_choice("channels", channels, (0, 1, 3))
+    check_choice("outside", outside, (True, False))
     check_cache(cache)
     _check_class_names(class_names)
     if labels is not None:
-        paths, names = _read_labels(pathlib.Path(labels), root, class_names)
+        paths, names = _read_labels(pathlib.Path(labels), root, class_names, outside)
         all_classes = sorted(set(names), key=int if all(name.isdecimal() for name in names) else None)
     else:
         _check_not_splits(root, directory)
@@ -102,7 +115,8 @@ def image_folder(
     for path, name in zip(paths, names):
         if name not in numbers:
             raise ValueError(f"The class of {path} is not in `class_names`. Received: class_names={class_names}")
-    return FileSource(paths, [numbers[name] for name in names], class_names, channels, on_error, cache, orientation)
+    labels = [numbers[name] for name in names]
+    return FileSource(paths, labels, class_names, channels, on_error, cache, orientation, max_pixels)
 
 
 def _shown(root, pattern):
@@ -134,7 +148,10 @@ def _images(root):
                 path = pathlib.Path(directory, name)
                 if name.startswith("."):
                     continue
-                if path.suffix.lower() in IMAGE_SUFFIXES:
+                if path.suffix.lower() in IMAGE_SUFFIXES and (path.exists() and not path.is_file()):
+                    # Opening a pipe or a device may wait for ever.
+                    left_out["pipe, device or socket"] += 1
+                elif path.suffix.lower() in IMAGE_SUFFIXES:
                     images.append(path)
                 elif path.suffix.lower() in _OTHER_IMAGES:
                     left_out[f"{path.suffix.lower()} file"] += 1
@@ -168,19 +185,37 @@ def _check_class_names(names):
         raise ValueError(f"`class_names` must be a list of different strings. Received: class_names={names!r}")
 
 
-def _read_labels(file, root, class_names):
+def _rows(file):
+    """Yields the rows of a CSV file with their numbers; what can't be read as one is an error that names the file."""
+    number = 0
+    try:
+        with open(file, newline="", encoding="utf-8-sig") as lines:
+            for number, row in enumerate(csv.reader(lines), 1):
+                yield number, row
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{file} is no CSV file in UTF-8 after line {number}: {error}") from None
+
+
+def _read_labels(file, root, class_names, outside):
     if not file.is_file():
         raise FileNotFoundError(f"There is no label file {file}. Received: labels={str(file)!r}")
     paths, names = [], []
     seen = set()
-    with open(file, newline="", encoding="utf-8-sig") as lines:
-        for number, row in enumerate(csv.reader(lines), 1):
+    inside = os.path.join(os.path.realpath(root), "")
+    with contextlib.closing(_rows(file)) as rows:
+        for number, row in rows:
             where = f"{file}, line {number}"
             if not row or (number == 1 and [cell.strip().lower() for cell in row] == ["file", "label"]):
                 continue
             if len(row) != 2 or not row[0].strip() or not row[1].strip():
                 raise ValueError(f"{where}: expected `path,class`. Received: row={row}")
             path = root / row[0].strip()
+            if "\0" in row[0]:
+                raise ValueError(f"{where}: no path has a NUL. Received: row={row}")
+            if not outside and not os.path.realpath(path).startswith(inside):
+                raise ValueError(
+                    f"{where}: {path} lies outside the folder {root}; `outside=True` allows it. Received: row={row}"
+                )
             if not path.is_file():
                 raise FileNotFoundError(f"{where}: there is no file {path}. Received: row={row}")
             if class_names is not None and row[1].strip() not in class_names:

@@ -2,7 +2,7 @@
 
 import difflib
 
-from kregkit._core.checks import check_choice
+from kregkit._core.checks import check_boolean, check_choice, check_path
 from kregkit._core.optional import import_optional
 from kregkit.data import _tfds
 from kregkit.data.bundled_digits import prepared_digits
@@ -42,6 +42,8 @@ def load(name, split, data_dir=None, *, as_supervised=True, shuffle_files=False,
     144
     """
     check_choice("download", download, (None, True, False))
+    check_boolean("as_supervised", as_supervised)
+    check_boolean("shuffle_files", shuffle_files)
     return _tfds.read(builder(name, data_dir, download), split, as_supervised, shuffle_files=shuffle_files)
 
 
@@ -50,6 +52,7 @@ def builder(name, data_dir=None, download=None, file_format=None):
     tfds = import_optional("tensorflow_datasets", "kregkit.data")
     if not isinstance(name, str) or not name:
         raise ValueError(f"`name` must be the name of a TFDS data set, such as 'cifar10'. Received: name={name!r}")
+    check_path("data_dir", data_dir, none=True)
     if name == "digits":
         return prepared_digits(data_dir)
     try:

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kregkit._core.checks import check_choice, check_integer
+from kregkit._core.checks import check_boolean, check_integer, check_list, check_path, check_string
 from kregkit.data._distributed import MIN_STEPS, distributed
 from kregkit.data._epochs import counted, integer_variable, plain, with_epoch
 from kregkit.data._examples import Augmenter, Order
@@ -132,13 +132,17 @@ def pipeline(
         ("drop_remainder", drop_remainder),
         ("with_keys", with_keys),
     ):
-        check_choice(name, value, (True, False))
+        check_boolean(name, value)
+    check_string("split", split)
+    check_path("data_dir", data_dir, none=True)
+    if not isinstance(operations, Augment):
+        operations = check_list("operations", operations, empty=True)
     counter = _check_epoch(epoch)
     given = source if isinstance(source, (str, os.PathLike, tf.data.Dataset)) else type(source).__name__
     source = open_source(source, split, data_dir, cache, on_error, channels)
     if isinstance(shard, tf.distribute.Strategy):
         return _distributed(source, {**arguments, "epoch": counter})
-    augment = operations if isinstance(operations, Augment) else Augment(list(operations), value_range, fuse)
+    augment = operations if isinstance(operations, Augment) else Augment(operations, value_range, fuse)
     place = _check_shard(shard)
     order = Order(seed, source.size, shuffle and training, place.index, place.count)
     if service is not None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kregkit._core.checks import check_choice
+from kregkit._core.checks import check_array, check_choice, shown
 from kregkit.data._arguments import register
 from kregkit.data.augment import Operation
 
@@ -40,7 +40,11 @@ class Standardize(Operation):
     def __init__(self, mean="channel", scale=True, mean_value=None, std_value=None):
         self.mean = check_choice("mean", mean, ("channel", "image"))
         self.scale = check_choice("scale", scale, (True, False))
+        check_array("mean_value", mean_value, none=True)
         self.mean_value = mean_value
+        std = check_array("std_value", std_value, none=True)
+        if std is not None and (std < 0).any():
+            raise ValueError(f"`std_value` must not be negative. Received: std_value={shown(std_value)}")
         self.std_value = std_value
 
     def fit(self, dataset):

@@ -1,13 +1,14 @@
 """Several versions of one input, made for the draws of a pass."""
 
 import dataclasses
+import types
 from collections.abc import Callable
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from kregkit._core.checks import check_choice
+from kregkit._core.checks import check_choice, shown
 from kregkit.data import Augment, RandomViews, Views, make_keys
 from kregkit.inference._layouts import LAYOUTS
 
@@ -115,12 +116,18 @@ class InputViews:
     @classmethod
     def from_config(cls, config):
         views = config["views"]
-        name = views.get("registered_name") if isinstance(views, dict) else None
-        if not isinstance(name, str) or keras.saving.get_registered_object(name) is None:
+        is_object = isinstance(views, dict) and isinstance(views.get("class_name"), str) and "config" in views
+        # Keras looks a function up by its `config`, a class by its `registered_name`, and "__lambda__" by neither.
+        is_function = is_object and views["class_name"] == "function"
+        name = views.get("config" if is_function else "registered_name") if is_object else None
+        if is_object and views["class_name"].startswith("__"):
+            name = None
+        known = keras.saving.get_registered_object(name) if isinstance(name, str) else None
+        if known is None or is_function != isinstance(known, types.FunctionType):
             # A name that isn't registered would be looked up in the module that the file says.
             raise ValueError(
                 "The views of a saved model must be a class or function that is registered with Keras "
-                f"(keras.saving.register_keras_serializable). Received: views={views!r}"
+                f"(keras.saving.register_keras_serializable). Received: views={shown(views)}"
             )
         views = keras.saving.deserialize_keras_object(views)
         return cls(views if config["name"] is None else {config["name"]: views}, config["seed"], config["layout"])

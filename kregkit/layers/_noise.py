@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from kregkit._core.checks import check_integer
+from kregkit._core.checks import check_seed
 from kregkit.layers._backend import on_tensorflow
 from kregkit.layers._hash import mixed_key
 
@@ -39,10 +39,8 @@ class NoisyLayer(keras.layers.Layer):
     rate_attribute = None
 
     def __init__(self, seed=None, **kwargs):
-        if seed is not None:
-            check_integer("seed", seed, low=0)
         super().__init__(**kwargs)
-        self.seed = seed
+        self.seed = check_seed("seed", seed)
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def draw_call(self, *args, **kwargs):

@@ -12,9 +12,12 @@ and they don't notice at once that a process of this machine has ended.
 """
 
 import contextlib
+import json
+import logging
 import os
 import platform
 import random
+import sqlite3
 import threading
 import time
 import uuid
@@ -22,6 +25,7 @@ import uuid
 from kregkit._core import keras_internals
 from kregkit._core.optional import import_optional
 
+_LOG = logging.getLogger("kregkit.search")
 # A slot whose worker died this often is given up for good: its setting may be what kills them.
 MOST_LOSSES = 3
 BEATS_PER_TIMEOUT = 6
@@ -40,17 +44,80 @@ def open_storage(storage):
     if "://" not in str(storage):
         path = os.path.abspath(storage)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        return storages.JournalStorage(journal.JournalFileBackend(path))
+        with naming_damage(path, "delete it, and the search starts anew"):
+            repair_journal(path, journal.JournalFileSymlinkLock(path))
+            return storages.JournalStorage(journal.JournalFileBackend(path))
     # SQLite lets one process write at a time; the others wait. Its tables may be made by two at once: one then fails.
     sqlite = str(storage).startswith("sqlite")
     arguments = {"connect_args": {"timeout": 60}} if sqlite else {}
-    for attempt in range(20):
-        try:
-            return storages.RDBStorage(str(storage), engine_kwargs=arguments)
-        except Exception:
-            if not sqlite or attempt == 19:
-                raise
-            time.sleep(0.1 + 0.2 * random.random())
+    with naming_damage(storage, "delete the database, and the search starts anew"):
+        if sqlite:
+            check_database(str(storage).partition(":///")[2])
+        for attempt in range(20):
+            try:
+                return storages.RDBStorage(str(storage), engine_kwargs=arguments)
+            except Exception:
+                if not sqlite or attempt == 19:
+                    raise
+                time.sleep(0.1 + 0.2 * random.random())
+
+
+@contextlib.contextmanager
+def naming_damage(storage, remedy):
+    """Turns whatever the block raises into a ValueError that names the storage and says what to do."""
+    try:
+        yield
+    except Exception as error:
+        # Of what Optuna and SQLAlchemy raise, the first line says what is wrong; the rest are their own addresses.
+        reason = (str(error).splitlines() or [""])[0]
+        raise ValueError(
+            f"The storage can't be read: {type(error).__name__}: {reason}. If it is damaged, {remedy}. "
+            f"Received: storage={str(storage)!r}"
+        ) from error
+
+
+def repair_journal(path, lock):
+    """Cuts off what a killed worker left of a journal's last line, and raises an error for damage elsewhere.
+
+    Optuna reads up to such a line, but then writes on behind it, which makes one wrong line of two.
+    """
+    if not os.path.exists(path):
+        return
+    if not os.path.isfile(path):
+        raise ValueError("it is no ordinary file")
+    # Another worker may be in the middle of a line.
+    lock.acquire()
+    try:
+        with open(path, "rb+") as file:
+            end = 0
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    known = isinstance(json.loads(line).get("op_code"), int)
+                except (ValueError, AttributeError, RecursionError):
+                    known = False
+                if not known:
+                    raise ValueError(f"line {number} is no entry of a journal; what stands before it can be kept")
+                end += len(line)
+            if end < os.path.getsize(path):
+                _LOG.warning("Cut off the last line of %s, which was written in part", path)
+                file.truncate(end)
+    finally:
+        lock.release()
+
+
+def check_database(path):
+    """Raises an error for an SQLite file that is there and damaged; what isn't there yet is made later."""
+    path = path.partition("?")[0]
+    if not path or path == ":memory:" or not os.path.exists(path):
+        return
+    if not os.path.isfile(path):
+        raise ValueError("it is no ordinary file")
+    with contextlib.closing(sqlite3.connect(path, timeout=60)) as database:
+        ((answer, *_),) = database.execute("PRAGMA quick_check(1)").fetchall()
+        if answer != "ok":
+            raise ValueError(answer)
 
 
 def _process_started(pid):
@@ -125,7 +192,7 @@ class Round:
         holders, losses, last_lost = {}, {}, {}
         for trial in self.study.get_trials(deepcopy=False):
             slot = trial.user_attrs.get("slot")
-            if slot is None or slot >= self.num_slots:
+            if not isinstance(slot, int) or slot >= self.num_slots:
                 continue
             if trial.state != self.states.FAIL or "outcome" in trial.user_attrs:
                 holders.setdefault(slot, trial)

@@ -520,3 +520,32 @@ def test_a_killed_run_that_is_started_again_ends_with_the_same_members(tmp_path)
     np.testing.assert_array_equal(weights["whole"], weights["killed"])
     assert weights["whole"].shape == (4, flat(model).size)
     assert not list((tmp_path / "killed").glob(".*"))
+
+
+@pytest.mark.parametrize("change", ["step", "state", "learning_rate", "array"])
+def test_a_manifest_that_contradicts_its_own_settings_is_refused(change, tmp_path):
+    class Kill(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(probes.small_model(), [SnapshotEnsemble(tmp_path, 3), Kill()])
+    path = tmp_path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    member = manifest["members"][-1]
+    if change == "step":
+        member["step"] += 1
+    elif change == "array":
+        with np.load(tmp_path / member["state"]["file"]) as arrays:
+            np.savez(tmp_path / "cycle-09.state.npz", *[arrays[name] for name in arrays.files[:-1]])
+        member["state"] = {"file": "cycle-09.state.npz", "sha256": file_digest(tmp_path / "cycle-09.state.npz")}
+    else:
+        del member[change]
+    path.write_text(json.dumps(manifest))
+    model = probes.small_model()
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"(?s)Delete the directory to train anew. Received: "):
+        fit(model, [SnapshotEnsemble(tmp_path, 3)])
+    for weight, value in zip(model.get_weights(), before):
+        np.testing.assert_array_equal(weight, value)

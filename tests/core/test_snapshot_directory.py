@@ -1,6 +1,9 @@
 """One snapshot run on disk."""
 
+import hashlib
 import json
+import os
+import pickle
 import re
 
 import keras
@@ -19,7 +22,8 @@ def test_nothing_is_created_before_something_is_written(tmp_path):
     assert not directory.path.exists()
     directory.write({"cycles": 2}, [], finished=False)
     assert directory.exists()
-    assert directory.read() == {"format": 1, "settings": {"cycles": 2}, "finished": False, "members": []}
+    expected = {"format": 1, "settings": {"cycles": 2}, "finished": False, "architecture": None, "members": []}
+    assert directory.read() == expected
 
 
 @pytest.mark.parametrize(
@@ -42,22 +46,131 @@ def test_an_unreadable_manifest_is_named(text, message, tmp_path):
         SnapshotDirectory(tmp_path).read()
 
 
+def entry(cycle=1, **changes):
+    """Returns a member as a run writes it."""
+    digest = "0" * 64
+    state = {"file": f"cycle-{cycle:02d}.state.npz", "sha256": digest}
+    member = {"file": f"cycle-{cycle:02d}.weights.h5", "sha256": digest, "state": state, "cycle": cycle}
+    return {**member, "epoch": cycle, "step": 10 * cycle, "learning_rate": 0.1, "logs": {}, **changes}
+
+
+def written(path, members, **changes):
+    """Writes a manifest as it is, whatever it says."""
+    path.mkdir(exist_ok=True)
+    manifest = {"format": 1, "settings": {}, "finished": False, "members": members, **changes}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    return SnapshotDirectory(path)
+
+
+NAMES = [
+    *("../precious.txt", "{outside}", "cycle-01.weights.h5/../../precious.txt", "cycle-01.weights.h5\0", "", None, 3),
+    *("cycle-01.weights.h5\n", "cycle-\u0661\u0661.weights.h5", "cycle-01.weights.h5/", "manifest.json", ["x"]),
+]
+
+
 @pytest.mark.parametrize("key", ["file", "state"])
-@pytest.mark.parametrize(
-    "name", ["../precious.txt", "{outside}", "cycle-01.weights.h5/../../precious.txt", "", None, 3]
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_manifest_can_t_name_a_file_outside(key, name, tmp_path):
     outside = tmp_path / "precious.txt"
     outside.write_text("keep")
-    directory = SnapshotDirectory(tmp_path / "run")
-    member = {"file": "cycle-01.weights.h5", "sha256": "0", "state": {"file": "cycle-01.state.npz", "sha256": "0"}}
+    member = entry()
     (member if key == "file" else member["state"])["file"] = str(outside) if name == "{outside}" else name
-    directory.write({}, [member], finished=False)
-    with pytest.raises(ValueError, match=r"manifest\.json is not a readable manifest: a member's file is called"):
+    directory = written(tmp_path / "run", [member])
+    with pytest.raises(
+        ValueError, match=r"manifest\.json is not a readable manifest: a (member|state)'s file is called"
+    ):
         directory.read()
-    with pytest.raises(ValueError, match="a member's file is called"):
-        directory.member_path(member if key == "file" else member["state"])
+    with pytest.raises(ValueError, match="file is called"):
+        directory.member_path(member) if key == "file" else directory.remove_state(member["state"])
     assert outside.read_text() == "keep"
+
+
+# Weights in the place of a state, and a state in that of weights, are no names either.
+DAMAGE = {
+    "a state as weights": [entry(file="cycle-01.state.npz")],
+    "weights as a state": [entry(state={"file": "cycle-01.weights.h5", "sha256": "0" * 64})],
+    "a state that is a word": [entry(state="cycle-01.state.npz")],
+    "a short checksum": [entry(sha256="0")],
+    "a step of 10**400": [entry(step=10**400)],
+    "a step before the first": [entry(step=-1)],
+    "a step that is true": [entry(step=True)],
+    "half a step": [entry(step=1.5)],
+    "an epoch that is a word": [entry(epoch="1")],
+    "no epoch": [{key: value for key, value in entry().items() if key != "epoch"}],
+    "a rate that is a word": [entry(learning_rate="0.1")],
+    "a rate of 10**400": [entry(learning_rate=10**400)],
+    "logs that are a list": [entry(logs=[])],
+    "a first cycle of 2": [entry(2)],
+    "the same member twice": [entry(), entry()],
+    "members in another order": [entry(2), entry(1)],
+    "steps in another order": [entry(1, step=30), entry(2)],
+    "one file for two members": [entry(), entry(2, file="cycle-01.weights.h5")],
+    "members that are a dictionary": {"1": entry()},
+    "a member that is a list": [[]],
+}
+
+
+@pytest.mark.parametrize("members", DAMAGE.values(), ids=DAMAGE)
+def test_types_sizes_and_order_are_checked(members, tmp_path):
+    written(tmp_path / "good", [entry(), entry(2)]).read()
+    with pytest.raises(ValueError, match=r"manifest\.json is not a readable manifest: .*Delete the directory") as error:
+        written(tmp_path / "run", members).read()
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "changes", [{"settings": []}, {"finished": "no"}, {"finished": 1}, {"architecture": "x"}, {"architecture": 3}]
+)
+def test_a_manifest_s_own_entries_have_types(changes, tmp_path):
+    with pytest.raises(ValueError, match="is not a readable manifest"):
+        written(tmp_path / "run", [], **changes).read()
+
+
+def test_a_manifest_that_would_never_end_is_refused(tmp_path):
+    path = tmp_path / "manifest.json"
+    for text in ("[" * 100_000, '{"format": 1, "format": 1}', '{"format": NaN}', "9" * 5000):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="is not a readable manifest"):
+            SnapshotDirectory(tmp_path).read()
+    # Read, a pipe would wait for someone who writes.
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match="is no ordinary file"):
+        SnapshotDirectory(tmp_path).read()
+    path.unlink()
+    with open(path, "wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(ValueError, match="too large to be read"):
+        SnapshotDirectory(tmp_path).read()
+
+
+def test_the_architecture_has_a_checksum(tmp_path):
+    directory = SnapshotDirectory(tmp_path / "run")
+    assert directory.save_architecture(probes.small_model())
+    directory.write({}, [], finished=False)
+    again = SnapshotDirectory(tmp_path / "run")
+    again.load_architecture()
+    text = again.architecture_path.read_text()
+    again.architecture_path.write_text(text.replace('"units": ', '"units": 1'))
+    with pytest.raises(ValueError, match=r"architecture\.json is corrupt: its checksum is .*`model=`"):
+        again.load_architecture()
+    # A run goes on with the checksum that it found, not with that of what lies there now.
+    again.write({}, [], finished=True)
+    with pytest.raises(ValueError, match="is corrupt"):
+        SnapshotDirectory(tmp_path / "run").load_architecture()
+    again.architecture_path.rename(tmp_path / "elsewhere.json")
+    again.architecture_path.symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(ValueError, match="is a link"):
+        again.load_architecture()
+
+
+def test_a_state_that_holds_no_arrays_is_named(tmp_path):
+    directory = SnapshotDirectory(tmp_path)
+    for content in (b"", b"PK\x03\x04 half", pickle.dumps([1])):
+        (tmp_path / "cycle-01.state.npz").write_bytes(content)
+        state = {"file": "cycle-01.state.npz", "sha256": hashlib.sha256(content).hexdigest()}
+        with pytest.raises(ValueError, match=r"cycle-01\.state\.npz is no state of a run"):
+            directory.load_state(state)
 
 
 def test_a_link_is_no_member(tmp_path):
@@ -66,7 +179,7 @@ def test_a_link_is_no_member(tmp_path):
     directory.path.mkdir()
     (directory.path / "cycle-01.weights.h5").symlink_to(tmp_path / "precious.txt")
     with pytest.raises(ValueError, match="is a link"):
-        directory.member_path({"file": "cycle-01.weights.h5", "sha256": "0"})
+        directory.member_path({"file": "cycle-01.weights.h5", "sha256": "0" * 64})
 
 
 def test_members_are_checked_against_their_checksum(tmp_path):
@@ -115,6 +228,7 @@ def test_architecture_of_unknown_classes_says_what_to_do(tmp_path):
     config = json.loads(directory.architecture_path.read_text())
     text = json.dumps(config).replace(__name__, "no.such.module")
     directory.architecture_path.write_text(text)
+    directory = SnapshotDirectory(tmp_path)
     with pytest.raises(ValueError, match=r"(?s)can't be rebuilt: .*`custom_objects=`"):
         directory.load_architecture()
     assert isinstance(directory.load_architecture({"Unknown": Unknown}).layers[-1], Unknown)

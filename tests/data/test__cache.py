@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -64,6 +66,30 @@ def test_any_change_of_a_file_is_noticed(tmp_path):
     (tmp_path / "4.tensors").write_bytes(whole)
     with pytest.raises(ValueError, match=r"4\.tensors is damaged"):
         cache.get(4, TYPES)
+
+
+def test_a_file_of_other_types_and_a_pipe_say_what_to_delete(tmp_path):
+    cache = open_cache(tmp_path, SOURCE)
+    cache.put(3, VALUES)
+    for types in (TYPES[:2], TYPES[::-1]):
+        with pytest.raises(ValueError, match=r"3\.tensors holds another example.*delete the directory"):
+            cache.get(3, types)
+    os.mkfifo(tmp_path / "4.tensors")
+    with pytest.raises(ValueError, match=r"4\.tensors is no ordinary file: delete the directory"):
+        cache.get(4, TYPES)
+
+
+@pytest.mark.parametrize("text", ["", "[" * 5000, '{"num": true}', '{"num": -1}', '{"num": 1e3}', "[]", '{"num": NaN}'])
+def test_damage_of_what_says_that_a_stream_is_whole(text, tmp_path):
+    cache = open_cache(tmp_path, SOURCE)
+    for content in (text, '{"num": 1' + 400 * "0" + "}"):
+        (tmp_path / "complete.json").write_text(content)
+        with pytest.raises(ValueError, match=r"complete\.json is damaged: delete the directory"):
+            cache.num_complete()
+    (tmp_path / "source.json").write_text(text)
+    with pytest.raises(ValueError, match="Give each source a directory of its own, or delete this one") as error:
+        open_cache(tmp_path, SOURCE)
+    assert len(str(error.value)) < 1000
 
 
 def test_directory_of_another_source_is_refused(tmp_path):

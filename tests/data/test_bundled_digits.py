@@ -1,5 +1,6 @@
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,6 +117,30 @@ def test_remains_are_replaced_and_stale_directories_removed(tmp_path):
     os.utime(old, (0, 0))
     assert len(digits("train", tmp_path)) == 1437
     assert not old.exists() and young.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("digits-train.tfrecord-00000-of-00001", lambda content: content[: len(content) // 2]),
+        (
+            "digits-test.tfrecord-00000-of-00001",
+            lambda content: content[:99] + bytes([content[99] ^ 1]) + content[100:],
+        ),
+        ("digits-test.tfrecord-00000-of-00001", None),
+        ("dataset_info.json", lambda content: content[:50]),
+        ("features.json", lambda content: b"{}"),
+        ("kregkit_checksums.json", lambda content: b"[" * 5000),
+    ],
+)
+def test_damaged_files_are_named_with_what_to_delete(name, damage, data_dir, tmp_path):
+    shutil.copytree(data_dir / "digits", tmp_path / "digits")
+    file = tmp_path / "digits" / "1.0.0" / name
+    file.unlink() if damage is None else file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=r"(?s)digits.*[Dd]elete.*written again.*Received: "):
+        digits("test", tmp_path)
+    shutil.rmtree(tmp_path / "digits" / "1.0.0")
+    assert len(digits("test", tmp_path)) == 360
 
 
 def test_nothing_is_printed(tmp_path, capfd):

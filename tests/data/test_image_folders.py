@@ -1,6 +1,9 @@
 import io
 import logging
 import os
+import socket
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ import tensorflow as tf
 from PIL import Image
 
 from kregkit.data import MixUp, RandomCrop, RandomFlip, image_folder, pipeline
+from kregkit.data._image_files import MOST_PIXELS, num_pixels
 
 RNG = np.random.default_rng(0)
 
@@ -136,3 +140,109 @@ def test_broken_bytes_after_the_header(tmp_path):
     (tmp_path / "a" / "1.jpg").write_bytes(file.getvalue()[:40])
     with pytest.raises(ValueError, match=r"1\.jpg can't be read"):
         image_folder(tmp_path)[0]
+
+
+def png(width, height):
+    """Returns a PNG file that says it is so large, and holds hardly anything."""
+    header = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\0\0\0"
+    return b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + header + zlib.crc32(header).to_bytes(4, "big")
+
+
+def gif(width, height, frames=1):
+    """Returns a GIF file of a screen of one pixel, and frames that say they are so large."""
+    screen = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(6)
+    comment = b"!\xfe\x05hello\0"
+    frame = b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\x02\x02\x44\x01\0"
+    return screen + comment + frame * frames + b";"
+
+
+BOMBS = {
+    "1.png": png(100_000, 100_000),
+    "2.jpg": b"\xff\xd8\xff\xe0\0\x04ab\xff\xff\xc2\0\x11\x08" + struct.pack(">HH", 65535, 65535) + bytes(20),
+    "3.gif": gif(65535, 65535),
+    "4.gif": gif(10_000, 10_000, frames=2),
+    "5.bmp": b"BM" + bytes(16) + struct.pack("<ii", 100_000, -100_000) + bytes(40),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_is_refused_before_it_is_decoded(name, tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / name).write_bytes(BOMBS[name])
+    monkeypatch.setattr(tf.io, "decode_image", lambda *_, **__: pytest.fail("decoded"))
+    with pytest.raises(
+        ValueError, match=rf"{name} can't be read: it would have \d+ pixels, more than `max_pixels=1789"
+    ):
+        image_folder(tmp_path)[0]
+
+
+def test_the_limit_of_pixels_is_that_of_pil(tmp_path):
+    assert num_pixels(BOMBS["1.png"]) == 100_000**2 and MOST_PIXELS == 2 * Image.MAX_IMAGE_PIXELS
+    for name, mode in (("1.png", "RGB"), ("2.jpg", "L"), ("3.gif", "P"), ("4.bmp", "RGB"), ("5.jpg", "RGB")):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        Image.new(mode, (9, 6)).save(tmp_path / "a" / name, **({"progressive": True} if name == "5.jpg" else {}))
+        assert num_pixels((tmp_path / "a" / name).read_bytes()) == 54
+    frames = [Image.fromarray(pixels()) for _ in range(3)]
+    frames[0].save(tmp_path / "a" / "6.gif", save_all=True, append_images=frames[1:])
+    assert num_pixels((tmp_path / "a" / "6.gif").read_bytes()) == 3 * 54
+    assert len(list(image_folder(tmp_path, max_pixels=3 * 54))) == 6
+    source = image_folder(tmp_path, max_pixels=53, on_error="skip")
+    assert not list(pipeline(source, 2, training=False)) and len(source.skipped) == 6
+    assert image_folder(tmp_path, max_pixels=None)[0][0].shape == (6, 9, 3)
+    for wrong in (0, -1, 1.5, True, "1"):
+        with pytest.raises(ValueError, match="`max_pixels` must be an integer"):
+            image_folder(tmp_path, max_pixels=wrong)
+
+
+def test_pipes_and_devices_are_not_opened(tmp_path, caplog):
+    save(tmp_path / "a" / "1.png", pixels())
+    os.mkfifo(tmp_path / "a" / "2.png")
+    os.symlink("/dev/zero", tmp_path / "a" / "3.png")
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(tmp_path / "a" / "4.png"))
+    server.close()
+    os.symlink(tmp_path / "nowhere", tmp_path / "a" / "5.png")
+    with caplog.at_level(logging.WARNING, "kregkit.data"):
+        source = image_folder(tmp_path, on_error="skip")
+    assert "3 pipe, device or socket" in caplog.text
+    assert len(list(pipeline(source, 1, training=False))) == 1
+    # One that takes the place of an image later, and one that a CSV file names.
+    (tmp_path / "a" / "1.png").unlink()
+    os.mkfifo(tmp_path / "a" / "1.png")
+    with pytest.raises(ValueError, match=r"1\.png can't be read: it is no ordinary file"):
+        source[0]
+    (tmp_path / "labels.csv").write_text("a/1.png,x\n")
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        image_folder(tmp_path, labels=tmp_path / "labels.csv")
+
+
+@pytest.mark.parametrize("kind", ["absolute", "parent", "link", "folder link", "nul"])
+def test_a_csv_names_files_below_the_folder(kind, tmp_path):
+    root = tmp_path / "root"
+    save(root / "1.png", pixels())
+    save(tmp_path / "root-of-another" / "2.png", pixels())
+    os.symlink(tmp_path / "root-of-another" / "2.png", root / "link.png")
+    os.symlink(tmp_path / "root-of-another", root / "folder")
+    named = {
+        "absolute": tmp_path / "root-of-another" / "2.png",
+        "parent": "../root-of-another/2.png",
+        "link": "link.png",
+        "folder link": "folder/2.png",
+        "nul": "1.png\0",
+    }
+    (root / "labels.csv").write_text(f"1.png,x\n{named[kind]},y\n")
+    with pytest.raises(ValueError, match=r"labels\.csv(, line 2: .*Received: row=| is no CSV)"):
+        image_folder(root, labels=root / "labels.csv")
+    if kind != "nul":
+        assert image_folder(root, labels=root / "labels.csv", outside=True).size == 2
+    # An absolute name of a file below it is one of its files.
+    (root / "labels.csv").write_text(f"{root}/1.png,y\n")
+    assert image_folder(root, labels=root / "labels.csv").size == 1
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b'1.png,"' + b"x" * 200_000])
+def test_a_csv_that_is_none_is_named(content, tmp_path):
+    save(tmp_path / "1.png", pixels())
+    (tmp_path / "labels.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"labels\.csv is no CSV file in UTF-8"):
+        image_folder(tmp_path, labels=tmp_path / "labels.csv")

@@ -282,6 +282,15 @@ class TestFiles:
             {"module": "kregkit.data", "class_name": "digits", "config": {}, "registered_name": "digits"},
             {"module": "os", "class_name": "function", "config": "system", "registered_name": "system"},
             {"module": "keras.utils", "class_name": "get_file", "config": {}, "registered_name": None},
+            # A registered class's name beside a function's, and beside the names that Keras reads in a way of its own.
+            {
+                "module": "keras.utils",
+                "class_name": "function",
+                "config": "set_random_seed",
+                "registered_name": "kregkit>Flips",
+            },
+            {"class_name": "__lambda__", "config": {"value": "x"}, "registered_name": "kregkit>Flips"},
+            {"registered_name": "kregkit>Flips", "image": "kregkit>Flips"},
             "Flips",
         ],
     )

@@ -176,3 +176,71 @@ def test_processes_that_ended_are_known_to_be_gone():
     child.communicate(b"\n")
     assert is_gone(worker)
     assert not is_gone({**worker, "machine": "elsewhere"})
+
+
+def find(storage):
+    """Runs a search of three trials of no training; returns how many it trained."""
+    trained = []
+
+    def train(parameters, epochs, callbacks):
+        trained.append(parameters)
+        return {"val_loss": [parameters["x"]]}
+
+    space = search.Space(x=search.uniform(0.0, 1.0))
+    result = search.search(train, space, trials=3, rounds=1, epochs=1, storage=storage, verbose=0)
+    assert len(result.trials) == 3
+    return len(trained)
+
+
+def test_a_journal_cut_in_its_last_line_is_read_up_to_there(tmp_path, caplog):
+    path = tmp_path / "trials.journal"
+    assert find(path) == 3
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for tail, again in ((lines[-1][:10], 0), (b"{", 0), (bytes(99), 0), (b"\xff", 0)):
+        path.write_bytes(whole + tail)
+        assert find(path) == again
+        assert path.read_bytes().startswith(whole)
+        assert all(json.loads(line) for line in path.read_bytes().splitlines())
+    assert "Cut off the last line" in caplog.text
+    # The outcome of the last trial, and what came after it, is lost: the trial is run again.
+    position = next(index for index in range(len(lines) - 1, 0, -1) if b'"outcome"' in lines[index])
+    path.write_bytes(b"".join(lines[:position]) + lines[position][:20])
+    assert find(path) >= 1
+    # And what was written behind it can be read.
+    assert find(path) == 0
+
+
+@pytest.mark.parametrize("line", [b"{}\n", b"[]\n", b"half\n", b"[" * 5000 + b"\n", b"\xff\n", b'{"op_code": "1"}\n'])
+def test_damage_in_a_journal_is_named(line, tmp_path):
+    path = tmp_path / "trials.journal"
+    find(path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + line + b"".join(lines[1:]))
+    with pytest.raises(ValueError, match=r"line 2 is no entry .*delete it.*starts anew. Received: storage='.*journal'"):
+        open_storage(path)
+    # Lines of the right form that make no sense.
+    path.write_bytes(b'{"op_code": 4}\n')
+    with pytest.raises(ValueError, match=r"can't be read: KeyError.*delete it"):
+        open_storage(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match="no ordinary file"):
+        open_storage(path)
+
+
+@pytest.mark.parametrize("content", [b"no database, but long enough for a header" * 100, None])
+def test_a_damaged_database_is_named(content, tmp_path):
+    path = tmp_path / "trials.db"
+    if content is None:
+        find(f"sqlite:///{path}")
+        content = bytearray(path.read_bytes())
+        content[4096 : len(content) // 2] = bytes(len(content) // 2 - 4096)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"delete the database, and the search starts anew. Received: storage='sqlite"):
+        open_storage(f"sqlite:///{path}")
+
+
+def test_a_database_of_no_kind_is_named():
+    with pytest.raises(ValueError, match=r"can't be read: .*Received: storage='nothing://x'"):
+        open_storage("nothing://x")
