@@ -99,12 +99,3 @@ def _loose(model):
             elif isinstance(value, (tf.random.Generator, keras.random.SeedGenerator)):
                 found.append(value.state)
     return found
-
-
-def is_chief(strategy):
-    """Returns whether this process writes what all workers share: the first of several workers, or the only one."""
-    resolver = getattr(strategy, "cluster_resolver", None)
-    if resolver is None or not resolver.task_type:
-        return True
-    cluster = resolver.cluster_spec().as_dict()
-    return resolver.task_type == "chief" or ("chief" not in cluster and not resolver.task_id)

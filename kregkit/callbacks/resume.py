@@ -9,12 +9,13 @@ import keras
 
 from kregkit._core import keras_internals
 from kregkit._core.checks import check_choice, check_integer, check_number
+from kregkit._core.workers import is_chief
 from kregkit.callbacks import _callback_states
 from kregkit.callbacks._checkpoints import Checkpoints
 from kregkit.callbacks._data_place import DataPlace
 from kregkit.callbacks._run_identity import counted_callbacks, differences, run_identity
 from kregkit.callbacks._run_record import record_begin, record_end
-from kregkit.callbacks._run_variables import RunVariables, as_arrays, get_seeds, is_chief, set_seeds
+from kregkit.callbacks._run_variables import RunVariables, as_arrays, get_seeds, set_seeds
 from kregkit.callbacks.traced import TracedCallback
 
 
@@ -125,7 +126,7 @@ class Resume(TracedCallback):
                     f"{kind.__name__} and Resume both take up a run: {advice}. Received: callbacks={names}"
                 )
         strategy = self.model.distribute_strategy
-        self._writes = is_chief(strategy)
+        self._writes = is_chief(self.model)
         self._places = {"data": DataPlace(iterator, strategy, self.data == "replay")}
         if keras_internals.running_fit(self.model).get("validation_data") is not None:
             validation = keras_internals.validation_iterator(self.model, strategy)
