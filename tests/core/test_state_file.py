@@ -42,7 +42,9 @@ def read_written(tmp_path, state):
     return read_state(tmp_path / "b.state")
 
 
-@pytest.mark.parametrize("value", [object(), {1, 2}, np.array([object()]), lambda: None], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "value", [object(), {1, 2}, np.array([object()]), lambda: None], ids=["object", "set", "array", "function"]
+)
 def test_other_values_are_refused_by_their_place(tmp_path, value):
     with pytest.raises(TypeError, match=r"state\['here'\]\[1\]"):
         write_state(tmp_path / "a.state", {"here": [0, value]})
