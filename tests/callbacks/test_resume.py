@@ -31,6 +31,7 @@ def test_killed_runs_end_in_the_same_bits(server, name):
 
 
 @pytest.mark.slow
+@pytest.mark.endurance
 def test_a_hundred_kills_in_seven_configurations(server):
     kills, seed = dict.fromkeys(resume_runs.RUNS, 0), 0
     while min(kills.values()) < 15:
