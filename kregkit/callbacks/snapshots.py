@@ -69,6 +69,7 @@ class SnapshotEnsemble(RateCallback):
     )
     fit_attributes = ("_state_variables", "_copies", "_end_steps", "_directory_lock")
     _directory_lock = None  # within a fit: on the directory
+    _waits = False  # within a fit: for the state that `Resume` gives
 
     def __init__(
         self,
