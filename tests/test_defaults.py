@@ -3,9 +3,11 @@
 `CALLS` holds one entry per public name. A name without one fails, and so does an entry without a name.
 """
 
+import contextlib
 import importlib
 import pkgutil
 import types
+from unittest import mock
 
 import keras
 import numpy as np
@@ -13,11 +15,24 @@ import pytest
 from keras import layers as keras_layers
 
 import kregkit
-from kregkit import callbacks, data, diagnostics, inference, layers, optimizers, plots, schedules, search, transfer
+from kregkit import (
+    callbacks,
+    data,
+    diagnostics,
+    distribution,
+    inference,
+    layers,
+    optimizers,
+    plots,
+    schedules,
+    search,
+    transfer,
+)
+from kregkit._core import keras_internals as internals
 
 pytestmark = pytest.mark.trains
 
-ROOMS = [room.name for room in pkgutil.iter_modules(kregkit.__path__) if not room.name.startswith("_")]
+ROOMS = [room.name for room in pkgutil.iter_modules(kregkit.__path__) if room.ispkg and not room.name.startswith("_")]
 NAMES = [(room, name) for room in ROOMS for name in importlib.import_module(f"kregkit.{room}").__all__]
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(32, 4)).astype("float32")
@@ -105,6 +120,20 @@ def trains(make):
     return lambda shared: small(make()).fit(X, Y)
 
 
+def undone(enable):
+    """Returns the call of what mends Keras for the process, with Keras as it was afterwards."""
+
+    def call(shared):
+        places = [internals.symbolic_build_of_fit(), internals.reduction_of_replicas()]
+        places.append((keras.optimizers.LossScaleOptimizer, "check_finite", None))
+        with contextlib.ExitStack() as stack:
+            for owner, name, _ in places:
+                stack.enter_context(mock.patch.object(owner, name, getattr(owner, name)))
+            return enable()
+
+    return call
+
+
 def checks(name):
     """Returns the call of a check of a compiled model."""
     return lambda shared: getattr(diagnostics, name)(shared.model, (X, Y))
@@ -188,6 +217,10 @@ CALLS = {
         "NoiseSchedule": lambda shared: fit(callbacks.NoiseSchedule("dropout.*", schedules.Warmup(0.1, 2)), epochs=1),
         "OneCycle": lambda shared: fit(callbacks.OneCycle(), epochs=1),
         "RateCallback": lambda shared: callbacks.RateCallback(),
+        "Cooldown": lambda shared: fit(callbacks.Cooldown(1)),
+        "Resume": lambda shared: fit(callbacks.Resume(shared.path / "checkpoints")),
+        "SharpnessAware": lambda shared: fit(callbacks.SharpnessAware(), epochs=1),
+        "simulate": lambda shared: callbacks.simulate([callbacks.CosineDecay()], 2, 3, 0.1),
     },
     "data": {
         "Augment": lambda shared: data.Augment([data.RandomFlip()]),
@@ -225,9 +258,7 @@ CALLS = {
         "LearningRateRange": sweep,
         "PreflightReport": report,
         "Problem": lambda shared: diagnostics.Problem("dead ReLUs", "fail", "90%", "at most 50%", "lower the rate"),
-        "activation_curves": lambda shared: diagnostics.activation_curves(),
         "compare_activations": lambda shared: diagnostics.compare_activations([8, 8]),
-        "compare_centering": lambda shared: diagnostics.compare_centering(X[:, :2], Y[:, 0]),
         "compare_learning_rates": lambda shared: diagnostics.compare_learning_rates(shared.model, (X, Y), steps=5),
         "diagnose_curves": lambda shared: diagnostics.diagnose_curves(shared.history),
         **{name: checks(name) for name in ("gradient_check", "initial_loss", "input_statistics", "label_distribution")},
@@ -236,6 +267,12 @@ CALLS = {
         **{name: checks(name) for name in ("loss_sign", "optimizer_settings", "overfit_small_batch", "signal_flow")},
         "update_ratio": checks("update_ratio"),
         "preflight": report,
+    },
+    "distribution": {
+        "enable_loss_scaling": undone(distribution.enable_loss_scaling),
+        "enable_multi_worker": undone(distribution.enable_multi_worker),
+        "is_chief": lambda shared: distribution.is_chief(None),
+        "synchronize_batch_normalization": lambda shared: distribution.synchronize_batch_normalization(shared.model),
     },
     "inference": {
         "Ensemble": lambda shared: ensemble(shared).predict(X),
@@ -291,6 +328,7 @@ CALLS = {
         "transfer_curves": lambda shared: plots.transfer_curves({"from scratch": {1: [40.0, 50.0], 10: [10.0, 12.0]}}),
     },
     "schedules": {
+        "Cooldown": lambda shared: schedules.Cooldown(0.1, 9, 3)(8),
         "CosineCycles": lambda shared: schedules.CosineCycles(0.1, 10)(3),
         "OneCycle": lambda shared: schedules.OneCycle(0.1, 10)(3),
         "StepDecay": lambda shared: schedules.StepDecay(0.1, 0.5, every=2)(3),

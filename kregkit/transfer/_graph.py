@@ -168,6 +168,9 @@ def _copy(model, drop, after, unwrap, pairs, known):
 
     def call(layer, *args, **kwargs):
         origin = origins.get(id(layer))
+        if type(layer) is not type(origin):
+            # What was inside a wrapper may not know the wrapper's arguments.
+            kwargs = {name: value for name, value in kwargs.items() if value is not None}
         outputs = args[0] if origin is not None and drop(origin) else layer(*args, **kwargs)
         if origin is not None and id(origin) in after:
             outputs = after[id(origin)](outputs)

@@ -121,7 +121,7 @@ def test_direction_of_the_metric_and_messages(capsys):
     model = probes.slope_model(keras.optimizers.SGD(0.5))
     with pytest.raises(ValueError, match=r'Pass `mode="max"` if larger is better'):
         model.fit(probes.ones(2), probes.ones(2), verbose=0, callbacks=[PlateauDecay("val_score")])
-    with pytest.raises(ValueError, match="named by a string"):
+    with pytest.raises(ValueError, match="`monitor` must be the name of a logged quantity"):
         PlateauDecay(3)
 
 

@@ -192,6 +192,7 @@ def find(storage):
     return len(trained)
 
 
+@pytest.mark.slow  # it waits until a lost trial is given up
 def test_a_journal_cut_in_its_last_line_is_read_up_to_there(tmp_path, caplog):
     path = tmp_path / "trials.journal"
     assert find(path) == 3
