@@ -151,7 +151,7 @@ def _content(path):
 
 
 def num_pixels(content):
-    """Returns the number of pixels that the header of an image file tells of, `None` where it tells of none.
+    r"""Returns the number of pixels that the header of an image file tells of, `None` where it tells of none.
 
     >>> num_pixels(b"\x89PNG\r\n\x1a\n" + bytes(8) + (640).to_bytes(4) + (480).to_bytes(4)) == 640 * 480
     True
