@@ -74,17 +74,8 @@ class Resume(TracedCallback):
 
     untraced_attributes = (
         *("directory", "save_freq", "seconds", "keep", "data", "_checkpoints", "_places", "_identity", "_loaded"),
-        *(
-            "_last",
-            "_run_variables",
-            "_since_save",
-            "_batches_done",
-            "_due",
-            "_epoch",
-            "_saved_at",
-            "_writes",
-            "_prepared",
-        ),
+        *("_last", "_run_variables", "_since_save", "_batches_done", "_due", "_epoch", "_saved_at", "_writes"),
+        "_prepared",
     )
     fit_attributes = ("_places", "_last", "_run_variables", "_checkpoints", "_loaded")
 
@@ -274,9 +265,7 @@ class Resume(TracedCallback):
         done = batch + 1
         self._since_save += done - self._batches_done
         self._batches_done = done
-        due = self.save_freq != "epoch" and self._since_save >= self.save_freq
-        if not due and self.seconds is not None:
-            due = time.monotonic() - self._saved_at >= self.seconds
+        due = (self.save_freq != "epoch" and self._since_save >= self.save_freq) or self._seconds_passed()
         if not due or self.model.stop_training:
             return
         steps = self.train_step.steps_per_epoch
@@ -342,13 +331,7 @@ class Resume(TracedCallback):
             if self._checkpoints is not None:
                 self._checkpoints.release()
         finally:
-            self._loaded, self._places, self._run_variables, self._last, self._checkpoints = (
-                None,
-                None,
-                None,
-                None,
-                None,
-            )
+            self._loaded = self._places = self._run_variables = self._last = self._checkpoints = None
 
 
 class _LastCallback(keras.callbacks.Callback):

@@ -68,11 +68,14 @@ class SharpnessAware(TracedCallback):
         def nearby():
             weights = [local_component(variables[index]) for index in known]
             values = [ops.copy(weight) for weight in weights]
-            for weight, value, move in zip(weights, values, self._moves(values, first)):
-                weight.assign(value + move)
-            second = gradients_again()
-            for weight, value in zip(weights, values):
-                weight.assign(value)
+            try:
+                for weight, value, move in zip(weights, values, self._moves(values, first)):
+                    weight.assign(value + move)
+                second = gradients_again()
+            finally:
+                # Run eagerly, the second run may be interrupted.
+                for weight, value in zip(weights, values):
+                    weight.assign(value)
             return [second[index] for index in known]
 
         chosen = nearby() if self.every == 1 else ops.cond(ops.equal(step % self.every, 0), nearby, lambda: first)

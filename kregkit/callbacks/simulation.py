@@ -52,8 +52,7 @@ def simulate(
     check_number("learning_rate", learning_rate, 0, low_open=True)
     refuse_other_rates(callbacks)
     logs = _checked_logs(logs or {}, callbacks, epochs)
-    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-    model.compile(keras.optimizers.SGD(learning_rate), "mse")
+    model = _stand_in(learning_rate)
     running = [copy.deepcopy(callback) for callback in callbacks if isinstance(callback, RateCallback)]
     if not running:
         return np.full(epochs * steps_per_epoch, learning_rate, "float32")
@@ -92,6 +91,14 @@ def simulate(
             if callback.train_step is not None:
                 callback.train_step.close()
     return np.concatenate(whole)
+
+
+def _stand_in(learning_rate):
+    """Returns a model that holds a rate. It takes no name and no random number from the models that come after it."""
+    layer = keras.layers.Dense(1, kernel_initializer="zeros", name="simulated_layer")
+    model = keras.Sequential([keras.Input((1,), name="simulated_input"), layer], name="simulated")
+    model.compile(keras.optimizers.SGD(learning_rate, name="simulated_optimizer"))
+    return model
 
 
 def _checked_logs(logs, callbacks, epochs):

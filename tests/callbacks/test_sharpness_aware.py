@@ -165,6 +165,27 @@ def test_a_step_of_ones_own_goes_on_with_the_updated_weights():
     np.testing.assert_array_equal(model.seen.numpy(), model.trainable_weights[0].numpy())
 
 
+class Interrupted(keras.Sequential):
+    """Its eager step is interrupted the second time that it runs."""
+
+    runs = 0
+
+    def train_step(self, data):
+        self.runs += 1
+        if self.runs == 2:
+            raise KeyboardInterrupt
+        return super().train_step(data)
+
+
+def test_an_interrupt_leaves_no_moved_weights():
+    model = network(kind=Interrupted, run_eagerly=True)
+    before = model.get_weights()
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, SharpnessAware(0.3))
+    for value, old in zip(model.get_weights(), before):
+        np.testing.assert_array_equal(value, old)
+
+
 class TwoCalls(keras.Sequential):
     def train_step(self, data):
         logs = super().train_step(data)

@@ -59,6 +59,18 @@ def test_as_in_fit(make, tmp_path):
     assert state is None or callbacks[0].get_state() == state
 
 
+def test_models_made_afterwards_are_as_without_it():
+    made = []
+    for before in (lambda: None, lambda: simulate([kc.Warmup(1)], 2, 3, 0.1)):
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(0)
+        before()
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        model.compile("sgd", "mse")
+        made.append((model.name, model.layers[0].name, model.optimizer.name, model.get_weights()[0].tolist()))
+    assert made[0] == made[1]
+
+
 def test_other_callbacks_are_left_out():
     callbacks = [keras.callbacks.EarlyStopping("val_loss"), kc.PolyakAveraging(0.9)]
     np.testing.assert_array_equal(simulate(callbacks, 2, 3, 0.5), np.full(6, 0.5, "float32"))
