@@ -646,9 +646,11 @@ def test_sample_weights_are_those_of_weighted_least_squares(loss, batch_size):
     model.compile("sgd", "mse")
     history = minimize(model, x, y, loss, batch_size=batch_size, sample_weight=weights, verbose=0)
     best = np.linalg.solve(x.T @ (weights[:, None] * x), x.T @ (weights[:, None] * y))
-    np.testing.assert_allclose(model.get_weights()[0], best, rtol=1e-4, atol=1e-5)
+    # The losses are float32: near the minimum they tell weights apart to the root of its precision. Without
+    # sample weights the solution lies 0.1 away.
+    np.testing.assert_allclose(model.get_weights()[0], best, atol=2e-3)
     value = np.mean(weights * ((x @ best - y) ** 2)[:, 0])
-    assert history.history["loss"][-1] == pytest.approx(value, rel=1e-6)
+    assert history.history["loss"][-1] == pytest.approx(value, rel=1e-5)
     # As `evaluate` counts them.
     assert model.evaluate(x, y, sample_weight=weights, batch_size=14, verbose=0) == pytest.approx(value, rel=1e-5)
 
