@@ -17,6 +17,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -202,7 +203,7 @@ class _Run:
         names = set()
         for directory in self._directories():
             with contextlib.suppress(FileNotFoundError):
-                names |= {name for name in os.listdir(directory) if name.startswith("checkpoint-")}
+                names |= {(directory, name) for name in os.listdir(directory) if name.startswith("checkpoint-")}
         return names
 
     def _writes(self):
@@ -272,11 +273,24 @@ def _files(run, ignored):
     return digests
 
 
+# Keras writes the addresses of objects in memory as their numbers.
+_ADDRESS = re.compile(rb'"shared_object_id": *\d+')
+
+
 def _model_digest(path):
-    """Returns the checksums of a `.keras` file's parts; the archive and its metadata hold the time."""
+    """Returns the checksums of a `.keras` file's parts, less what differs between any two processes.
+
+    The archive and its metadata hold the time; the configuration holds addresses, of which only the order counts.
+    """
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if name != "metadata.json"]
-        return {name: archive.getinfo(name).CRC for name in names}
+        digests = {name: archive.getinfo(name).CRC for name in names}
+        if "config.json" in digests:
+            numbers = {}
+            digests["config.json"] = _ADDRESS.sub(
+                lambda found: b"%d" % numbers.setdefault(found[0], len(numbers)), archive.read("config.json")
+            )
+        return digests
 
 
 def main(arguments=None):

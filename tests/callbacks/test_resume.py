@@ -121,6 +121,29 @@ def test_a_finished_run_is_not_trained_again_and_a_longer_one_goes_on(tmp_path):
     assert len(newest(tmp_path)) == 2
 
 
+def test_a_second_fit_with_the_same_object_is_a_run_of_its_own(tmp_path):
+    x, y = resume_runs.arrays(24)
+
+    def program(directory, die=None):
+        keras.utils.set_random_seed(1)
+        model, callbacks = small_model(), [Resume(directory, save_freq=2), Die(die)]
+        try:
+            histories = [
+                model.fit(x, y, batch_size=6, epochs=2, verbose=0, callbacks=callbacks).history for _ in range(2)
+            ]
+        except KeyboardInterrupt:
+            return model, None
+        return model, histories
+
+    whole, histories = program(tmp_path / "whole")
+    assert int(whole.optimizer.iterations) == 16
+    # Within the second fit; the first one is then not trained again.
+    program(tmp_path / "killed", die=13)
+    again, resumed = program(tmp_path / "killed")
+    assert resumed == histories and same_bits(again.get_weights(), whole.get_weights())
+    assert len(newest(tmp_path / "killed" / "fit-2")) == 2
+
+
 def newest(directory):
     return sorted(directory.glob("checkpoint-*.state"))[-2:]
 
@@ -256,6 +279,11 @@ def test_the_check_finds_a_run_that_goes_on_otherwise(tmp_path):
         "write(event='begin', directory=os.path.abspath('run'))\n"
         "open('starts', 'a').write('x')\n"
         "time.sleep(0.2)\n"
+        # As Keras does, which writes the time and addresses into its files.
+        "import zipfile\n"
+        "with zipfile.ZipFile('same.keras', 'w') as archive:\n"
+        "    archive.writestr('metadata.json', str(time.time()))\n"
+        "    archive.writestr('config.json', json.dumps([{'shared_object_id': time.time_ns()}] * 2))\n"
         "write(event='end', directory=os.path.abspath('run'), variables=[['w', 'a']], history={}, epochs=[])\n"
     )
     found = verify(script, kills=1, seed=1)
