@@ -10,7 +10,7 @@ from callbacks import resume_runs
 from kregkit._core.directory_lock import DirectoryLock
 from kregkit._core.weights import same_bits
 from kregkit.callbacks import CosineDecay, Resume, SnapshotEnsemble
-from kregkit.resume_check import verify
+from kregkit.resume_check import main, verify
 
 pytestmark = pytest.mark.trains
 
@@ -268,6 +268,15 @@ def test_backup_and_restore_is_refused_beside_it(tmp_path):
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
     with pytest.raises(ValueError, match="BackupAndRestore and Resume both"):
         run(tmp_path, callbacks=[backup])
+
+
+def test_the_command_line_hands_on_what_is_behind_two_dashes(tmp_path, capfd):
+    script = tmp_path / "script.py"
+    script.write_text("import sys; print(sys.argv[1:]); sys.exit(3)")
+    with pytest.raises(SystemExit):
+        main([str(script), "--kills", "1", "--", "--smoke", "-x"])
+    output = capfd.readouterr()
+    assert output.out == "['--smoke', '-x']\n" and "exit code 3" in output.err
 
 
 def test_the_check_finds_a_run_that_goes_on_otherwise(tmp_path):
