@@ -59,8 +59,9 @@ class Resume(TracedCallback):
 
     Raises:
         ValueError: An argument is out of range. In `fit`, before the first step: the model is built by that step. In
-            `fit`, before anything is changed: the order of the data can't be repeated; the checkpoint is of another model, optimizer, data set or list of callbacks; another process
-            uses the directory; `BackupAndRestore` is in the list.
+            `fit`, before anything is changed: the order of the data can't be repeated; the checkpoint is of another
+            model, optimizer, data set or list of callbacks; another process uses the directory; `BackupAndRestore` is
+            in the list.
 
     Example:
 
