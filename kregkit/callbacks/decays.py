@@ -81,7 +81,8 @@ class StepDecay(RateCallback):
         # Checked by the schedule, now rather than when the fit begins.
         checked = schedules.StepDecay(1.0, factor, every, at)
         self.factor, self.every, self.at = checked.factor, checked.every, checked.at
-        self.whole_epochs_suffice = all(time.is_integer() for time in (self.at or [self.every]))
+        times: list[Any] = self.at or [self.every]
+        self.whole_epochs_suffice = all(time.is_integer() for time in times)
 
     def make_schedule(self, unit_steps: int, total_steps: int) -> Callable[[Tensor], Tensor]:
         every = None if self.every is None else self.every * unit_steps

@@ -72,7 +72,7 @@ class SharpnessAware(TracedCallback):
         variables: Any,
         apply: Callable[..., Any],
         gradients_again: Callable[..., Any],
-    ):
+    ) -> Any:
         known = [index for index, gradient in enumerate(gradients) if gradient is not None]
         first = [gradients[index] for index in known]
 

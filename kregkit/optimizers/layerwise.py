@@ -19,7 +19,7 @@ from kregkit._core.weights import variable_path
 def _forwarded(name):
     """Returns a property that reads and writes the inner optimizer's."""
 
-    def read(self):
+    def read(self) -> Any:
         return getattr(self.inner_optimizer, name)
 
     def write(self, value):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 
 from kregkit.plots._axes import finish, new_axes, whole_numbers
 
 if TYPE_CHECKING:
+    import keras
     from matplotlib.axes import Axes
 
 
