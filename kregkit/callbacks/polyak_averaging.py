@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from kregkit._core.checks import check_boolean, check_choice, check_integer, check_number, check_string
-from kregkit._core.metrics import direction, is_better
+from kregkit._core.metrics import direction, is_better, one_value
 from kregkit._core.optimizers import leaf_optimizers
 from kregkit._core.weights import assign_values, copy_values, swapped
 from kregkit.callbacks._validation import why_passes_differ
@@ -349,7 +349,7 @@ class PolyakAveraging(TracedCallback):
                 scores[decay] = {f"val_{name}": value for name, value in results.items()}
         best = None
         for decay in self.decays:
-            value = float(scores[decay][self.monitor])
+            value = one_value(self.monitor, scores[decay][self.monitor])
             logs[f"{self.monitor}_{decay}"] = value
             if is_better(value, best, self._direction):
                 self.best, best = decay, value
