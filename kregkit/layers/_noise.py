@@ -34,9 +34,9 @@ class NoisyLayer(keras.layers.Layer):
             train step; everything else reads a float.
     """
 
-    wrapped = ()
+    wrapped: tuple[str, ...] = ()
     noise_source = None
-    rate_attribute = None
+    rate_attribute: str | None = None
 
     def __init__(self, seed=None, **kwargs):
         super().__init__(**kwargs)

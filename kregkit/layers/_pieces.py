@@ -32,7 +32,7 @@ class MaxOfPieces(keras.layers.Layer):
     A subclass sets `product` and `pieces`. It lists in `arguments` those arguments that it hands on to `product`.
     """
 
-    arguments = ()
+    arguments: tuple[str, ...] = ()
 
     def build(self, input_shape):
         self.product.build(input_shape)
