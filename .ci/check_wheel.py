@@ -62,7 +62,7 @@ expected = {
     "threadpoolctl",
 }
 assert required == expected, required
-assert set(message.get_all("Provides-Extra")) == {"examples", "search", "docs", "test", "all"}
+assert set(message.get_all("Provides-Extra")) == {"docs", "examples", "lecture", "search", "test", "all"}
 strangers = [name for name in names if not name.startswith(("kregkit/", "kregkit-"))]
 assert not strangers, strangers
 sources = {str(path) for path in pathlib.Path("kregkit").rglob("*.py")}

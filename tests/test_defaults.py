@@ -168,6 +168,11 @@ def marginal(shared):
     return found.predict(X)
 
 
+def calibrated(shared):
+    many = np.tile(X, (4, 1)), np.tile(Y, (4, 1))
+    return inference.calibrate(small(), many).predict(X)
+
+
 def searched(shared):
     return search.search(quick, shared.space, 3)
 
@@ -225,16 +230,21 @@ CALLS = {
     "data": {
         "Augment": lambda shared: data.Augment([data.RandomFlip()]),
         "AugmentLayer": calls_layer(lambda: data.AugmentLayer([data.RandomFlip()]), (8, 8, 3)),
+        "AutoContrast": passes(data.AutoContrast),
         "ColorJitter": passes(data.ColorJitter),
         "CutMix": passes(lambda: data.CutMix(num_classes=2)),
         "Cutout": passes(data.Cutout),
+        "Equalize": passes(data.Equalize),
         "FiveCrop": views(lambda: data.FiveCrop(8)),
         "Flips": views(data.Flips),
         "LensDistortion": passes(data.LensDistortion),
         "MixUp": passes(lambda: data.MixUp(num_classes=2)),
         "MultiScale": views(lambda: data.MultiScale([8, 10])),
         "PCAColorNoise": passes(lambda: data.PCAColorNoise().fit((IMAGES / 255).astype("float32"))),
+        "Posterize": passes(data.Posterize),
+        "RandAugment": passes(data.RandAugment),
         "RandomCrop": passes(data.RandomCrop),
+        "RandomErasing": passes(data.RandomErasing),
         "RandomFlip": passes(data.RandomFlip),
         "RandomResizedCrop": passes(lambda: data.RandomResizedCrop(8)),
         "RandomRotation": passes(data.RandomRotation),
@@ -242,8 +252,11 @@ CALLS = {
         "RandomStretch": passes(data.RandomStretch),
         "RandomTranslation": passes(data.RandomTranslation),
         "RandomViews": views(lambda: data.RandomViews(data.Augment([data.RandomFlip()], value_range=(0, 255)), 2)),
+        "Sharpness": passes(data.Sharpness),
+        "Solarize": passes(data.Solarize),
         "Standardize": lambda shared: data.Standardize().fit(IMAGES),
         "TenCrop": views(lambda: data.TenCrop(8)),
+        "TrivialAugment": passes(data.TrivialAugment),
         "Views": lambda shared: data.Views(),
         "digits": lambda shared: next(iter(data.digits())),
         "image_folder": lambda shared: next(iter(data.image_folder(str(shared.path / "images")))),
@@ -275,6 +288,7 @@ CALLS = {
         "synchronize_batch_normalization": lambda shared: distribution.synchronize_batch_normalization(shared.model),
     },
     "inference": {
+        **dict.fromkeys(("Calibrated", "calibrate"), calibrated),
         "Ensemble": lambda shared: ensemble(shared).predict(X),
         "Marginal": marginal,
         "Member": lambda shared: ensemble(shared).members[0],
@@ -319,6 +333,7 @@ CALLS = {
         ),
         "learning_rates": lambda shared: plots.learning_rates({"good": {"rate": 0.1, "losses": [2.0, 1.0]}}),
         "loss_curves": lambda shared: plots.loss_curves(CURVES),
+        "reliability": lambda shared: plots.reliability([0.2, 0.9], [0, 1]),
         "search_importance": lambda shared: plots.search_importance({"rate": 0.9, "decay": 0.1}),
         "search_ranges": lambda shared: plots.search_ranges([RANGES]),
         "search_results": lambda shared: plots.search_results(TRIALS, [RANGES], {"rate": 0.8, "decay": 0.2}),

@@ -11,7 +11,7 @@ import keras
 from keras import ops
 
 from kregkit._core.checks import check_boolean, check_choice, check_integer, check_number, check_string
-from kregkit._core.metrics import direction, is_better
+from kregkit._core.metrics import direction, is_better, one_value
 from kregkit._core.optimizers import leaf_optimizers
 from kregkit._core.types import Tensor
 from kregkit._core.weights import assign_values, copy_values, swapped
@@ -359,7 +359,7 @@ class PolyakAveraging(TracedCallback):
                 scores[decay] = {f"val_{name}": value for name, value in results.items()}
         best = None
         for decay in self.decays:
-            value = float(scores[decay][self.monitor])
+            value = one_value(self.monitor, scores[decay][self.monitor])
             logs[f"{self.monitor}_{decay}"] = value
             if is_better(value, best, self._direction):
                 self.best, best = decay, value

@@ -318,8 +318,14 @@ class Resume(TracedCallback):
             "hooks": [[type(hook).__name__, hook.get_state()] for hook in self._remembering_hooks()],
             "history": None if self._find_history() is None else _callback_states.get_state(self._find_history()),
         }
-        values, metrics = variables.read(variables.state), variables.read(variables.metrics if batch else [])
-        self._checkpoints.save(lambda: {**state, "variables": as_arrays(values), "metrics": as_arrays(metrics)})
+        count = len(variables.state)
+        values = variables.read([*variables.state, *(variables.metrics if batch else [])])
+
+        def with_arrays():
+            arrays = as_arrays(values)
+            return {**state, "variables": arrays[:count], "metrics": arrays[count:]}
+
+        self._checkpoints.save(with_arrays)
 
     def _all_variables(self):
         if self._run_variables is None:

@@ -1,6 +1,7 @@
 """Arguments of operations and views: checks that several share, and what Keras saves of them."""
 
 import inspect
+import math
 
 import keras
 
@@ -37,6 +38,20 @@ def check_range(name, value, low, high):
             f"`{name}` must be a number, or a pair of numbers in order, in [{low:g}, {high:g}]. "
             f"Received: {name}={value!r}"
         )
+    return float(pair[0]), float(pair[1])
+
+
+def check_pair(name, pair, high=math.inf):
+    """Returns a pair of floats in order, > 0 and at most `high`."""
+    if not (
+        isinstance(pair, (tuple, list))
+        and len(pair) == 2
+        and all(isinstance(end, (int, float)) for end in pair)
+        and 0 < pair[0] <= pair[1] <= high
+        and pair[1] < math.inf
+    ):
+        most = "" if high == math.inf else f" and <= {high:g}"
+        raise ValueError(f"`{name}` must be a pair of numbers in order, > 0{most}. Received: {name}={pair!r}")
     return float(pair[0]), float(pair[1])
 
 

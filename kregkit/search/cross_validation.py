@@ -139,7 +139,7 @@ def cross_validate(
         model, own_arguments = trainer.built(parameters or {})
         mode = direction_of(metric, direction, model, "direction")
         history = trainer.fit(model, own_arguments, epochs, callbacks).history
-        histories.append({name: [float(value) for value in values] for name, values in history.items()})
+        histories.append({name: np.asarray(values, "float64").tolist() for name, values in history.items()})
         # A trial that the search has ended needs no further folds.
         if any(getattr(callback, "reason", None) for callback in callbacks):
             break
