@@ -1,5 +1,6 @@
 """Averaging `W` and `z` out: ensembles, marginalised noise and views, weight posteriors, and calibration at the end."""
 
+from kregkit._core.words import missing_names
 from kregkit.inference.batch_normalization import recompute_batch_normalization
 from kregkit.inference.calibration import Calibrated, calibrate
 from kregkit.inference.ensemble import Ensemble, Member
@@ -16,3 +17,5 @@ __all__ = [
     "marginalize",
     "recompute_batch_normalization",
 ]
+
+__getattr__ = missing_names(__name__)
