@@ -78,6 +78,7 @@ class Resume(TracedCallback):
         "_prepared",
     )
     fit_attributes = ("_places", "_last", "_run_variables", "_checkpoints", "_loaded")
+    _places = _last = _run_variables = _checkpoints = _loaded = None
 
     def __init__(self, directory, save_freq="epoch", seconds=None, keep=2, data="replay"):
         super().__init__()
@@ -92,7 +93,7 @@ class Resume(TracedCallback):
         self.seconds = None if seconds is None else check_number("seconds", seconds, 0, low_open=True)
         self.keep = check_integer("keep", keep, 1)
         self.data = check_choice("data", data, ("replay", "restart"))
-        self._checkpoints, self._loaded, self._prepared = None, None, False
+        self._prepared = False
 
     # Before the fit begins: nothing is changed until all has been looked at.
 
