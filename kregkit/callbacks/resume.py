@@ -82,8 +82,11 @@ class Resume(TracedCallback):
         "_prepared",
     )
     fit_attributes: tuple[str, ...] = ("_places", "_last", "_run_variables", "_checkpoints", "_loaded")
-    _last: Any
-    _checkpoints: Any
+    _places: Any = None
+    _last: Any = None
+    _run_variables: Any = None
+    _checkpoints: Any = None
+    _loaded: Any = None
 
     def __init__(
         self,
@@ -105,7 +108,7 @@ class Resume(TracedCallback):
         self.seconds = None if seconds is None else check_number("seconds", seconds, 0, low_open=True)
         self.keep = check_integer("keep", keep, 1)
         self.data = check_choice("data", data, ("replay", "restart"))
-        self._checkpoints, self._loaded, self._prepared = None, None, False
+        self._prepared = False
 
     # Before the fit begins: nothing is changed until all has been looked at.
 
