@@ -2,13 +2,14 @@
 
 import weakref
 import zlib
+from typing import Any
 
 import keras
 import numpy as np
 
 # Rows that a fingerprint looks at.
 _ROWS = 32
-_SEEN = weakref.WeakKeyDictionary()
+_SEEN: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
 class SeenArray:

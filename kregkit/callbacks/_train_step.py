@@ -34,7 +34,7 @@ class Hook:
     """
 
     needs_compiled_optimizer = False
-    untraced_attributes = ()
+    untraced_attributes: tuple[str, ...] = ()
 
     def restore(self):
         """Runs once per fit, after the last `on_train_begin` of all callbacks and before every hook's `prepare`."""

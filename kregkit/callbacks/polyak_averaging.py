@@ -5,14 +5,17 @@ import functools
 import hashlib
 import numbers
 import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import keras
 from keras import ops
 
 from kregkit._core import keras_internals
 from kregkit._core.checks import check_boolean, check_choice, check_integer, check_number, check_string
-from kregkit._core.metrics import direction, is_better
+from kregkit._core.metrics import direction, is_better, one_value
 from kregkit._core.optimizers import leaf_optimizers
+from kregkit._core.types import Tensor
 from kregkit._core.weights import assign_values, copy_values, swapped
 from kregkit.callbacks._validation import why_passes_differ
 from kregkit.callbacks._weight_moments import WeightMoments, gaussian
@@ -85,25 +88,25 @@ class PolyakAveraging(TracedCallback):
     """
 
     needs_compiled_optimizer = True
-    untraced_attributes = (
+    untraced_attributes: tuple[str, ...] = (
         *("best", "monitor", "mode", "_direction", "_raw", "_left", "_pending", "_ended", "_chosen"),
         *("_values", "_update_count", "_posterior_state"),
     )
-    fit_attributes = ("_averages", "_updates", "_traced", "_weight_moments")
+    fit_attributes: tuple[str, ...] = ("_averages", "_updates", "_traced", "_weight_moments")
     _averages = None  # within a fit: per decay, one variable per weight
     _weight_moments = None  # within a fit that gathers a posterior
 
     def __init__(
         self,
-        decay=0.999,
-        start_step=0,
-        warmup=False,
-        monitor="val_loss",
-        mode="auto",
+        decay: float | str | Sequence[float | str] = 0.999,
+        start_step: int = 0,
+        warmup: bool = False,
+        monitor: str = "val_loss",
+        mode: Literal["auto", "min", "max"] = "auto",
         posterior: bool = False,
         rank: int = 20,
         posterior_every: int | None = None,
-    ):
+    ) -> None:
         super().__init__()
         self.decay = decay
         self.decays = list(decay) if isinstance(decay, (list, tuple)) else [decay]
@@ -136,14 +139,14 @@ class PolyakAveraging(TracedCallback):
         self._posterior_state = None  # after a fit that gathers a posterior
         self._raw = None  # the raw weights, while an average is in the model
         self._left = None  # the fingerprint of what the last fit left in the model
-        self._pending = None  # the state to go on from
+        self._pending: Any = None  # the state to go on from
         self._ended = True
         self._chosen = False  # whether this fit's validation has told the best
 
     # Outside the step: what users call.
 
     @contextlib.contextmanager
-    def applied(self, decay=None):
+    def applied(self, decay: float | str | None = None) -> Iterator[None]:
         """Holds an average in the model for a block, then puts back exactly what was there.
 
         Args:
@@ -158,7 +161,7 @@ class PolyakAveraging(TracedCallback):
             yield
 
     @contextlib.contextmanager
-    def raw(self):
+    def raw(self) -> Iterator[None]:
         """Holds the raw weights in the model for a block, then puts back exactly what was there."""
         self._check_started()
         weights = self._weights()
@@ -185,7 +188,7 @@ class PolyakAveraging(TracedCallback):
         mean, diagonal, deviations = gaussian(state)
         return WeightPosterior(indices, shapes, mean, diagonal, deviations, information={"gathered": state["gathered"]})
 
-    def get_state(self):
+    def get_state(self) -> dict[str, Any]:
         """Returns the averages, the number of averaged updates and the raw weights, as arrays and JSON values."""
         self._check_started()
         return {
@@ -198,7 +201,7 @@ class PolyakAveraging(TracedCallback):
             "moments": self._moments_now(),
         }
 
-    def set_state(self, state):
+    def set_state(self, state: dict[str, Any]) -> None:
         """Goes on from `state`, its averages and its raw weights: in the next fit, or in this one before it begins."""
         if len(state["averages"]) != len(self.decays):
             raise ValueError(
@@ -243,7 +246,7 @@ class PolyakAveraging(TracedCallback):
 
     # Inside the step.
 
-    def after_update(self, step):
+    def after_update(self, step: Tensor) -> None:
         if len(self._weights()) != len(self._traced):
             raise ValueError(
                 "Averages start from the weights that `fit` starts with, but this model makes weights in its first "
@@ -284,7 +287,7 @@ class PolyakAveraging(TracedCallback):
 
     # Around the step.
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         super().on_train_begin(logs)
         if self.model.optimizer is None:
             raise ValueError("Weights are averaged at each of the optimizer's updates. Received: optimizer=None")
@@ -344,7 +347,7 @@ class PolyakAveraging(TracedCallback):
             return f"reads {monitor!r} before the best average is chosen: place it after PolyakAveraging"
         return None
 
-    def prepare(self):
+    def prepare(self) -> None:
         self._traced = self._weights()
         state, goes_on = self._pending, self._values is not None and self._left == self._fingerprint()
         self._pending = None
@@ -385,20 +388,20 @@ class PolyakAveraging(TracedCallback):
             digest.update(value.tobytes())
         return digest.digest()
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
         self._take_out()
 
-    def on_test_begin(self, logs=None):
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         if self._averages is not None and not self._ended:
             self._put_in(self.best)
 
-    def on_test_end(self, logs=None):
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
         # For the callbacks before this one.
         if self._averages is not None and not self._ended:
             self._take_out()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self._weight_moments is not None and self.posterior_every is None and self._count() > 0:
             self._weight_moments.gather()
         if len(self.decays) > 1 and logs is not None and self.monitor in logs:
@@ -417,13 +420,13 @@ class PolyakAveraging(TracedCallback):
                 scores[decay] = {f"val_{name}": value for name, value in results.items()}
         best = None
         for decay in self.decays:
-            value = float(scores[decay][self.monitor])
+            value = one_value(self.monitor, scores[decay][self.monitor])
             logs[f"{self.monitor}_{decay}"] = value
             if is_better(value, best, self._direction):
                 self.best, best = decay, value
         logs.update(scores[self.best])
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if len(self.decays) > 1 and not self._chosen:
             warnings.warn(
                 f"PolyakAveraging chooses among {self.decays} by {self.monitor!r}, which was never in the logs: the "
@@ -436,7 +439,7 @@ class PolyakAveraging(TracedCallback):
         self._left = self._fingerprint()
         super().on_train_end(logs)
 
-    def release(self):
+    def release(self) -> None:
         if self._averages is None:
             return
         # The next fit's variables may be these: keep what is in them.

@@ -54,6 +54,11 @@ class Operation(Configured):
     # True if input images must lie in that range.
     needs_range = False
 
+    @property
+    def parts(self):
+        """The operations that this one consists of, which share its draws: itself, in most."""
+        return [self]
+
     def __call__(self, images, key=0, **arguments):
         """Applies this operation alone: `Augment([self])(images, key, **arguments)`."""
         return Augment([self])(images, key, **arguments)
@@ -138,6 +143,8 @@ class Augment:
             kind = type(operation).__name__
             counts[kind] = counts.get(kind, -1) + 1
             self._names.append(f"{kind}/{counts[kind]}")
+        # What runs, each with the index of the operation whose draws it takes.
+        self._parts = [(index, part) for index, one in enumerate(self.operations) for part in one.parts]
         self.mixes = any(one.mixes for one in self.operations)
         # A new object for each Augment: TensorFlow warns of retracing by a method's code, which all of them share.
         self._python = functools.partial(self._run)
@@ -297,7 +304,7 @@ class Augment:
         for group in self._groups(training):
             # Zeros outside mean black, which is the range's lower end; the mean, after `Standardize`.
             black = 0.0 if images.dtype == tf.uint8 or not keeps_range else self.value_range.low
-            pairs = [(self.operations[index], self.draws(keys, index) if training else None) for index in group]
+            pairs = [(operation, self.draws(keys, index) if training else None) for index, operation in group]
             first = pairs[0][0]
             images, masks = first.run(pairs, images, masks, self.value_range, black)
             keeps_range = keeps_range and first.keeps_range
@@ -336,19 +343,19 @@ class Augment:
         return tf.gather(order, (tf.argsort(order) + 1) % tf.size(order))
 
     def _active(self, training):
-        """Returns pairs of index and operation of those that act: what is random only in training; none that mixes."""
+        """Returns the parts that act: what is random only in training; none that mixes."""
         return [
             (index, operation)
-            for index, operation in enumerate(self.operations)
+            for index, operation in self._parts
             if not operation.mixes and (training or operation.changes_size or not operation.random)
         ]
 
     def _groups(self, training):
-        """Returns lists of indices of operations that run as one."""
+        """Returns lists of parts that run as one."""
         groups = []
         for index, operation in self._active(training):
-            if self.fuse and groups and operation.fuses_after([self.operations[i] for i in groups[-1]]):
-                groups[-1].append(index)
+            if self.fuse and groups and operation.fuses_after([one for _, one in groups[-1]]):
+                groups[-1].append((index, operation))
             else:
-                groups.append([index])
+                groups.append([(index, operation)])
         return groups

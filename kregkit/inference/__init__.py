@@ -1,5 +1,6 @@
 """Averaging `W` and `z` out: ensembles, marginalised noise and views, weight posteriors, and calibration at the end."""
 
+from kregkit._core.words import missing_names
 from kregkit.inference.batch_normalization import recompute_batch_normalization
 from kregkit.inference.calibration import Calibrated, calibrate
 from kregkit.inference.ensemble import Ensemble, Member
@@ -26,3 +27,5 @@ __all__ = [
     "recompute_batch_normalization",
     "soup",
 ]
+
+__getattr__ = missing_names(__name__)

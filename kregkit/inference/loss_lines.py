@@ -64,8 +64,8 @@ def loss_along(
     check_same_architecture([a, b])
     evaluator = WeightEvaluator(a, data, normalization_data, batch_size)
     warn_of_statistics(evaluator, "normalization_data")
-    ends = [lambda model=model: [weight.value for weight in model.weights] for model in (a, b)]
-    return walked(evaluator, *ends, np.linspace(0.0, 1.0, points))
+    one, other = (lambda model=model: [weight.value for weight in model.weights] for model in (a, b))
+    return walked(evaluator, one, other, np.linspace(0.0, 1.0, points))
 
 
 def walked(evaluator, one, other, positions):

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from typing import Any
 
 import keras
 import numpy as np
@@ -141,7 +142,7 @@ class WeightPosterior:
     def save(self, path: str | pathlib.Path) -> None:
         """Writes it to an `.npz` file, which is there whole or not at all."""
         path = _checked(path)
-        arrays = {"mean": self.mean, "diagonal": self.diagonal, "deviations": self.deviations}
+        arrays: dict[str, Any] = {"mean": self.mean, "diagonal": self.diagonal, "deviations": self.deviations}
         if self.rotations is not None:
             arrays |= {"left": self.rotations[0], "right": self.rotations[1]}
         about = {"indices": self.indices, "shapes": self.shapes, "information": self.information}

@@ -1,15 +1,23 @@
 """Whether probabilities mean what they say: accuracy against confidence."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from kregkit._core.checks import check_array, check_axes, check_integer
+from kregkit._core.types import ArrayLike
 from kregkit.plots._axes import finish, new_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # The normal quantile of a 95% interval.
 _Z = 1.959964
 
 
-def reliability_bins(probabilities, labels, num_bins=15):
+def reliability_bins(probabilities: ArrayLike, labels: ArrayLike, num_bins: int = 15) -> dict[str, Any]:
     """Returns a dictionary of arrays, one entry per bin of equally many decisions, by rising confidence.
 
     Args:
@@ -54,7 +62,14 @@ def reliability_bins(probabilities, labels, num_bins=15):
     }
 
 
-def reliability(probabilities, labels, axes=None, *, num_bins: int = 15, label: str = "accuracy"):
+def reliability(
+    probabilities: ArrayLike,
+    labels: ArrayLike,
+    axes: Axes | None = None,
+    *,
+    num_bins: int = 15,
+    label: str = "accuracy",
+) -> Axes:
     """Draws accuracy against confidence over bins of equally many decisions, with 95% intervals.
 
     Probabilities that mean what they say lie on the diagonal; below it they are surer than they are right.

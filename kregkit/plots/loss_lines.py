@@ -1,12 +1,27 @@
 """The loss on the straight line between two models."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from kregkit._core.checks import check_array, check_axes
+from kregkit._core.types import ArrayLike
 from kregkit.plots._axes import finish, new_axes
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-def loss_line(positions, losses, errors=None, axes=None, *, label: str = "loss"):
+
+def loss_line(
+    positions: ArrayLike,
+    losses: ArrayLike,
+    errors: ArrayLike | None = None,
+    axes: Axes | None = None,
+    *,
+    label: str = "loss",
+) -> Axes:
     """Draws the loss at positions between two models, and above what it rises.
 
     Args:
@@ -29,9 +44,9 @@ def loss_line(positions, losses, errors=None, axes=None, *, label: str = "loss")
 
     Reference: [Frankle et al., 2020](https://arxiv.org/abs/1912.05671)
     """
-    positions = check_array("positions", positions, ndim=1)
-    losses = check_array("losses", losses, ndim=1, finite=False)
-    errors = check_array("errors", errors, ndim=1, none=True)
+    positions = np.asarray(check_array("positions", positions, ndim=1))
+    losses = np.asarray(check_array("losses", losses, ndim=1, finite=False))
+    errors = None if errors is None else np.asarray(check_array("errors", errors, ndim=1))
     if len(positions) != len(losses) or (errors is not None and len(errors) != len(losses)):
         raise ValueError(
             f"There must be one loss, and one error if any, per position. Received: positions={len(positions)}, "
