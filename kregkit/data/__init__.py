@@ -2,6 +2,7 @@
 
 from kregkit.data._random import make_keys
 from kregkit.data._restoring import restore
+from kregkit.data.annotations import Boxes, Points
 from kregkit.data.augment import Augment
 from kregkit.data.augment_layer import AugmentLayer
 from kregkit.data.automatic import RandAugment, TrivialAugment
@@ -29,6 +30,7 @@ __all__ = [
     "Augment",
     "AugmentLayer",
     "AutoContrast",
+    "Boxes",
     "ColorJitter",
     "CutMix",
     "Cutout",
@@ -39,6 +41,7 @@ __all__ = [
     "MixUp",
     "MultiScale",
     "PCAColorNoise",
+    "Points",
     "Posterize",
     "RandAugment",
     "RandomCrop",
