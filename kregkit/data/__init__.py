@@ -22,6 +22,7 @@ from kregkit.data.image_folders import image_folder
 from kregkit.data.loading import load
 from kregkit.data.mixing import CutMix, MixUp
 from kregkit.data.pipelines import pipeline
+from kregkit.data.previews import Preview, preview
 from kregkit.data.standardization import Standardize
 from kregkit.data.tones import AutoContrast, Equalize, Posterize, Sharpness, Solarize
 from kregkit.data.views import FiveCrop, Flips, MultiScale, RandomViews, TenCrop, Views
@@ -43,6 +44,7 @@ __all__ = [
     "PCAColorNoise",
     "Points",
     "Posterize",
+    "Preview",
     "RandAugment",
     "RandomCrop",
     "RandomErasing",
@@ -64,5 +66,6 @@ __all__ = [
     "load",
     "make_keys",
     "pipeline",
+    "preview",
     "restore",
 ]
