@@ -2,6 +2,7 @@
 
 from kregkit.plots.activations import activation_histograms
 from kregkit.plots.calibration import reliability
+from kregkit.plots.contact_sheets import contact_sheet
 from kregkit.plots.curves import error_curves, errors, loss_curves
 from kregkit.plots.draws import error_against_draws
 from kregkit.plots.ensembles import ensemble_size
@@ -16,6 +17,7 @@ from kregkit.plots.transfer import transfer_curves
 __all__ = [
     "activation_histograms",
     "best_so_far",
+    "contact_sheet",
     "ensemble_size",
     "error_against_draws",
     "error_curves",
