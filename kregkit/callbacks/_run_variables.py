@@ -26,7 +26,7 @@ class RunVariables:
         found = [*model.variables, *(variable for one in optimizers for variable in one.variables), *_loose(model)]
         self._strategy = model.distribute_strategy
         self.state = [variable for variable in _unique(found) if id(_plain(variable)) not in known]
-        self._specs, self._reader = None, ((), None)
+        self._specs, self._readers = None, {}
 
     @property
     def metrics(self):
@@ -47,10 +47,13 @@ class RunVariables:
         """
         parts = [self._parts(variable) for variable in variables]
         key = tuple(id(part) for several in parts for part in several)
-        if self._reader[0] != key:
-            # The function keeps the variables, so that none of these numbers is given to another object.
-            self._reader = (key, tf.function(lambda: [[part.read_value() for part in several] for several in parts]))
-        return self._reader[1]() if key else []
+        if not key:
+            return []
+        if key not in self._readers:
+            traced = tf.function(lambda: [[part.read_value() for part in several] for several in parts])
+            # With the variables, so that none of these numbers is given to another object.
+            self._readers[key] = traced.get_concrete_function(), parts
+        return self._readers[key][0]()
 
     def assign(self, variables, values):
         """Puts back what `read` returned, as arrays."""

@@ -11,10 +11,10 @@ import keras
 from kregkit._core import keras_internals
 from kregkit._core.checks import check_choice, check_integer, check_number
 from kregkit._core.types import Path
-from kregkit._core.workers import is_chief
+from kregkit._core.workers import gather_from_workers, worker
 from kregkit.callbacks import _callback_states
 from kregkit.callbacks._checkpoints import Checkpoints
-from kregkit.callbacks._data_place import DataPlace
+from kregkit.callbacks._data_place import DataPlace, draw_seed
 from kregkit.callbacks._run_identity import counted_callbacks, differences, run_identity
 from kregkit.callbacks._run_record import record_begin, record_end
 from kregkit.callbacks._run_variables import RunVariables, as_arrays, get_seeds, set_seeds
@@ -44,13 +44,15 @@ class Resume(TracedCallback):
     **Files.** A checkpoint is one file with a checksum, `checkpoint-NNNNNNNN.state`, there whole or not at all. It is
     copied within the step and written in the background. A file that is damaged is named in a warning, and the next
     older one is used. If one can't be written (the disk is full), a warning says so and training goes on. One process
-    at a time may use the directory. On several workers, the chief writes and all read.
+    at a time may use the directory. Of several workers, each keeps what only it has (sums of metrics, unsynchronized
+    statistics, seeds) in a directory `worker-N` in it, and all go on from the newest checkpoint that all have.
 
     Args:
         directory: String or path of a directory for this run only; all workers see the same one.
         save_freq: `"epoch"`, or an integer >= 1: a checkpoint each so many batches, exact to one execution of
             `steps_per_execution`, and at the end of training. Defaults to `"epoch"`.
-        seconds: Float > 0, or `None`: in addition, a checkpoint when the last one is so many seconds old.
+        seconds: Float > 0, or `None`: in addition, a checkpoint when the last one is so many seconds old. Not on
+            several workers, whose clocks differ.
         keep: Integer >= 1, how many checkpoints stay. Defaults to `2`.
         data: `"replay"`, or `"restart"`, which takes any data and begins a pass anew where a run is taken up, with a
             warning: the weights then aren't those of an uninterrupted run. Defaults to `"replay"`.
@@ -76,7 +78,7 @@ class Resume(TracedCallback):
 
     untraced_attributes: tuple[str, ...] = (
         *("directory", "save_freq", "seconds", "keep", "data", "_checkpoints", "_places", "_identity", "_loaded"),
-        *("_last", "_run_variables", "_since_save", "_batches_done", "_due", "_epoch", "_saved_at", "_writes"),
+        *("_last", "_run_variables", "_since_save", "_batches_done", "_due", "_epoch", "_saved_at"),
         "_prepared",
     )
     fit_attributes: tuple[str, ...] = ("_places", "_last", "_run_variables", "_checkpoints", "_loaded")
@@ -127,27 +129,60 @@ class Resume(TracedCallback):
                 raise ValueError(
                     f"{kind.__name__} and Resume both take up a run: {advice}. Received: callbacks={names}"
                 )
-        strategy = self.model.distribute_strategy
-        self._writes = is_chief(self.model)
-        self._places = {"data": DataPlace(iterator, strategy, self.data == "replay")}
-        if keras_internals.running_fit(self.model).get("validation_data") is not None:
-            validation = keras_internals.validation_iterator(self.model, strategy)
-            self._places["validation"] = DataPlace(validation, strategy, self.data == "replay", "validation_data")
-        self._identity = run_identity(self.model, callbacks) | {
-            name: place.identity() for name, place in self._places.items()
-        }
-        if self._checkpoints is None:
-            self._checkpoints = Checkpoints(self.directory, self.keep)
-        if self._writes:
-            self._checkpoints.acquire()
+        here = worker(self.model)
+        if here.count > 1 and self.seconds is not None:
+            raise ValueError(
+                "Workers' clocks differ, and all must save the same batch: leave `seconds` out, and use `save_freq`. "
+                f"Received: seconds={self.seconds} with {here.count} workers"
+            )
+        draw = draw_seed
+        if here.count > 1:
+            seed = int(self._gather(draw_seed())[0])
+            draw = lambda: seed  # noqa: E731
+        self._together(lambda: self._take_directory(callbacks, iterator, here, draw))
         try:
-            self._loaded = self._checkpoints.load()
-            if self._loaded is not None:
-                self._compare(self._loaded["identity"], self._identity)
+            self._together(self._checkpoints.tidy)
+            self._loaded = self._checkpoints.load(self._gather)
+            self._together(self._check_loaded)
         except BaseException:
             self._checkpoints.release()
             raise
         self._prepared = True
+
+    def _gather(self, value):
+        return gather_from_workers(self.model, value)
+
+    def _together(self, function):
+        """Calls a function; if it fails on one worker, it fails on all, before one waits for another."""
+        error = None
+        try:
+            function()
+        except Exception as raised:
+            error = raised
+        failed = [index for index, one in enumerate(self._gather(error is not None)) if one]
+        if error is not None:
+            raise error
+        if failed:
+            if self._checkpoints is not None:
+                self._checkpoints.release()
+            raise RuntimeError(f"Resume can't be used: look at the error of worker {failed[0]}. Received: {failed=}")
+
+    def _take_directory(self, callbacks, iterator, here, draw):
+        strategy, replay = self.model.distribute_strategy, self.data == "replay"
+        self._places = {"data": DataPlace(iterator, strategy, replay, draw_seed=draw)}
+        if keras_internals.running_fit(self.model).get("validation_data") is not None:
+            validation = keras_internals.validation_iterator(self.model, strategy)
+            self._places["validation"] = DataPlace(validation, strategy, replay, "validation_data")
+        self._identity = run_identity(self.model, callbacks) | {
+            name: place.identity() for name, place in self._places.items()
+        }
+        if self._checkpoints is None:
+            self._checkpoints = Checkpoints(self.directory, self.keep, here)
+        self._checkpoints.acquire()
+
+    def _check_loaded(self):
+        if self._loaded is not None:
+            self._compare(self._loaded["identity"], self._identity)
 
     def _compare(self, old, new):
         different = differences(old, new)
@@ -297,8 +332,6 @@ class Resume(TracedCallback):
 
     def _save(self, epoch, batch, logs):
         self._due, self._since_save, self._saved_at = False, 0, time.monotonic()
-        if not self._writes:
-            return
         self._checkpoints.warn_of_failure()
         variables = self._all_variables()
         state = {
