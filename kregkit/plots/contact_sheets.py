@@ -1,6 +1,7 @@
 """A contact sheet: many images in a grid, with what is known of each drawn in."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -53,7 +54,7 @@ def contact_sheet(
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid[num:]:
         axes.remove()
-    colors = {}
+    colors: dict[str, Any] = {}
     for index, axes in enumerate(grid[:num]):
         _one(axes, np.asarray(images[index]), None if masks is None else np.asarray(masks[index]))
         if titles is not None:
