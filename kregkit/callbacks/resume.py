@@ -338,7 +338,7 @@ class Resume(TracedCallback):
         if last or self._due or self.save_freq == "epoch" or self._seconds_passed():
             self._save(epoch + 1, 0, None)
 
-    def end(self):
+    def end(self) -> None:
         """Called after every callback's `on_train_end`."""
         record_end(self)
         self._fits += 1

@@ -1,25 +1,32 @@
 """A contact sheet: many images in a grid, with what is known of each drawn in."""
 
+from __future__ import annotations
+
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kregkit._core.optional import import_optional
+from kregkit._core.types import ArrayLike
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 _COLORS = ("#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#bfef45", "#9a6324")
 
 
 def contact_sheet(
-    images,
+    images: Any,
     titles: list[str] | None = None,
     boxes: list | None = None,
     box_titles: list[list[str]] | None = None,
-    masks=None,
+    masks: ArrayLike | None = None,
     points: list | None = None,
     columns: int | None = None,
-    figure=None,
-):
+    figure: Figure | None = None,
+) -> Figure:
     """Draws images in a grid, with titles, boxes, masks and points.
 
     Args:
