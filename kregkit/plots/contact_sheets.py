@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kregkit._core.optional import import_optional
-from kregkit._core.types import ArrayLike
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,7 +21,7 @@ def contact_sheet(
     titles: list[str] | None = None,
     boxes: list | None = None,
     box_titles: list[list[str]] | None = None,
-    masks: ArrayLike | None = None,
+    masks: Any = None,
     points: list | None = None,
     columns: int | None = None,
     figure: Figure | None = None,
