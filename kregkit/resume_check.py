@@ -24,9 +24,12 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from kregkit._core.checks import check_integer, check_number
 from kregkit._core.files import file_digest
+from kregkit._core.types import Path
 
 __all__ = ["Verification", "verify"]
 
@@ -52,7 +55,7 @@ class Verification:
     differences: list
 
     @property
-    def identical(self):
+    def identical(self) -> bool:
         """Whether the killed run ended in the same bits."""
         return not self.differences
 
@@ -65,7 +68,16 @@ class Verification:
         return "\n".join([f"not identical after {kills}:", *(f"  {line}" for line in self.differences)])
 
 
-def verify(script, arguments=(), kills=5, seed=0, timeout=600.0, ignored=IGNORED, start=None, verbose=False):
+def verify(
+    script: Path | None,
+    arguments: Sequence[Any] = (),
+    kills: int = 5,
+    seed: int = 0,
+    timeout: float = 600.0,
+    ignored: Sequence[str] = IGNORED,
+    start: Callable[..., Any] | None = None,
+    verbose: bool = False,
+) -> Verification:
     """Runs a program without and with kills, and compares what both runs end in.
 
     Args:
@@ -91,7 +103,7 @@ def verify(script, arguments=(), kills=5, seed=0, timeout=600.0, ignored=IGNORED
     check_integer("kills", kills, 1)
     check_number("timeout", timeout, 0, low_open=True)
     if start is None:
-        path = pathlib.Path(script).resolve()
+        path = pathlib.Path(script or "").resolve()
         if not path.is_file():
             raise ValueError(f"`script` must be a Python program. Received: script={str(script)!r}")
 

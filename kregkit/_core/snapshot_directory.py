@@ -45,6 +45,9 @@ class SnapshotDirectory:
         self.architecture_path = self.path / "architecture.json"
         self._architecture_digest = None
 
+    def __fspath__(self):
+        return str(self.path)
+
     def exists(self):
         """Returns whether a run has been recorded here."""
         # A link that leads nowhere counts, so that it is refused.

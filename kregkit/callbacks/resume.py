@@ -5,11 +5,13 @@ import os
 import pathlib
 import time
 import warnings
+from typing import Any, Literal
 
 import keras
 
 from kregkit._core import keras_internals
 from kregkit._core.checks import check_choice, check_integer, check_number
+from kregkit._core.types import Path
 from kregkit._core.workers import gather_from_workers, worker
 from kregkit.callbacks import _callback_states
 from kregkit.callbacks._checkpoints import Checkpoints
@@ -77,14 +79,26 @@ class Resume(TracedCallback):
     (3, True)
     """
 
-    untraced_attributes = (
+    untraced_attributes: tuple[str, ...] = (
         *("directory", "save_freq", "seconds", "keep", "data", "_checkpoints", "_places", "_identity", "_loaded"),
         *("_last", "_run_variables", "_since_save", "_batches_done", "_due", "_epoch", "_saved_at"),
         *("_prepared", "_fits"),
     )
-    fit_attributes = ("_places", "_last", "_run_variables", "_checkpoints", "_loaded")
+    fit_attributes: tuple[str, ...] = ("_places", "_last", "_run_variables", "_checkpoints", "_loaded")
+    _places: Any = None
+    _last: Any = None
+    _run_variables: Any = None
+    _checkpoints: Any = None
+    _loaded: Any = None
 
-    def __init__(self, directory, save_freq="epoch", seconds=None, keep=2, data="replay"):
+    def __init__(
+        self,
+        directory: Path,
+        save_freq: int | Literal["epoch"] = "epoch",
+        seconds: float | None = None,
+        keep: int = 2,
+        data: Literal["replay", "restart"] = "replay",
+    ) -> None:
         super().__init__()
         if not isinstance(directory, (str, os.PathLike)) or not str(directory):
             raise ValueError(f"`directory` must be a string or a path. Received: directory={directory!r}")
@@ -97,7 +111,7 @@ class Resume(TracedCallback):
         self.seconds = None if seconds is None else check_number("seconds", seconds, 0, low_open=True)
         self.keep = check_integer("keep", keep, 1)
         self.data = check_choice("data", data, ("replay", "restart"))
-        self._checkpoints, self._loaded, self._prepared, self._fits = None, None, False, 0
+        self._prepared, self._fits = False, 0
 
     @property
     def fit_directory(self) -> pathlib.Path:
@@ -107,7 +121,7 @@ class Resume(TracedCallback):
 
     # Before the fit begins: nothing is changed until all has been looked at.
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         # `fit` introduces the model to all callbacks before any `on_train_begin`, which may empty files.
         callback_list = keras_internals.introduced_callback_list(model)
@@ -190,7 +204,7 @@ class Resume(TracedCallback):
                 f"{'; '.join(different)}. Received: directory={str(self.fit_directory)!r}"
             )
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         callback_list = keras_internals.running_callback_list(self.model)
         if not self._prepared:
             # In a list of callbacks that was made before the fit.
@@ -223,16 +237,16 @@ class Resume(TracedCallback):
             raise
         record_begin(self)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Does nothing: with it Keras calls callbacks within the step's own thread, in step with the variables."""
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
         self._epoch, self._batches_done = epoch, 0
 
     # Going on.
 
-    def restore(self):
+    def restore(self) -> Any:
         state = self._loaded
         if state is None:
             return
@@ -273,14 +287,14 @@ class Resume(TracedCallback):
             with self.model.distribute_strategy.scope():
                 keras_internals.build_as_fit_does(self.model, spec)
 
-    def begin(self):
+    def begin(self) -> None:
         """Called after every callback's `on_train_begin`."""
         self.train_step.prepare()
         if self._loaded is None and self.train_step.steps_done() == 0:
             # A run that is killed before its next checkpoint begins again with the same weights and seeds.
             self._save(keras_internals.running_fit(self.model)["initial_epoch"], 0, None)
 
-    def begin_epoch(self, epoch):
+    def begin_epoch(self, epoch: int) -> None:
         """Called after every callback's `on_epoch_begin`."""
         state = self._loaded
         if state is None:
@@ -310,7 +324,7 @@ class Resume(TracedCallback):
 
     # Saving.
 
-    def end_batch(self, batch, logs):
+    def end_batch(self, batch: int, logs: dict[str, Any] | None) -> None:
         """Called after every callback's `on_train_batch_end`."""
         done = batch + 1
         self._since_save += done - self._batches_done
@@ -325,13 +339,13 @@ class Resume(TracedCallback):
         else:
             self._save(self._epoch, done, logs)
 
-    def end_epoch(self, epoch):
+    def end_epoch(self, epoch: int) -> None:
         """Called after every callback's `on_epoch_end`."""
         last = epoch + 1 >= self.params["epochs"] or self.model.stop_training
         if last or self._due or self.save_freq == "epoch" or self._seconds_passed():
             self._save(epoch + 1, 0, None)
 
-    def end(self):
+    def end(self) -> None:
         """Called after every callback's `on_train_end`."""
         record_end(self)
         self._fits += 1
@@ -384,7 +398,7 @@ class Resume(TracedCallback):
     def _find_history(self):
         return next(iter(self.train_step.find(keras.callbacks.History)), None)
 
-    def release(self):
+    def release(self) -> None:
         keras_internals.clear_initial_epoch(self.model)
         try:
             if self._checkpoints is not None:
