@@ -1,5 +1,9 @@
 """Paths of update rules over a loss landscape."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 
 from kregkit._core.optional import import_optional
@@ -7,7 +11,9 @@ from kregkit._core.optional import import_optional
 _INK = "0.25"
 
 
-def trajectories(landscapes, groups=None, colors=None, axes=None, *, below: str = "loss above the lowest"):
+def trajectories(
+    landscapes: Any, groups: Any = None, colors: Any = None, axes: Any = None, *, below: str = "loss above the lowest"
+) -> np.ndarray:
     """Draws what paths rules take over two-dimensional landscapes, and their losses against steps.
 
     One column per landscape. Above, one map per group of rules: filled contours evenly spaced in the logarithm of the
