@@ -230,9 +230,9 @@ def run_trial_in_process(train, parameters, epochs, seeds, metric, mode, max_los
                 here.send(report(*content))
             elif kind == "error":
                 *content, note = content
-                error = _received(*content)
-                error.add_note(note)
-                raise error
+                received = _received(*content)
+                received.add_note(note)
+                raise received
             else:
                 process.join(timeout=30)
                 return content

@@ -434,3 +434,10 @@ def test_structures_of_arrays_and_cached_streams(tmp_path):
     for _ in range(2):
         assert sorted(np.concatenate(list(dataset))) == list(range(7))
     assert list(tmp_path.glob("cache*"))
+
+
+def test_a_mistyped_folder_is_answered_by_the_folder_beside_it(tmp_path, monkeypatch):
+    (tmp_path / "photographs" / "cat").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"Did you mean photographs\? Received: source='photografs'"):
+        open_source("photografs")
