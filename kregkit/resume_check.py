@@ -23,9 +23,12 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from kregkit._core.checks import check_integer, check_number
 from kregkit._core.files import file_digest
+from kregkit._core.types import Path
 
 __all__ = ["Verification", "verify"]
 
@@ -51,7 +54,7 @@ class Verification:
     differences: list
 
     @property
-    def identical(self):
+    def identical(self) -> bool:
         """Whether the killed run ended in the same bits."""
         return not self.differences
 
@@ -62,7 +65,15 @@ class Verification:
         return "\n".join([f"not identical after {kills}:", *(f"  {line}" for line in self.differences)])
 
 
-def verify(script, arguments=(), kills=5, seed=0, timeout=600.0, ignored=IGNORED, start=None):
+def verify(
+    script: Path | None,
+    arguments: Sequence[Any] = (),
+    kills: int = 5,
+    seed: int = 0,
+    timeout: float = 600.0,
+    ignored: Sequence[str] = IGNORED,
+    start: Callable[..., Any] | None = None,
+) -> Verification:
     """Runs a program without and with kills, and compares what both runs end in.
 
     Args:
@@ -87,7 +98,7 @@ def verify(script, arguments=(), kills=5, seed=0, timeout=600.0, ignored=IGNORED
     check_integer("kills", kills, 1)
     check_number("timeout", timeout, 0, low_open=True)
     if start is None:
-        path = pathlib.Path(script).resolve()
+        path = pathlib.Path(script or "").resolve()
         if not path.is_file():
             raise ValueError(f"`script` must be a Python program. Received: script={str(script)!r}")
 

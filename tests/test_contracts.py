@@ -124,6 +124,7 @@ def layer_numbers(case, mode, directory):
     return [history.history["loss"], *model.get_weights()]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("case", "mode"), per_mode(LAYERS))
 def test_layer_in_mode(case, mode, tmp_path):
     numbers = numbers_in_mode(layer_numbers, case, mode, tmp_path)
@@ -145,6 +146,7 @@ def optimizer_numbers(case, mode, directory):
     return trained.get_weights()
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("case", "mode"), per_mode(OPTIMIZERS))
 def test_optimizer_in_mode(case, mode, tmp_path):
     numbers = numbers_in_mode(optimizer_numbers, case, mode, tmp_path)
@@ -194,6 +196,7 @@ def callback_numbers(case, mode, directory):
 
 # The rows have no validation data.
 @pytest.mark.filterwarnings("ignore:PolyakAveraging chooses among .* by 'val_loss', which was never in the logs")
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("case", "mode"), per_mode(CALLBACKS))
 def test_callback_in_mode(case, mode, tmp_path):
     numbers = numbers_in_mode(callback_numbers, case, mode, tmp_path)

@@ -168,6 +168,11 @@ def marginal(shared):
     return found.predict(X)
 
 
+def calibrated(shared):
+    many = np.tile(X, (4, 1)), np.tile(Y, (4, 1))
+    return inference.calibrate(small(), many).predict(X)
+
+
 def searched(shared):
     return search.search(quick, shared.space, 3)
 
@@ -287,6 +292,7 @@ CALLS = {
         "synchronize_batch_normalization": lambda shared: distribution.synchronize_batch_normalization(shared.model),
     },
     "inference": {
+        **dict.fromkeys(("Calibrated", "calibrate"), calibrated),
         "Ensemble": lambda shared: ensemble(shared).predict(X),
         "Marginal": marginal,
         "Member": lambda shared: ensemble(shared).members[0],
@@ -332,6 +338,7 @@ CALLS = {
         ),
         "learning_rates": lambda shared: plots.learning_rates({"good": {"rate": 0.1, "losses": [2.0, 1.0]}}),
         "loss_curves": lambda shared: plots.loss_curves(CURVES),
+        "reliability": lambda shared: plots.reliability([0.2, 0.9], [0, 1]),
         "search_importance": lambda shared: plots.search_importance({"rate": 0.9, "decay": 0.1}),
         "search_ranges": lambda shared: plots.search_ranges([RANGES]),
         "search_results": lambda shared: plots.search_results(TRIALS, [RANGES], {"rate": 0.8, "decay": 0.2}),

@@ -4,13 +4,16 @@ import contextlib
 import hashlib
 import numbers
 import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import keras
 from keras import ops
 
 from kregkit._core.checks import check_boolean, check_choice, check_integer, check_number, check_string
-from kregkit._core.metrics import direction, is_better
+from kregkit._core.metrics import direction, is_better, one_value
 from kregkit._core.optimizers import leaf_optimizers
+from kregkit._core.types import Tensor
 from kregkit._core.weights import assign_values, copy_values, swapped
 from kregkit.callbacks._validation import why_passes_differ
 from kregkit.callbacks.traced import TracedCallback
@@ -73,14 +76,21 @@ class PolyakAveraging(TracedCallback):
     """
 
     needs_compiled_optimizer = True
-    untraced_attributes = (
+    untraced_attributes: tuple[str, ...] = (
         *("best", "monitor", "mode", "_direction", "_raw", "_left", "_pending", "_ended", "_chosen"),
         *("_values", "_update_count"),
     )
-    fit_attributes = ("_averages", "_updates", "_traced")
+    fit_attributes: tuple[str, ...] = ("_averages", "_updates", "_traced")
     _averages = None  # within a fit: per decay, one variable per weight
 
-    def __init__(self, decay=0.999, start_step=0, warmup=False, monitor="val_loss", mode="auto"):
+    def __init__(
+        self,
+        decay: float | str | Sequence[float | str] = 0.999,
+        start_step: int = 0,
+        warmup: bool = False,
+        monitor: str = "val_loss",
+        mode: Literal["auto", "min", "max"] = "auto",
+    ) -> None:
         super().__init__()
         self.decay = decay
         self.decays = list(decay) if isinstance(decay, (list, tuple)) else [decay]
@@ -109,14 +119,14 @@ class PolyakAveraging(TracedCallback):
         self._update_count = 0
         self._raw = None  # the raw weights, while an average is in the model
         self._left = None  # the fingerprint of what the last fit left in the model
-        self._pending = None  # the state to go on from
+        self._pending: Any = None  # the state to go on from
         self._ended = True
         self._chosen = False  # whether this fit's validation has told the best
 
     # Outside the step: what users call.
 
     @contextlib.contextmanager
-    def applied(self, decay=None):
+    def applied(self, decay: float | str | None = None) -> Iterator[None]:
         """Holds an average in the model for a block, then puts back exactly what was there.
 
         Args:
@@ -131,14 +141,14 @@ class PolyakAveraging(TracedCallback):
             yield
 
     @contextlib.contextmanager
-    def raw(self):
+    def raw(self) -> Iterator[None]:
         """Holds the raw weights in the model for a block, then puts back exactly what was there."""
         self._check_started()
         weights = self._weights()
         with swapped(weights, copy_values(weights) if self._raw is None else self._raw):
             yield
 
-    def get_state(self):
+    def get_state(self) -> dict[str, Any]:
         """Returns the averages, the number of averaged updates and the raw weights, as arrays and JSON values."""
         self._check_started()
         return {
@@ -150,7 +160,7 @@ class PolyakAveraging(TracedCallback):
             "chosen": self._chosen,
         }
 
-    def set_state(self, state):
+    def set_state(self, state: dict[str, Any]) -> None:
         """Goes on from `state`, its averages and its raw weights: in the next fit, or in this one before it begins."""
         if len(state["averages"]) != len(self.decays):
             raise ValueError(
@@ -183,7 +193,7 @@ class PolyakAveraging(TracedCallback):
 
     # Inside the step.
 
-    def after_update(self, step):
+    def after_update(self, step: Tensor) -> None:
         if len(self._weights()) != len(self._traced):
             raise ValueError(
                 "Averages start from the weights that `fit` starts with, but this model makes weights in its first "
@@ -222,7 +232,7 @@ class PolyakAveraging(TracedCallback):
 
     # Around the step.
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         super().on_train_begin(logs)
         if self.model.optimizer is None:
             raise ValueError("Weights are averaged at each of the optimizer's updates. Received: optimizer=None")
@@ -282,7 +292,7 @@ class PolyakAveraging(TracedCallback):
             return f"reads {monitor!r} before the best average is chosen: place it after PolyakAveraging"
         return None
 
-    def prepare(self):
+    def prepare(self) -> None:
         self._traced = self._weights()
         state, goes_on = self._pending, self._values is not None and self._left == self._fingerprint()
         self._pending = None
@@ -319,20 +329,20 @@ class PolyakAveraging(TracedCallback):
             digest.update(value.tobytes())
         return digest.digest()
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
         self._take_out()
 
-    def on_test_begin(self, logs=None):
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         if self._averages is not None and not self._ended:
             self._put_in(self.best)
 
-    def on_test_end(self, logs=None):
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
         # For the callbacks before this one.
         if self._averages is not None and not self._ended:
             self._take_out()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if len(self.decays) > 1 and logs is not None and self.monitor in logs:
             self._choose(logs)
             self._chosen = True
@@ -349,13 +359,13 @@ class PolyakAveraging(TracedCallback):
                 scores[decay] = {f"val_{name}": value for name, value in results.items()}
         best = None
         for decay in self.decays:
-            value = float(scores[decay][self.monitor])
+            value = one_value(self.monitor, scores[decay][self.monitor])
             logs[f"{self.monitor}_{decay}"] = value
             if is_better(value, best, self._direction):
                 self.best, best = decay, value
         logs.update(scores[self.best])
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if len(self.decays) > 1 and not self._chosen:
             warnings.warn(
                 f"PolyakAveraging chooses among {self.decays} by {self.monitor!r}, which was never in the logs: the "
@@ -368,7 +378,7 @@ class PolyakAveraging(TracedCallback):
         self._left = self._fingerprint()
         super().on_train_end(logs)
 
-    def release(self):
+    def release(self) -> None:
         if self._averages is None:
             return
         # The next fit's variables may be these: keep what is in them.

@@ -1,5 +1,6 @@
 """From a TFDS name, arrays or files to what `model.fit` reads, with augmentation that is fast and replayable."""
 
+from kregkit._core.words import missing_names
 from kregkit.data._random import make_keys
 from kregkit.data._restoring import restore
 from kregkit.data.annotations import Boxes, Points
@@ -69,3 +70,5 @@ __all__ = [
     "preview",
     "restore",
 ]
+
+__getattr__ = missing_names(__name__)

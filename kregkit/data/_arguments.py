@@ -6,11 +6,12 @@ import math
 import keras
 
 from kregkit._core.checks import check_integer
+from kregkit._core.written import Written
 
 register = keras.saving.register_keras_serializable(package="kregkit")
 
 
-class Configured:
+class Configured(Written):
     """A class whose config is the arguments of its `__init__`, each stored under its own name."""
 
     def get_config(self):
@@ -22,10 +23,6 @@ class Configured:
     @classmethod
     def from_config(cls, config):
         return cls(**config)
-
-    def __repr__(self):
-        arguments = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
-        return f"{type(self).__name__}({arguments})"
 
 
 def check_range(name, value, low, high):

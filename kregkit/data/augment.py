@@ -149,7 +149,7 @@ class Augment:
         self.boxes = check_instance("boxes", boxes, Boxes, "kregkit.data.Boxes", none=True)
         self.points = check_instance("points", points, Points, "kregkit.data.Points", none=True)
         self._check_order()
-        counts = {}
+        counts: dict[str, int] = {}
         self._names = []
         for operation in self.operations:
             kind = type(operation).__name__
@@ -160,7 +160,7 @@ class Augment:
         self.mixes = any(one.mixes for one in self.operations)
         # A new object for each Augment: TensorFlow warns of retracing by a method's code, which all of them share.
         self._python = functools.partial(self._run)
-        self._functions = {}
+        self._functions: dict[tuple, typing.Any] = {}
 
     def _check_order(self):
         for operation, later in itertools.combinations(self.operations, 2):

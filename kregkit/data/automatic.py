@@ -46,7 +46,7 @@ class Automatic(Geometric):
     """
 
     needs_range = True
-    space = None
+    space: Space
     num = 1
 
     @property

@@ -15,6 +15,7 @@ from kregkit.data._examples import Augmenter, Order
 from kregkit.data._fields import Fields, check_single, get, put
 from kregkit.data._image_files_in_graph import in_graph
 from kregkit.data._open_source import open_source
+from kregkit.data._passes import draws_numbers, starts_at_once
 from kregkit.data._service import check_service, from_service
 from kregkit.data.augment import Augment
 
@@ -204,6 +205,8 @@ def pipeline(
     # A shard may be empty where the whole isn't, and so may what is left of a pass.
     named = f"{given!s:.200}" if shard is None and start is None and num_batches is None else ""
     dataset = counted(dataset.prefetch(prefetch), counter, start, num_batches, with_keys, named)
+    if num_batches and service is None and not (hasattr(source, "dataset") and draws_numbers(source.dataset)):
+        dataset = starts_at_once(dataset, num_batches, start)
     dataset.source = getattr(source, "original", source)
     dataset.augmented_fields = fields
     return dataset

@@ -1,7 +1,9 @@
 """Reading the loss curves of a finished run."""
 
 import math
+from collections.abc import Mapping, Sequence
 
+import keras
 import numpy as np
 
 from kregkit._core.checks import check_number
@@ -13,7 +15,9 @@ _REGULARISE = (
 )
 
 
-def diagnose_curves(history, monitor="loss", floor=None):
+def diagnose_curves(
+    history: keras.callbacks.History | Mapping[str, Sequence[float]], monitor: str = "loss", floor: float | None = None
+) -> Finding:
     """Says what a run's training and validation curves show, with the numbers it used.
 
     - validation not finite: a validation loss is NaN or infinite;
@@ -79,9 +83,9 @@ def diagnose_curves(history, monitor="loss", floor=None):
         problems += _faults(train, usable, record.get("learning_rate"), floor)
     figure = f"{train[0]:.3g} to {train[-1]:.3g} in {len(train)} epochs"
     numbers = {key: float(value) for key, value in numbers.items()}
-    problems = tuple(problem for problem in problems if problem is not None)
+    found = tuple(problem for problem in problems if problem is not None)
     return Finding(
-        "diagnose_curves", figure, "a loss that keeps falling, and validation that follows it", problems, numbers
+        "diagnose_curves", figure, "a loss that keeps falling, and validation that follows it", found, numbers
     )
 
 

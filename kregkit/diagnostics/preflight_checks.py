@@ -4,8 +4,12 @@ import dataclasses
 import math
 import re
 import time
+from collections.abc import Sequence
+
+import keras
 
 from kregkit._core.checks import check_integer, check_number
+from kregkit._core.types import Data
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics._untouched import untouched
 from kregkit.diagnostics.compiled_rate import learning_rate
@@ -52,7 +56,15 @@ _SHARES = {
 }
 
 
-def preflight(model, data, checks="all", batch_size=32, max_examples=1024, seconds=60, verbose=1):
+def preflight(
+    model: keras.Model,
+    data: Data,
+    checks: str | Sequence[str] = "all",
+    batch_size: int | None = 32,
+    max_examples: int = 1024,
+    seconds: float | None = 60,
+    verbose: int | str = 1,
+) -> PreflightReport:
     """Runs every check on a compiled model and real batches, and says what is wrong, where, and what to do.
 
     In this order, since a fault of one explains those of the next: `input_statistics`, `label_distribution`,
@@ -109,7 +121,7 @@ def preflight(model, data, checks="all", batch_size=32, max_examples=1024, secon
     end = math.inf if seconds is None else start + seconds
     names = [name for name in CHECKS if name in names]
     with probing(model, data, batch_size, max_examples) as probe:
-        findings = []
+        findings: list[Finding] = []
         for index, name in enumerate(names):
             begun = time.monotonic()
             if verbose:

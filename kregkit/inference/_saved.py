@@ -11,6 +11,7 @@ import tensorflow as tf
 from kregkit._core.checks import check_choice
 from kregkit._core.replacing import replaced_all
 from kregkit.inference._architecture import Architecture, current_values
+from kregkit.inference._calibrators import applied
 from kregkit.inference._draw_passes import Sampler, Settings
 from kregkit.inference._predictor import PassModel
 from kregkit.inference._views import InputViews
@@ -50,9 +51,10 @@ class MarginalModel(PassModel):
         views: `InputViews` or `None`.
         settings: Dictionary, the fields of `Settings`.
         inputs: Structure of `keras.KerasTensor`, the inputs met so far, with `None` for axes whose sizes differed.
+        calibrators: List of one `Calibrator` or `None` per flat output, or `None`.
     """
 
-    def __init__(self, models, weights, layer_indices, views, settings, inputs=None, **kwargs):
+    def __init__(self, models, weights, layer_indices, views, settings, inputs=None, calibrators=None, **kwargs):
         super().__init__(**kwargs)
         self.models, self.weights_of_models = list(models), weights
         self.layer_indices, self.views, self.settings = layer_indices, views, settings
@@ -60,8 +62,9 @@ class MarginalModel(PassModel):
         self.supports_jit = False
         self._members = [_LiveMember(Architecture(model)) for model in self.models]
         self._sampler = Sampler(self._members, weights, layer_indices, views, Settings(**settings))
-        # Keras would change a dictionary that is an attribute of a model.
+        # Keras would change a dictionary or a list that is an attribute of a model.
         self._met = types.SimpleNamespace(inputs=inputs)
+        self._last = types.SimpleNamespace(calibrators=calibrators)
         names = getattr(self.models[0], "output_names", None)
         if names:
             self.output_names = names
@@ -72,7 +75,7 @@ class MarginalModel(PassModel):
         specs = keras.tree.map_structure(_spec, inputs)
         met = self._met.inputs
         self._met.inputs = specs if met is None else keras.tree.map_structure(_common_spec, met, specs)
-        return self._sampler(inputs, first_example())
+        return applied(self._last.calibrators, self._sampler(inputs, first_example()))
 
     def export(self, filepath, format="tf_saved_model", verbose=None, input_signature=None, **options):
         """Writes this model for inference elsewhere: as a SavedModel or a TFLite file, with its weights as constants.
@@ -97,7 +100,7 @@ class MarginalModel(PassModel):
             _export(self._sampler_of_batch, specs, filepath, format, verbose, options)
 
     def _sampler_of_batch(self, inputs):
-        return self._sampler(inputs, tf.constant(0, "int64"))
+        return applied(self._last.calibrators, self._sampler(inputs, tf.constant(0, "int64")))
 
     def _export_inputs(self, given):
         """Returns a structure of `tf.TensorSpec`, with any number of examples."""
@@ -123,6 +126,7 @@ class MarginalModel(PassModel):
             "views": None if self.views is None else self.views.get_config(),
             "settings": dict(self.settings),
             "inputs": None if self._met.inputs is None else keras.saving.serialize_keras_object(self._met.inputs),
+            "calibrators": _each(keras.saving.serialize_keras_object, self._last.calibrators),
         }
 
     @classmethod
@@ -131,8 +135,13 @@ class MarginalModel(PassModel):
         config["models"] = [keras.saving.deserialize_keras_object(model) for model in config["models"]]
         if config.get("inputs") is not None:
             config["inputs"] = keras.saving.deserialize_keras_object(config["inputs"])
+        config["calibrators"] = _each(keras.saving.deserialize_keras_object, config.get("calibrators"))
         config["views"] = None if config["views"] is None else InputViews.from_config(config["views"])
         return cls(**config)
+
+
+def _each(function, entries):
+    return None if entries is None else [None if entry is None else function(entry) for entry in entries]
 
 
 class _LiveMember:

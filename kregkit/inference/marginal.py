@@ -5,7 +5,6 @@ import dataclasses
 import keras
 
 from kregkit._core.backends import require_tensorflow
-from kregkit._core.batches import is_arrays
 from kregkit._core.checks import check_choice, check_integer, check_number
 from kregkit._core.output_kinds import check_outputs
 from kregkit.inference._averaging import REDUCTIONS
@@ -157,7 +156,8 @@ class Marginal(Predictor):
         self._ensemble = model if isinstance(model, Ensemble) else Ensemble([model])
         if isinstance(model, Ensemble) and settings.outputs == "auto":
             settings = dataclasses.replace(settings, outputs=model.outputs)
-        self._settings, self._views = settings, views
+        self._settings, self._views, self._outputs = settings, views, settings.outputs
+        self.training_data = self._ensemble.training_data
         self._members, self._weights = self._ensemble.members, self._ensemble.weights
         self._models = [member.architecture.model for member in self._members]
         super().__init__(self._models)
@@ -187,6 +187,11 @@ class Marginal(Predictor):
         views = "" if self._views is None else f", views={self._views.views!r}"
         return f"<Marginal of {name}: draws={self._settings.draws!r}, noise={self._noise!r}{views}>"
 
+    @property
+    def spread(self):
+        """Boolean, whether predictions come with their spread."""
+        return self._settings.spread
+
     def _make_prediction_model(self):
         same_mean = len(self._members) == 1 or self._ensemble.reduce == self._settings.reduce
         if self._is_plain and same_mean and not self._settings.spread:
@@ -204,21 +209,17 @@ class Marginal(Predictor):
 
     compile.__doc__ = Predictor.compile.__doc__
 
-    def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
-        if batch_size is None and is_arrays(x):
-            batch_size = self._examples_at_a_time()
-        return super().predict(x, batch_size, verbose, steps, callbacks)
-
-    predict.__doc__ = Predictor.predict.__doc__
-
     def evaluate(self, x=None, y=None, **arguments):
-        if self._mean is not None:
-            return self._mean.evaluate(x, y, **arguments)
-        if is_arrays(x):
-            arguments.setdefault("batch_size", self._examples_at_a_time())
-        return super().evaluate(x, y, **arguments)
+        mean = super() if self._mean is None else self._mean
+        return mean.evaluate(x, y, **arguments)
 
     evaluate.__doc__ = Predictor.evaluate.__doc__
+
+    def report(self, validation, batch_size=None):
+        mean = super() if self._mean is None else self._mean
+        return mean.report(validation, batch_size)
+
+    report.__doc__ = Predictor.report.__doc__
 
     def _examples_at_a_time(self):
         if self._is_plain:
@@ -238,6 +239,9 @@ class Marginal(Predictor):
         Raises:
             ValueError: The model has no config to rebuild it from.
         """
+        return self._saveable("marginal")
+
+    def _saveable(self, name, calibrators=None):
         copies = [
             rebuilt(model, member.values, f"member_{index + 1}")
             for index, (model, member) in enumerate(zip(self._models, self._members))
@@ -247,7 +251,9 @@ class Marginal(Predictor):
                 # It tells what the outputs mean.
                 copy.compile(optimizer="sgd", loss=model.loss)
         settings = dataclasses.asdict(self._settings)
-        model = MarginalModel(copies, self._weights, self._layer_indices, self._views, settings, name="marginal")
+        model = MarginalModel(
+            *(copies, self._weights, self._layer_indices, self._views, settings), calibrators=calibrators, name=name
+        )
         if self._compile_arguments is not None and not self._settings.spread:
             model.compile(optimizer="sgd", **self._fresh_compile_arguments())
         return model

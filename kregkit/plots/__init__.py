@@ -1,6 +1,7 @@
 """Pictures: plain data in, matplotlib Axes out."""
 
 from kregkit.plots.activations import activation_histograms
+from kregkit.plots.calibration import reliability
 from kregkit.plots.contact_sheets import contact_sheet
 from kregkit.plots.curves import error_curves, errors, loss_curves
 from kregkit.plots.draws import error_against_draws
@@ -25,6 +26,7 @@ __all__ = [
     "learning_rate_sweep",
     "learning_rates",
     "loss_curves",
+    "reliability",
     "search_importance",
     "search_ranges",
     "search_results",

@@ -1,24 +1,31 @@
 """A contact sheet: many images in a grid, with what is known of each drawn in."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kregkit._core.optional import import_optional
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _COLORS = ("#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#bfef45", "#9a6324")
 
 
 def contact_sheet(
-    images,
-    titles: list[str] | None = None,
-    boxes: list | None = None,
-    box_titles: list[list[str]] | None = None,
-    masks=None,
-    points: list | None = None,
+    images: Any,
+    titles: Sequence[str] | None = None,
+    boxes: Sequence[Any] | None = None,
+    box_titles: Sequence[Sequence[str]] | None = None,
+    masks: Any = None,
+    points: Sequence[Any] | None = None,
     columns: int | None = None,
-    figure=None,
-):
+    figure: Figure | None = None,
+) -> Figure:
     """Draws images in a grid, with titles, boxes, masks and points.
 
     Args:
@@ -53,7 +60,7 @@ def contact_sheet(
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid[num:]:
         axes.remove()
-    colors = {}
+    colors: dict[str, str] = {}
     for index, axes in enumerate(grid[:num]):
         _one(axes, np.asarray(images[index]), None if masks is None else np.asarray(masks[index]))
         if titles is not None:

@@ -18,7 +18,6 @@ class Progress:
 
     def __enter__(self):
         if self.verbose:
-            # Keras depends on rich.
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             columns = [BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")]

@@ -1,6 +1,7 @@
 """What to freeze and how to train it, from the data's size and likeness."""
 
 import dataclasses
+from typing import Any
 
 from kregkit._core.checks import check_integer, check_number
 from kregkit.transfer.similarity import Similarity
@@ -42,7 +43,7 @@ class Plan:
         return "\n".join([f"Plan: {self.strategy}", *(f"- {reason}" for reason in self.reasons)])
 
 
-def recommend(num_examples, num_classes, similarity):
+def recommend(num_examples: int, num_classes: int, similarity: Any) -> Plan:
     """Returns what to freeze, at which rates, and whether to augment: the table of size by likeness.
 
     | | similar data | different data |

@@ -13,7 +13,7 @@ import tensorflow as tf
 from kregkit._core.weights import copy_values, same_bits
 from kregkit.callbacks import PolyakAveraging, SnapshotEnsemble
 
-pytestmark = pytest.mark.trains
+pytestmark = [pytest.mark.trains, pytest.mark.one_in(2)]
 
 
 def replay(start, weights, decay, start_step=0, warmup=False):

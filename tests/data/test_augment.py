@@ -20,6 +20,8 @@ from kregkit.data import (
 )
 from kregkit.data.color import Color
 
+pytestmark = pytest.mark.one_in(2)
+
 KEYS = make_keys(0, 0, tf.range(4))
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 16, 20, 3), dtype="uint8")
 GEOMETRY = [

@@ -24,6 +24,8 @@ from kregkit.data._open_source import open_source
 from kregkit.data.bundled_digits import prepared_digits
 from kregkit.data.sources import ArraySource, SequenceSource, StreamSource
 
+pytestmark = pytest.mark.one_in(2)
+
 NUM = 6
 
 
