@@ -168,6 +168,16 @@ def marginal(shared):
     return found.predict(X)
 
 
+def averaged_weights(shared):
+    posterior = inference.laplace(shared.model, (X, Y))
+    return inference.marginalize(shared.model, weights=posterior, draws=2).predict(X)
+
+
+def along(shared):
+    line = inference.loss_along(shared.model, small(), (X, Y))
+    return str(line), line.plot()
+
+
 def calibrated(shared):
     many = np.tile(X, (4, 1)), np.tile(Y, (4, 1))
     return inference.calibrate(small(), many).predict(X)
@@ -297,6 +307,10 @@ CALLS = {
         "Marginal": marginal,
         "Member": lambda shared: ensemble(shared).members[0],
         "Report": lambda shared: ensemble(shared).report((X, Y)),
+        **dict.fromkeys(("WeightPosterior", "laplace"), averaged_weights),
+        "DifferentBasinsError": lambda shared: inference.DifferentBasinsError("apart", None),
+        **dict.fromkeys(("LossAlong", "loss_along"), along),
+        "soup": lambda shared: inference.soup([shared.model, shared.model], (X, Y)).predict(X),
         "marginalize": marginal,
         "recompute_batch_normalization": recompute,
     },
@@ -338,6 +352,7 @@ CALLS = {
         ),
         "learning_rates": lambda shared: plots.learning_rates({"good": {"rate": 0.1, "losses": [2.0, 1.0]}}),
         "loss_curves": lambda shared: plots.loss_curves(CURVES),
+        "loss_line": lambda shared: plots.loss_line([0.0, 0.5, 1.0], [0.2, 1.5, 0.3]),
         "reliability": lambda shared: plots.reliability([0.2, 0.9], [0, 1]),
         "search_importance": lambda shared: plots.search_importance({"rate": 0.9, "decay": 0.1}),
         "search_ranges": lambda shared: plots.search_ranges([RANGES]),

@@ -65,7 +65,10 @@ class Fields:
     def _find_image(self, spec, name):
         path = _image_path(spec, name)
         entry = None if path is None else get(spec, path)
-        rank = getattr(getattr(entry, "shape", None), "rank", None)
+        shape = getattr(entry, "shape", None)
+        if isinstance(shape, tf.TensorShape) and shape.rank is None:
+            return self._check_unknown_shape(entry, name in path)
+        rank = getattr(shape, "rank", None)
         if rank not in (2, 3):
             return None
         if rank == 3 and (entry.dtype == tf.uint8 or entry.dtype.is_floating):
@@ -85,6 +88,16 @@ class Fields:
                 f"{passes} Received: shape={tuple(entry.shape)}, dtype={entry.dtype.name}"
             )
         return None
+
+    def _check_unknown_shape(self, entry, named):
+        """Raises an error where an entry is an image for all that is known; bytes would stay in 0..255 unnoticed."""
+        image = entry.dtype == tf.uint8 or (entry.dtype.is_floating and self.augment.operations)
+        if image or (named and _is_number(entry.dtype)):
+            raise ValueError(
+                "The shape of the images isn't known, as behind tf.py_function and tf.numpy_function: say it in a "
+                "`ds.map`, such as image = tf.ensure_shape(image, (None, None, 3)). Say image=None if these are no "
+                f"images. Received: shape={entry.shape}, dtype={entry.dtype.name}"
+            )
 
     def _find_labels(self, spec, label):
         """Returns the path of what is mixed along with images; `None` where boxes or points are all that there is."""

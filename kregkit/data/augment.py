@@ -160,7 +160,7 @@ class Augment:
         self.mixes = any(one.mixes for one in self.operations)
         # A new object for each Augment: TensorFlow warns of retracing by a method's code, which all of them share.
         self._python = functools.partial(self._run)
-        self._functions: dict[tuple, typing.Any] = {}
+        self._functions: dict[typing.Any, typing.Any] = {}
 
     def _check_order(self):
         for operation, later in itertools.combinations(self.operations, 2):

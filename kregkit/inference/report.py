@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from kregkit._core.notebook import Notebook
 
-class Report:
+
+class Report(Notebook):
     """Measures of each member and of their average, which print as a table; made by `report` of any predictor.
 
     Args:

@@ -6,6 +6,7 @@ from kregkit.plots.contact_sheets import contact_sheet
 from kregkit.plots.curves import error_curves, errors, loss_curves
 from kregkit.plots.draws import error_against_draws
 from kregkit.plots.ensembles import ensemble_size
+from kregkit.plots.loss_lines import loss_line
 from kregkit.plots.paths import trajectories
 from kregkit.plots.rates import learning_rate_curve, learning_rate_sweep, learning_rates
 from kregkit.plots.report import findings
@@ -26,6 +27,7 @@ __all__ = [
     "learning_rate_sweep",
     "learning_rates",
     "loss_curves",
+    "loss_line",
     "reliability",
     "search_importance",
     "search_ranges",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,16 +12,17 @@ from kregkit._core.optional import import_optional
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+
 _COLORS = ("#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#bfef45", "#9a6324")
 
 
 def contact_sheet(
     images: Any,
-    titles: Sequence[str] | None = None,
-    boxes: Sequence[Any] | None = None,
-    box_titles: Sequence[Sequence[str]] | None = None,
+    titles: list[str] | None = None,
+    boxes: list | None = None,
+    box_titles: list[list[str]] | None = None,
     masks: Any = None,
-    points: Sequence[Any] | None = None,
+    points: list | None = None,
     columns: int | None = None,
     figure: Figure | None = None,
 ) -> Figure:
@@ -60,7 +60,7 @@ def contact_sheet(
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid[num:]:
         axes.remove()
-    colors: dict[str, str] = {}
+    colors: dict[str, Any] = {}
     for index, axes in enumerate(grid[:num]):
         _one(axes, np.asarray(images[index]), None if masks is None else np.asarray(masks[index]))
         if titles is not None:

@@ -11,6 +11,7 @@ from kregkit._core.checks import check_choice, check_integer
 from kregkit._core.folds import deal
 from kregkit._core.metrics import bounds
 from kregkit._core.metrics import direction as direction_of
+from kregkit._core.notebook import Notebook
 from kregkit._core.seeds import derived_seed
 from kregkit._core.types import ArrayLike, Data
 from kregkit.search._trial import best_epoch
@@ -19,7 +20,7 @@ from kregkit.search.training import BuildAndFit
 
 
 @dataclasses.dataclass(frozen=True)
-class CrossValidation:
+class CrossValidation(Notebook):
     """What `cross_validate` found.
 
     Args:

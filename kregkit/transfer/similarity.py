@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from kregkit._core.checks import check_integer
+from kregkit._core.notebook import Notebook
 from kregkit._core.types import Data
 from kregkit.transfer._data import labels_of
 from kregkit.transfer._graph import check_graph, stage_names
@@ -18,7 +19,7 @@ _FEW = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class Similarity:
+class Similarity(Notebook):
     """How alike a model's old data and new ones are, by `measure_similarity`.
 
     Args:
