@@ -249,6 +249,9 @@ def test_one_image_and_test_time():
     augment = Augment([RandomFlip(), RandomCrop(0, size=100)])
     images, boxes, points = augment(IMAGES, KEYS, boxes=BOXES, points=POINTS)
     one = augment(IMAGES[0], KEYS[0], boxes=BOXES[0], points=POINTS[0])
+    # Python's lists do as well.
+    _, lists = augment(IMAGES, KEYS, boxes=BOXES.tolist())
+    np.testing.assert_array_equal(lists, boxes)
     for value, expected in zip(one, (images[0], boxes[0], points[0])):
         np.testing.assert_allclose(value, expected, atol=1e-3)
     central = moved_boxes(augment, tf.constant(BOXES), training=False).numpy()
