@@ -194,14 +194,16 @@ class Augment:
             points come as `Boxes` and `Points` say: -1 for those that are seen no longer.
         """
         images, keys, single = as_batch(images, key)
-        others = {"labels": labels, "masks": masks, "boxes": boxes, "points": points}
-        if single:
-            if self.mixes and training:
-                raise ValueError("`MixUp` and `CutMix` need a batch. Received: images of rank 3")
-            others = tf.nest.map_structure(
-                lambda value: None if value is None else tf.convert_to_tensor(value)[None], others
-            )
-        others = tf.nest.map_structure(lambda value: None if value is None else tf.convert_to_tensor(value), others)
+        if single and self.mixes and training:
+            raise ValueError("`MixUp` and `CutMix` need a batch. Received: images of rank 3")
+
+        def tensor(value):
+            value = None if value is None else tf.convert_to_tensor(value)
+            return value[None] if single and value is not None else value
+
+        others = {"labels": tensor(labels), "masks": tensor(masks), "points": tensor(points)}
+        in_dictionary = isinstance(boxes, dict)
+        others["boxes"] = {name: tensor(value) for name, value in boxes.items()} if in_dictionary else tensor(boxes)
         if tf.executing_eagerly():
             try:
                 results = self._compiled(images, others)(images, keys, others, bool(training))
