@@ -13,7 +13,10 @@ there are cores, each making whole batches.
 A pass is timed as `fit` makes it, from asking for an iterator to its last batch. What the start of a pass costs
 (kregkit's operations are compiled for each iterator) is printed beside.
 
-    python benchmarks/augmentation.py [--smoke] [--no-memory] [--no-training]
+Then folders of JPEG photographs beside `tf.image.decode_and_crop_jpeg` and `tf.image`, and what the first batch of a
+pass costs in short and long passes.
+
+    python benchmarks/augmentation.py [--smoke] [--no-memory] [--no-training] [--no-throughput] [--no-photographs]
 """
 
 import argparse
@@ -32,8 +35,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 from _memory import forget_peak, resident
+from _photographs import print_passes, print_photographs
 
-BATCH = {32: 128, 224: 16}
+BATCH = {8: 32, 32: 128, 224: 16}
 # Over a hundred batches, so that a pass is not mainly its start.
 NUM = {32: 16_384, 224: 1920}
 MEMORY_NUM = 192
@@ -372,6 +376,8 @@ def main():
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--no-training", action="store_true")
     parser.add_argument("--no-throughput", action="store_true")
+    parser.add_argument("--no-photographs", action="store_true")
+    parser.add_argument("--no-passes", action="store_true")
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
@@ -396,6 +402,15 @@ def main():
         print_throughput(results, peaks)
     elif peaks:
         print("MB added at 224x224:", ", ".join(f"{name} {peak}" for name, peak in peaks.items()))
+    if not arguments.no_photographs:
+        print_photographs(arguments.smoke)
+    if not arguments.no_passes:
+        print_passes(
+            arguments.smoke,
+            images,
+            lambda x, size: kregkit_dataset(x, size, False),
+            lambda x, size: tf_image_dataset(x, size, False),
+        )
     if not arguments.no_training:
         print("\nTraining a small CNN at 32x32, batch 128, steps per second")
         for name, (rate, ratio) in training(arguments.smoke).items():

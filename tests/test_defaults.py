@@ -237,6 +237,8 @@ CALLS = {
         "RandomCrop": passes(data.RandomCrop),
         "RandomFlip": passes(data.RandomFlip),
         "RandomResizedCrop": passes(lambda: data.RandomResizedCrop(8)),
+        "CenterCrop": passes(lambda: data.CenterCrop(8)),
+        "ResizeShortSide": passes(lambda: data.ResizeShortSide(8)),
         "RandomRotation": passes(data.RandomRotation),
         "RandomShear": passes(data.RandomShear),
         "RandomStretch": passes(data.RandomStretch),

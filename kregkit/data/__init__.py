@@ -6,7 +6,7 @@ from kregkit.data.augment import Augment
 from kregkit.data.augment_layer import AugmentLayer
 from kregkit.data.bundled_digits import digits
 from kregkit.data.color import ColorJitter, PCAColorNoise
-from kregkit.data.crops import RandomCrop, RandomResizedCrop
+from kregkit.data.crops import CenterCrop, RandomCrop, RandomResizedCrop, ResizeShortSide
 from kregkit.data.erasing import Cutout
 from kregkit.data.geometry import (
     LensDistortion,
@@ -26,6 +26,7 @@ from kregkit.data.views import FiveCrop, Flips, MultiScale, RandomViews, TenCrop
 __all__ = [
     "Augment",
     "AugmentLayer",
+    "CenterCrop",
     "ColorJitter",
     "CutMix",
     "Cutout",
@@ -43,6 +44,7 @@ __all__ = [
     "RandomStretch",
     "RandomTranslation",
     "RandomViews",
+    "ResizeShortSide",
     "Standardize",
     "TenCrop",
     "Views",

@@ -53,7 +53,7 @@ class Fields:
         self._check_unmoved(spec if first is None else first, unmoved)
 
     def _find_image(self, spec, name):
-        path = _image_path(spec, name)
+        path = image_path(spec, name)
         entry = None if path is None else get(spec, path)
         rank = getattr(getattr(entry, "shape", None), "rank", None)
         if rank not in (2, 3):
@@ -147,7 +147,7 @@ def check_single(spec, image):
     ranks = [leaf.shape.rank for leaf in leaves]
     if image is None or not ranks or None in ranks or 0 in ranks or len({leaf.shape[0] for leaf in leaves}) > 1:
         return
-    path = _image_path(spec, image)
+    path = image_path(spec, image)
     first = leaves[0] if path is None else get(spec, path)
     rank, shape = first.shape.rank, first.shape
     # Numbers of rows that aren't known are a batch's; but a photograph's size isn't known either.
@@ -160,11 +160,11 @@ def check_single(spec, image):
         )
 
 
-def _image_path(spec, name):
+def image_path(spec, name):
     if isinstance(spec, dict):
         return (name,) if name in spec else None
     if isinstance(spec, (tuple, list)):
-        inner = _image_path(spec[0], name) if spec else None
+        inner = image_path(spec[0], name) if spec else None
         return None if inner is None else (0, *inner)
     return ()
 

@@ -200,7 +200,8 @@ def move(group, images, masks, value_range, black):
             steps += _central_steps(operation, batch, height, width)
         else:
             steps += operation.central_steps(batch, height, width)
-        height, width = operation.output_size(height, width)
+        height, width = operation.drawn_size(u, height, width)
+    height, width = (_one_size(size, operations) for size in (height, width))
     is_bytes = images.dtype == tf.uint8
     fill = next((operation.fill for operation in operations if operation.fill is not None), "constant")
     if not is_bytes:
@@ -210,6 +211,18 @@ def move(group, images, masks, value_range, black):
     if is_bytes:
         images = value_range.scaled(images)
     return images + black if black else images, masks
+
+
+def _one_size(size, operations):
+    """Returns the one number in a vector of sizes."""
+    if not tf.is_tensor(size) or not size.shape.rank:
+        return size
+    if size.shape[0] != 1:
+        raise ValueError(
+            "Images of a batch must come out in one size: let a crop follow at once, such as "
+            f"`RandomCrop(0, size=224)`. Received: operations={operations}"
+        )
+    return size[0]
 
 
 def _central_steps(operation, batch, height, width):
