@@ -1,8 +1,10 @@
 """What every test file starts from: few threads, two logical devices, fixed seeds, no network."""
 
+import collections
 import gc
 import os
 import sys
+import zlib
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -39,6 +41,30 @@ def _iterate_untuned(dataset):
 # tuning thread, which sleeps for up to a minute: it is woken before the flag that ends it is set. Without tuning there
 # is no such thread.
 tf.data.Dataset.__iter__ = _iterate_untuned
+
+
+def settings_to_skip(node_ids, every):
+    """Returns those of one test's settings that the short run leaves out: all but one in `every`.
+
+    Where a test begins to count hangs on its name, so that tests that share a list of settings take others of them.
+    """
+    first = zlib.crc32(node_ids[0].split("[")[0].encode()) % min(every, len(node_ids))
+    return [node for index, node in enumerate(node_ids) if (index - first) % every]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Marks as slow what `one_in(n)` leaves out. It sees the settings that were asked for, so a file run as a whole."""
+    settings = collections.defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("one_in"):
+            settings[item.nodeid.split("[")[0]].append(item)
+    for tests in settings.values():
+        every = tests[0].get_closest_marker("one_in").args[0]
+        skipped = set(settings_to_skip([test.nodeid for test in tests], every))
+        for test in tests:
+            if test.nodeid in skipped:
+                test.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

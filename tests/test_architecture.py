@@ -75,6 +75,8 @@ def imports(path):
                     yield f"{module}.{alias.name}", top
             else:
                 inside = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+                # Only the type checker reads those.
+                inside |= isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
                 yield from visit(child, top and not inside)
 
     yield from visit(parsed(path), True)

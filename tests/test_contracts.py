@@ -1,6 +1,7 @@
 """Every public component, in every execution mode, with exact configs and clear errors."""
 
 import contextlib
+import copy
 import functools
 import inspect
 import pathlib
@@ -124,6 +125,7 @@ def layer_numbers(case, mode, directory):
     return [history.history["loss"], *model.get_weights()]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("case", "mode"), per_mode(LAYERS))
 def test_layer_in_mode(case, mode, tmp_path):
     numbers = numbers_in_mode(layer_numbers, case, mode, tmp_path)
@@ -145,6 +147,7 @@ def optimizer_numbers(case, mode, directory):
     return trained.get_weights()
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("case", "mode"), per_mode(OPTIMIZERS))
 def test_optimizer_in_mode(case, mode, tmp_path):
     numbers = numbers_in_mode(optimizer_numbers, case, mode, tmp_path)
@@ -194,6 +197,7 @@ def callback_numbers(case, mode, directory):
 
 # The rows have no validation data.
 @pytest.mark.filterwarnings("ignore:PolyakAveraging chooses among .* by 'val_loss', which was never in the logs")
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("case", "mode"), per_mode(CALLBACKS))
 def test_callback_in_mode(case, mode, tmp_path):
     numbers = numbers_in_mode(callback_numbers, case, mode, tmp_path)
@@ -211,6 +215,15 @@ def plain_model(build):
 
 
 @pytest.mark.filterwarnings("ignore:PolyakAveraging chooses among .* by 'val_loss', which was never in the logs")
+@pytest.mark.parametrize("case", CALLBACKS, ids=str)
+def test_copies_of_callbacks_have_all_attributes(case, tmp_path):
+    """What belongs to one fit isn't copied, but a copy's own fit finds its value from before any fit."""
+    callback = case.make(tmp_path)
+    # As `pickle` does it, which can't import the classes of a row.
+    again = copy.deepcopy(callback)
+    assert not [name for name in vars(callback) if not hasattr(again, name)]
+
+
 @pytest.mark.parametrize("case", CALLBACKS, ids=str)
 def test_nothing_stays_behind_after_fit(case, tmp_path):
     """Contract 8: however a fit ends, the next one without the callback is plain."""

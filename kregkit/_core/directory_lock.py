@@ -8,10 +8,10 @@ import socket
 try:
     import fcntl
 except ImportError:  # Windows: nobody is refused there.
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 # What this process holds: the operating system's locks are between processes only.
-_HELD = set()
+_HELD: set[str] = set()
 
 
 class DirectoryLock:

@@ -8,7 +8,13 @@ from kregkit._core.batches import is_arrays
 
 _SHUFFLES = ("ShuffleDataset", "ShuffleAndRepeatDataset")
 # Operations of TensorFlow whose results change from call to call; stateless ones don't begin like this.
-_CHANGING = ("Random", "TruncatedNormal", "StatefulUniform", "StatefulStandardNormal", "StatefulTruncatedNormal")
+_CHANGING: tuple[str, ...] = (
+    "Random",
+    "TruncatedNormal",
+    "StatefulUniform",
+    "StatefulStandardNormal",
+    "StatefulTruncatedNormal",
+)
 _CHANGING += ("Multinomial", "SampleDistortedBoundingBox", "AssignVariable", "AssignAddVariable", "AnonymousRandom")
 
 

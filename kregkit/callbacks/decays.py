@@ -1,10 +1,14 @@
 """Learning rates inside `fit`: callbacks that multiply into one rate, computed in the train step."""
 
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
 import keras
 from keras import ops
 
 from kregkit import schedules
 from kregkit._core.checks import check_choice, check_number
+from kregkit._core.types import Tensor
 from kregkit.callbacks.learning_rate import RateCallback
 
 keras_schedules = keras.optimizers.schedules
@@ -29,17 +33,17 @@ class LearningRate(RateCallback):
     >>> callback = LearningRate(keras.optimizers.schedules.CosineDecay(0.1, decay_steps=1000))
     """
 
-    untraced_attributes = ("schedule",)  # `_schedule` is what the step reads
+    untraced_attributes: tuple[str, ...] = ("schedule",)  # `_schedule` is what the step reads
     replaces_base = True
     whole_epochs_suffice = True
 
-    def __init__(self, schedule, unit="step"):
+    def __init__(self, schedule: Any, unit: Literal["step", "epoch"] = "step") -> None:
         super().__init__(unit)
         if not isinstance(schedule, keras_schedules.LearningRateSchedule):
             raise ValueError(f"`schedule` must be a LearningRateSchedule. Received: schedule={schedule!r}")
         self.schedule = schedule
 
-    def make_schedule(self, unit_steps, total_steps):
+    def make_schedule(self, unit_steps: int, total_steps: int) -> Callable[[Tensor], Tensor]:
         if unit_steps == 1:
             return self.schedule
         schedule, unit = self.schedule, self.train_step.variable(self, "unit_steps", unit_steps, "float32")
@@ -64,15 +68,23 @@ class StepDecay(RateCallback):
     >>> callback = StepDecay(0.1, at=[30, 60, 90])
     """
 
-    def __init__(self, factor=0.1, every=None, at=None, unit="epoch", floor=0.0):
+    def __init__(
+        self,
+        factor: float = 0.1,
+        every: float | None = None,
+        at: Sequence[float] | None = None,
+        unit: Literal["step", "epoch"] = "epoch",
+        floor: float = 0.0,
+    ) -> None:
         super().__init__(unit)
         self.floor = check_number("floor", floor, 0, 1)
         # Checked by the schedule, now rather than when the fit begins.
         checked = schedules.StepDecay(1.0, factor, every, at)
         self.factor, self.every, self.at = checked.factor, checked.every, checked.at
-        self.whole_epochs_suffice = all(time.is_integer() for time in (self.at or [self.every]))
+        times: list[Any] = self.at or [self.every]
+        self.whole_epochs_suffice = all(time.is_integer() for time in times)
 
-    def make_schedule(self, unit_steps, total_steps):
+    def make_schedule(self, unit_steps: int, total_steps: int) -> Callable[[Tensor], Tensor]:
         every = None if self.every is None else self.every * unit_steps
         at = None if self.at is None else [time * unit_steps for time in self.at]
         return schedules.StepDecay(1.0, self.factor, every, at)
@@ -94,12 +106,12 @@ class ExponentialDecay(RateCallback):
     >>> callback = ExponentialDecay(0.05)
     """
 
-    def __init__(self, rate, unit="epoch", floor=0.0):
+    def __init__(self, rate: float, unit: Literal["step", "epoch"] = "epoch", floor: float = 0.0) -> None:
         super().__init__(unit)
         self.floor = check_number("floor", floor, 0, 1)
         self.rate = check_number("rate", rate, 0)
 
-    def make_schedule(self, unit_steps, total_steps):
+    def make_schedule(self, unit_steps: int, total_steps: int) -> Callable[[Tensor], Tensor]:
         if self.rate == 0:
             return keras_schedules.InverseTimeDecay(1.0, 1, 0.0)
         # One e-fold per 1 / rate steps: exp(-rate) itself, in float32, would be off by percents after 1e6 steps.
@@ -122,12 +134,12 @@ class InverseTimeDecay(RateCallback):
     >>> callback = InverseTimeDecay(0.1)
     """
 
-    def __init__(self, rate, unit="epoch", floor=0.0):
+    def __init__(self, rate: float, unit: Literal["step", "epoch"] = "epoch", floor: float = 0.0) -> None:
         super().__init__(unit)
         self.floor = check_number("floor", floor, 0, 1)
         self.rate = check_number("rate", rate, 0)
 
-    def make_schedule(self, unit_steps, total_steps):
+    def make_schedule(self, unit_steps: int, total_steps: int) -> Callable[[Tensor], Tensor]:
         return keras_schedules.InverseTimeDecay(1.0, unit_steps, self.rate)
 
 
@@ -149,13 +161,19 @@ class CosineDecay(RateCallback):
     >>> callback = CosineDecay()
     """
 
-    def __init__(self, length=None, final_factor=0.0, unit="epoch", floor=0.0):
+    def __init__(
+        self,
+        length: float | None = None,
+        final_factor: float = 0.0,
+        unit: Literal["step", "epoch"] = "epoch",
+        floor: float = 0.0,
+    ) -> None:
         super().__init__(unit)
         self.floor = check_number("floor", floor, 0, 1)
         self.length = None if length is None else check_number("length", length, 0, low_open=True)
         self.final_factor = check_number("final_factor", final_factor, 0, 1)
 
-    def make_schedule(self, unit_steps, total_steps):
+    def make_schedule(self, unit_steps: int, total_steps: int) -> Callable[[Tensor], Tensor]:
         return keras_schedules.CosineDecay(1.0, self._length(self.length, unit_steps, total_steps), self.final_factor)
 
 
@@ -178,12 +196,12 @@ class Warmup(RateCallback):
 
     multiplies_cycles = True
 
-    def __init__(self, length, start_factor=0.0, unit="epoch"):
+    def __init__(self, length: float, start_factor: float = 0.0, unit: Literal["step", "epoch"] = "epoch") -> None:
         super().__init__(unit)
         self.length = check_number("length", length, 0, low_open=True)
         self.start_factor = check_number("start_factor", start_factor, 0, 1)
 
-    def make_schedule(self, unit_steps, total_steps):
+    def make_schedule(self, unit_steps: int, total_steps: int) -> Callable[[Tensor], Tensor]:
         return schedules.Warmup(1.0, self.length * unit_steps, self.start_factor)
 
 
@@ -214,14 +232,21 @@ class Cooldown(RateCallback):
     [Hägele et al., 2024](https://arxiv.org/abs/2405.18392)
     """
 
-    def __init__(self, length, shape="linear", to=0.0, unit="epoch", floor=0.0):
+    def __init__(
+        self,
+        length: float,
+        shape: Literal["linear", "1-sqrt", "cosine"] = "linear",
+        to: float = 0.0,
+        unit: Literal["step", "epoch"] = "epoch",
+        floor: float = 0.0,
+    ) -> None:
         super().__init__(unit)
         self.length = check_number("length", length, 0, low_open=True)
         self.shape = check_choice("shape", shape, ("linear", "1-sqrt", "cosine"))
         self.to = check_number("to", to, 0, 1)
         self.floor = check_number("floor", floor, 0, 1)
 
-    def make_schedule(self, unit_steps, total_steps):
+    def make_schedule(self, unit_steps: int, total_steps: int) -> Callable[[Tensor], Tensor]:
         length = self._length(self.length, unit_steps, total_steps)
         total = self._length(None, unit_steps, total_steps)
         # An epoch's thirds and the like add up to a little more than the whole.
@@ -255,14 +280,21 @@ class Triangular(RateCallback):
     Reference: [Smith, 2017](https://arxiv.org/abs/1506.01186)
     """
 
-    def __init__(self, period, minimum_factor=0.1, amplitude_decay=1.0, unit="epoch", scale="cycle"):
+    def __init__(
+        self,
+        period: float,
+        minimum_factor: float = 0.1,
+        amplitude_decay: float = 1.0,
+        unit: Literal["step", "epoch"] = "epoch",
+        scale: Literal["cycle", "exp"] = "cycle",
+    ) -> None:
         super().__init__(unit)
         self.period = check_number("period", period, 0, low_open=True)
         self.minimum_factor = check_number("minimum_factor", minimum_factor, 0, 1, high_open=True)
         self.amplitude_decay = check_number("amplitude_decay", amplitude_decay, 0, 1, low_open=True)
         self.scale = check_choice("scale", scale, ("cycle", "exp"))
 
-    def make_schedule(self, unit_steps, total_steps):
+    def make_schedule(self, unit_steps: int, total_steps: int) -> Callable[[Tensor], Tensor]:
         period = self.period * unit_steps
         return schedules.Triangular(1.0, self.minimum_factor, period, self.amplitude_decay, self.scale)
 
@@ -289,8 +321,14 @@ class OneCycle(RateCallback):
     """
 
     def __init__(
-        self, length=None, warmup_fraction=0.3, initial_divisor=25.0, final_divisor=1e4, shape="cosine", unit="epoch"
-    ):
+        self,
+        length: float | None = None,
+        warmup_fraction: float = 0.3,
+        initial_divisor: float = 25.0,
+        final_divisor: float = 1e4,
+        shape: Literal["cosine", "linear"] = "cosine",
+        unit: Literal["step", "epoch"] = "epoch",
+    ) -> None:
         super().__init__(unit)
         self.length = None if length is None else check_number("length", length, 0, low_open=True)
         schedules.OneCycle(1.0, 2, warmup_fraction, initial_divisor, final_divisor, shape)
@@ -299,7 +337,7 @@ class OneCycle(RateCallback):
         self.final_divisor = final_divisor
         self.shape = shape
 
-    def make_schedule(self, unit_steps, total_steps):
+    def make_schedule(self, unit_steps: int, total_steps: int) -> Callable[[Tensor], Tensor]:
         length = self._length(self.length, unit_steps, total_steps)
         return schedules.OneCycle(
             1.0, max(length, 1.5), self.warmup_fraction, self.initial_divisor, self.final_divisor, self.shape

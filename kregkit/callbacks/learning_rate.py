@@ -1,6 +1,8 @@
 """How callbacks share one learning rate: the base of those that take part in it, and their product."""
 
 import copy
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -8,6 +10,7 @@ from keras import ops
 from kregkit import schedules
 from kregkit._core.checks import check_choice
 from kregkit._core.optimizers import leaf_optimizers
+from kregkit._core.types import Tensor
 from kregkit.callbacks._train_step import Hook
 from kregkit.callbacks.traced import TracedCallback
 
@@ -68,22 +71,22 @@ class RateCallback(TracedCallback):
     """
 
     needs_compiled_optimizer = True
-    untraced_attributes = ("_introduced", "_counting")
-    fit_attributes = ("_introduced", "_schedule")
+    untraced_attributes: tuple[str, ...] = ("_introduced", "_counting")
+    fit_attributes: tuple[str, ...] = ("_introduced", "_schedule")
     replaces_base = False
     whole_epochs_suffice = False
     floor = 0.0
     multiplies_cycles = False
 
-    def __init__(self, unit: str = "epoch"):
+    def __init__(self, unit: str = "epoch") -> None:
         super().__init__()
         self.unit = check_choice("unit", unit, ("epoch", "step"))
 
-    def combines_with(self, other):
+    def combines_with(self, other: Any) -> bool:
         """Returns whether the rate callback `other` may act in the same fit."""
         return not (self.replaces_base and other.replaces_base)
 
-    def make_schedule(self, unit_steps, total_steps):
+    def make_schedule(self, unit_steps: int, total_steps: int) -> Callable[[Tensor], Tensor]:
         """Returns the schedule of this callback's factor over steps.
 
         Args:
@@ -92,21 +95,21 @@ class RateCallback(TracedCallback):
         """
         raise NotImplementedError
 
-    def factor_at(self, step):
+    def factor_at(self, step: Tensor) -> Tensor:
         """Returns, inside the step, what multiplies the rate."""
         factor = self._schedule(self.train_step.epoch if self._in_whole_epochs else step)
         return ops.maximum(factor, self.floor) if self.floor else factor
 
-    def rate_at(self, step, base):
+    def rate_at(self, step: Tensor, base: Tensor) -> Tensor:
         """Returns, inside the step, what replaces `base`, where `replaces_base`."""
         return self.factor_at(step)
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         # `fit` introduces the model before any callback's `on_train_begin` changes it.
         self._introduced = compiled_rates(model)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         super().on_train_begin(logs)
         steps, epochs = self.train_step.steps_per_epoch, self.train_step.epochs
         self._counting = False
@@ -140,7 +143,7 @@ class RateCallback(TracedCallback):
             delattr(schedule, name)
         return schedule
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
         uncounted = self.train_step.steps_per_epoch is None and self.train_step.resumed is None
         if epoch and uncounted and self.unit == "step" and not self._counting:
@@ -161,7 +164,7 @@ class RateCallback(TracedCallback):
         return total_steps
 
 
-def compiled_rates(model):
+def compiled_rates(model: keras.Model):
     """Returns pairs of each optimizer that updates weights and its rate, where that is a variable."""
     leaves = [] if getattr(model, "optimizer", None) is None else leaf_optimizers(model.optimizer)
     return [
@@ -171,7 +174,7 @@ def compiled_rates(model):
     ]
 
 
-def refuse_other_rates(callbacks):
+def refuse_other_rates(callbacks: Sequence[keras.callbacks.Callback]) -> None:
     """Raises `ValueError` if Keras's own callbacks would set the rate that kregkit's set."""
     for kind in (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau):
         if any(isinstance(callback, kind) for callback in callbacks):
@@ -185,11 +188,11 @@ def refuse_other_rates(callbacks):
 class Rates(Hook):
     """The one learning rate of a fit: bases, factors, and their product."""
 
-    untraced_attributes = ("members", "bases", "train_step", "rates", "_given")
+    untraced_attributes: tuple[str, ...] = ("members", "bases", "train_step", "rates", "_given")
 
-    def __init__(self, train_step):
-        self.members = []
-        self._given = None
+    def __init__(self, train_step: Any) -> None:
+        self.members: list[Any] = []
+        self._given: Any = None
         self.train_step = train_step
         optimizer = train_step.model.optimizer
         if optimizer is None:
@@ -213,15 +216,15 @@ class Rates(Hook):
                 rates += callback._introduced
         self.bases = [[rate for leaf, rate in rates if leaf is optimizer][-1] for optimizer in self.optimizers]
 
-    def get_state(self):
+    def get_state(self) -> dict[str, Any]:
         """Returns the rates that were compiled, which the optimizers don't hold within a fit."""
         return {"bases": list(self.bases)}
 
-    def set_state(self, state):
+    def set_state(self, state: dict[str, Any]) -> None:
         """Goes on from `state`, before `prepare`."""
         self._given = list(state["bases"])
 
-    def prepare(self):
+    def prepare(self) -> None:
         # Another callback's `on_train_begin` may have set the compiled rate, before or after this hook was made.
         self._set_bases()
         if self._given is not None:
@@ -231,7 +234,7 @@ class Rates(Hook):
             for index, (leaf, base) in enumerate(zip(self.optimizers, self.bases))
         ]
 
-    def add(self, callback):
+    def add(self, callback: Any) -> None:
         for member in self.members:
             if not (member.combines_with(callback) and callback.combines_with(member)):
                 names = [type(member).__name__, type(callback).__name__]
@@ -240,7 +243,7 @@ class Rates(Hook):
                 )
         self.members.append(callback)
 
-    def before_step(self, step):
+    def before_step(self, step: Tensor) -> Any:
         factors = [member.factor_at(step) for member in self.members if not member.replaces_base]
         replacing = next((member for member in self.members if member.replaces_base), None)
         self.rates = []
@@ -253,11 +256,11 @@ class Rates(Hook):
             leaf.learning_rate.assign(rate)
             self.rates.append(rate)
 
-    def after_step(self, step, logs):
+    def after_step(self, step: Tensor, logs: dict[str, Any]) -> None:
         for index, rate in enumerate(self.rates):
             logs["learning_rate" if index == 0 else f"learning_rate_{index}"] = rate
 
-    def release(self):
+    def release(self) -> None:
         for leaf, base in zip(self.optimizers, self.bases):
             leaf.learning_rate = base
         self.members = []

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ from kregkit._core.checks import check_choice
 from kregkit._core.graph import layer_paths, matches_path
 from kregkit._core.keras_internals import flatten_layers
 from kregkit._core.replacing import replaced_all
+from kregkit._core.types import Tensor
 from kregkit.callbacks import _keras_noise
 from kregkit.callbacks.traced import TracedCallback
 
@@ -57,8 +59,15 @@ class NoiseSchedule(TracedCallback):
     2017](https://arxiv.org/abs/1703.06229) for Dropout.
     """
 
-    untraced_attributes = ("_applied", "_scheduled")
-    fit_attributes = ("_applied", "_scheduled", "_targets", "_unit_steps", "_in_whole_epochs", "_log_name")
+    untraced_attributes: tuple[str, ...] = ("_applied", "_scheduled")
+    fit_attributes: tuple[str, ...] = (
+        "_applied",
+        "_scheduled",
+        "_targets",
+        "_unit_steps",
+        "_in_whole_epochs",
+        "_log_name",
+    )
 
     def __init__(
         self,
@@ -66,7 +75,7 @@ class NoiseSchedule(TracedCallback):
         schedule: keras.optimizers.schedules.LearningRateSchedule,
         relative: bool = False,
         unit: str = "step",
-    ):
+    ) -> None:
         super().__init__()
         if isinstance(layers, str):
             try:
@@ -93,7 +102,7 @@ class NoiseSchedule(TracedCallback):
         self.relative = check_choice("relative", relative, (True, False))
         self.unit = check_choice("unit", unit, ("step", "epoch"))
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         super().on_train_begin(logs)
         steps = self.train_step.steps_per_epoch
         self._applied = contextlib.ExitStack()
@@ -102,7 +111,7 @@ class NoiseSchedule(TracedCallback):
         self._unit_steps = self.train_step.variable(self, "unit_steps", steps if divides else 1, "float32")
         self._targets = self._find_targets()
 
-    def prepare(self):
+    def prepare(self) -> None:
         others = [hook for hook in self.train_step.hooks if isinstance(hook, NoiseSchedule)]
         index = next(index for index, other in enumerate(others) if other is self)
         self._log_name = f"noise_rate_{index}" if index else "noise_rate"
@@ -116,7 +125,7 @@ class NoiseSchedule(TracedCallback):
             total = steps * self.train_step.epochs
             self._check_rates(np.unique(np.linspace(0, max(total - 1, 0), 33).astype("int64")))
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
         self._check_rates([int(ops.convert_to_numpy(self.train_step.step))])
 
@@ -167,7 +176,7 @@ class NoiseSchedule(TracedCallback):
             return self.train_step.epoch
         return step if self.unit == "step" else ops.cast(step, "float32") / self._unit_steps
 
-    def before_step(self, step):
+    def before_step(self, step: Tensor) -> Any:
         value = ops.cast(self.schedule(self._time(step)), "float32")
         changes = []
         for layer, name, own, _ in self._targets:
@@ -182,11 +191,11 @@ class NoiseSchedule(TracedCallback):
         self._applied.close()
         self._applied.enter_context(replaced_all(changes))
 
-    def after_step(self, step, logs):
+    def after_step(self, step: Tensor, logs: dict[str, Any]) -> None:
         self._applied.close()
         logs[self._log_name] = self._scheduled
 
-    def release(self):
+    def release(self) -> None:
         self._applied.close()
         self._targets, self._scheduled = (), None
 

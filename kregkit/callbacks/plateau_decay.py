@@ -1,12 +1,15 @@
 """Decay where the loss curve goes flat."""
 
 import warnings
+from collections.abc import Callable
+from typing import Any, Literal
 
 import keras
 
 from kregkit._core import keras_internals
 from kregkit._core.checks import check_choice, check_integer, check_number
-from kregkit._core.metrics import direction, is_better
+from kregkit._core.metrics import direction, is_better, one_value
+from kregkit._core.types import Tensor
 from kregkit.callbacks.learning_rate import RateCallback
 
 
@@ -30,7 +33,8 @@ class PlateauDecay(RateCallback):
         verbose: Integer, 1 prints a line for each decay. Defaults to `0`.
 
     Raises:
-        ValueError: An argument is out of range; in `fit`, `mode="auto"` can't tell which direction is better.
+        ValueError: An argument is out of range; in `fit`, `mode="auto"` can't tell which direction is better, or
+            the metric has several values at each epoch.
 
     Example:
 
@@ -38,7 +42,7 @@ class PlateauDecay(RateCallback):
     """
 
     whole_epochs_suffice = True
-    untraced_attributes = (
+    untraced_attributes: tuple[str, ...] = (
         *("_product", "_best", "_since", "_unread", "_cooling", "_fresh", "_started", "_warned", "_direction"),
         *(
             "monitor",
@@ -51,20 +55,20 @@ class PlateauDecay(RateCallback):
             "factor",
         ),
     )
-    fit_attributes = ("_factor",)
+    fit_attributes: tuple[str, ...] = ("_factor",)
 
     def __init__(
         self,
-        monitor="val_loss",
-        factor=0.1,
-        patience=10,
-        min_delta=1e-4,
-        cooldown=0,
-        minimum_factor=0.0,
-        mode="auto",
-        unit="epoch",
-        verbose=0,
-    ):
+        monitor: str = "val_loss",
+        factor: float = 0.1,
+        patience: float = 10,
+        min_delta: float = 1e-4,
+        cooldown: float = 0,
+        minimum_factor: float = 0.0,
+        mode: Literal["auto", "min", "max"] = "auto",
+        unit: Literal["epoch", "step"] = "epoch",
+        verbose: int = 0,
+    ) -> None:
         super().__init__(unit)
         self.monitor = monitor
         self.factor = check_number("factor", factor, 0, 1, low_open=True, high_open=True)
@@ -81,7 +85,7 @@ class PlateauDecay(RateCallback):
     def _reset(self):
         self._product, self._best, self._since, self._unread, self._cooling = 1.0, None, 0.0, 0.0, 0.0
 
-    def get_state(self):
+    def get_state(self) -> dict[str, Any]:
         """Returns what has been counted, as a dictionary of JSON values."""
         return {
             "product": self._product,
@@ -91,23 +95,23 @@ class PlateauDecay(RateCallback):
             "cooling": self._cooling,
         }
 
-    def set_state(self, state):
+    def set_state(self, state: dict[str, Any]) -> None:
         """Goes on from `state` in the next fit, whichever epoch that starts at."""
         self._product, self._best = float(state["product"]), state["best"]
         self._since, self._cooling = float(state["since"]), float(state["cooling"])
         self._unread = float(state.get("unread", 0.0))
         self._fresh = False
 
-    def make_schedule(self, unit_steps, total_steps):
+    def make_schedule(self, unit_steps: int, total_steps: int) -> Callable[[Tensor], Tensor]:
         variable = self._factor = self.train_step.variable(self, "plateau_factor", self._product, "float32")
         return lambda step: variable.value()
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._started = self._warned = False
         self._direction = direction(self.monitor, self.mode, self.model)
         super().on_train_begin(logs)
 
-    def prepare(self):
+    def prepare(self) -> None:
         restored = self.train_step.find(keras.callbacks.BackupAndRestore) and keras_internals.initial_epoch(self.model)
         if restored and self._fresh and self._best is None:
             warnings.warn(
@@ -117,14 +121,14 @@ class PlateauDecay(RateCallback):
                 stacklevel=2,
             )
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
         if not self._started and epoch == 0 and self._fresh:
             self._reset()
         self._started = self._fresh = True
         self._factor.assign(self._product)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._unread += 1 if self.unit == "epoch" else self.train_step.steps_done() - self.train_step.epoch_start
         value = (logs or {}).get(self.monitor)
         if value is None:
@@ -134,8 +138,9 @@ class PlateauDecay(RateCallback):
         if self._cooling > 0:
             self._cooling -= passed
             self._since = 0.0
-        if is_better(float(value), self._best, self._direction, self.min_delta):
-            self._best, self._since = float(value), 0.0
+        value = one_value(self.monitor, value)
+        if is_better(value, self._best, self._direction, self.min_delta):
+            self._best, self._since = value, 0.0
         elif self._cooling <= 0:
             self._since += passed
             if self._since >= self.patience and self._product > self.minimum_factor:

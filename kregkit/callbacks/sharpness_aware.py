@@ -1,8 +1,12 @@
 """Minimising the sharpness of the loss as well as the loss."""
 
+from collections.abc import Callable
+from typing import Any
+
 from keras import ops
 
 from kregkit._core.checks import check_integer, check_number
+from kregkit._core.types import Tensor
 from kregkit.callbacks._gradients_again import local_component
 from kregkit.callbacks.traced import TracedCallback
 
@@ -47,7 +51,7 @@ class SharpnessAware(TracedCallback):
 
     needs_compiled_optimizer = True
 
-    def __init__(self, rho: float = 0.05, adaptive: bool = False, every: int = 1):
+    def __init__(self, rho: float = 0.05, adaptive: bool = False, every: int = 1) -> None:
         super().__init__()
         self.rho = check_number("rho", rho, 0, low_open=True)
         if not isinstance(adaptive, bool):
@@ -55,13 +59,20 @@ class SharpnessAware(TracedCallback):
         self.adaptive = adaptive
         self.every = check_integer("every", every, 1)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         super().on_train_begin(logs)
         if len(self.train_step.find(SharpnessAware)) > 1:
             names = [type(callback).__name__ for callback in self.train_step.callbacks]
             raise ValueError(f"Two SharpnessAware can't share one step: keep one. Received: callbacks={names}")
 
-    def apply_gradients(self, step, gradients, variables, apply, gradients_again):
+    def apply_gradients(
+        self,
+        step: Tensor,
+        gradients: Any,
+        variables: Any,
+        apply: Callable[..., Any],
+        gradients_again: Callable[..., Any],
+    ) -> Any:
         known = [index for index, gradient in enumerate(gradients) if gradient is not None]
         first = [gradients[index] for index in known]
 

@@ -6,6 +6,8 @@ import hashlib
 import itertools
 import json
 import math
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,6 +20,7 @@ from kregkit._core.checks import check_boolean, check_integer, check_number, sho
 from kregkit._core.directory_lock import DirectoryLock
 from kregkit._core.optimizers import leaf_optimizers
 from kregkit._core.snapshot_directory import SnapshotDirectory
+from kregkit._core.types import Path, Tensor
 from kregkit._core.weights import assign_values, copy_values, swapped, training_state
 from kregkit._core.workers import gather_from_workers, is_chief
 from kregkit.callbacks._train_step import Hook
@@ -63,23 +66,23 @@ class SnapshotEnsemble(RateCallback):
     """
 
     replaces_base = True
-    untraced_attributes = (
+    untraced_attributes: tuple[str, ...] = (
         *("directory", "ends", "overwrite", "_given", "_replaces", "_settings", "_members", "_start_epoch", "_epoch"),
         *("_before", "_rate_index", "_directory_lock", "_waits"),
     )
-    fit_attributes = ("_state_variables", "_copies", "_end_steps", "_directory_lock")
+    fit_attributes: tuple[str, ...] = ("_state_variables", "_copies", "_end_steps", "_directory_lock")
     _directory_lock = None  # within a fit: on the directory
     _waits = False  # within a fit: for the state that `Resume` gives
 
     def __init__(
         self,
-        directory,
-        cycles=5,
-        max_learning_rate=None,
-        min_learning_rate=0.0,
-        restart_multiplier=1.0,
-        overwrite=False,
-    ):
+        directory: Path,
+        cycles: int = 5,
+        max_learning_rate: float | None = None,
+        min_learning_rate: float = 0.0,
+        restart_multiplier: float = 1.0,
+        overwrite: bool = False,
+    ) -> None:
         super().__init__("epoch")
         self.directory = SnapshotDirectory(directory)
         self.cycles = check_integer("cycles", cycles, 1)
@@ -91,21 +94,21 @@ class SnapshotEnsemble(RateCallback):
         )
         self.restart_multiplier = check_number("restart_multiplier", restart_multiplier, 1)
         self.overwrite = check_boolean("overwrite", overwrite)
-        self._given = None
+        self._given: dict[str, Any] | None = None
         self._replaces = False
 
-    def combines_with(self, other):
+    def combines_with(self, other: Any) -> bool:
         return other.multiplies_cycles
 
-    def make_schedule(self, unit_steps, total_steps):
+    def make_schedule(self, unit_steps: int, total_steps: int) -> Callable[[Tensor], Tensor]:
         # From 1 to 0; what lies between is between the two rates.
         return schedules.CosineCycles(1.0, total_steps, self.cycles, 0.0, self.restart_multiplier)
 
-    def rate_at(self, step, base):
+    def rate_at(self, step: Tensor, base: Tensor) -> Tensor:
         high = base if self.max_learning_rate is None else self.max_learning_rate
         return self.min_learning_rate + (high - self.min_learning_rate) * self.factor_at(step)
 
-    def get_state(self):
+    def get_state(self) -> dict[str, Any]:
         """Returns how many members are complete, and their entries in the manifest; the files are in the directory."""
         return {
             "members": len(self._members),
@@ -113,7 +116,7 @@ class SnapshotEnsemble(RateCallback):
             "settings": copy.deepcopy(self._settings),
         }
 
-    def set_state(self, state):
+    def set_state(self, state: dict[str, Any]) -> None:
         """Tells the next fit, or this one before its first epoch, that weights and place are restored by others.
 
         Args:
@@ -121,7 +124,7 @@ class SnapshotEnsemble(RateCallback):
         """
         self._given = copy.deepcopy(state)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         super().on_train_begin(logs)
         try:
             self._look()
@@ -184,7 +187,7 @@ class SnapshotEnsemble(RateCallback):
                 f"directory={str(self.directory.path)!r} with {[int(num) for num in members]} members, by worker"
             )
 
-    def prepare(self):
+    def prepare(self) -> None:
         if not self._waits:
             return
         if self.directory.exists():
@@ -205,7 +208,8 @@ class SnapshotEnsemble(RateCallback):
                 f"Cycles are laid over the whole run, which was a different one (in {', '.join(different)}): keep its "
                 f"settings, or use another directory. Received: directory={str(self.directory.path)!r}"
             )
-        for member in members:
+        # Other workers know the steps of members only.
+        for member in members if is_chief(self.model) else ():
             self.directory.member_path(member)
         self._members, self._start_epoch = members, None
 
@@ -324,7 +328,7 @@ class SnapshotEnsemble(RateCallback):
         ]
         self._end_steps = variable(self, "ends", np.asarray(self.ends), "int64")
 
-    def after_step(self, step, logs):
+    def after_step(self, step: Tensor, logs: dict[str, Any]) -> None:
         if self._copies is None:
             return
 
@@ -334,7 +338,7 @@ class SnapshotEnsemble(RateCallback):
 
         ops.cond(ops.any(step + 1 == self._end_steps), keep, lambda: None)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
         keras_internals.clear_initial_epoch(self.model)
         if self._start_epoch is not None and epoch != self._start_epoch:
@@ -348,7 +352,7 @@ class SnapshotEnsemble(RateCallback):
         self._epoch = epoch
         self._before = epoch * self.train_step.steps_per_epoch + self.train_step.offset
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         # An execution of several steps counts itself whole, also where the epoch ends within it.
         trained, cycle = self._before + min(batch + 1, self.train_step.steps_per_epoch), len(self._members)
         if cycle < self.cycles and trained >= self.ends[cycle]:
@@ -385,12 +389,12 @@ class SnapshotEnsemble(RateCallback):
         for member in self._members[:-1]:
             self.directory.remove_state(member["state"])
 
-    def release(self):
+    def release(self) -> None:
         # An error between the two hooks would leave the next fit with this one's first epoch.
         keras_internals.clear_initial_epoch(self.model)
         self._unlock()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         # Validation came after the member was saved; it belongs to it if the cycle ended with the epoch.
         end = self._before + self.train_step.steps_per_epoch
         if self._members and self._members[-1]["step"] == end and self._members[-1]["epoch"] == epoch:

@@ -1,14 +1,17 @@
 """The base of callbacks that work inside the train step."""
 
+from typing import Any
+
 import keras
 
 from kregkit._core.keras_internals import callback_model_name
+from kregkit._core.written import Written
 from kregkit.callbacks._train_step import Hook, TrainStep
 
 _MODEL = callback_model_name()
 
 
-class TracedCallback(Hook, keras.callbacks.Callback):
+class TracedCallback(Written, Hook, keras.callbacks.Callback):
     """A callback whose per-step work is traced into the model's train step.
 
     Override `before_step(step)`, `after_step(step, logs)` or `after_update(step)`. They run as TensorFlow code inside
@@ -42,15 +45,15 @@ class TracedCallback(Hook, keras.callbacks.Callback):
     [0.0, 1.0]
     """
 
-    untraced_attributes = (_MODEL, "params", "train_step")
+    untraced_attributes: tuple[str, ...] = (_MODEL, "params", "train_step")
     # What belongs to one fit, and isn't pickled or copied.
-    fit_attributes = (_MODEL, "train_step")
-    train_step = None
+    fit_attributes: tuple[str, ...] = (_MODEL, "train_step")
+    train_step: Any = None
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self.train_step = TrainStep.join(self)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self.train_step is None:
             raise RuntimeError(
                 "The work of kregkit's callbacks in this fit was ended: by `train_on_batch` or a `fit` inside it with "
@@ -59,7 +62,7 @@ class TracedCallback(Hook, keras.callbacks.Callback):
             )
         self.train_step.start_epoch(epoch)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         # Outside of `fit` nobody else says that training has ended.
         if self.train_step is not None and not self.train_step.callbacks:
             self.train_step.close()

@@ -1,10 +1,13 @@
 """The size of updates beside the weights they change, over a whole run."""
 
+from typing import Any
+
 from keras import ops
 
 from kregkit._core import keras_internals
 from kregkit._core.checks import check_integer
 from kregkit._core.graph import all_layers
+from kregkit._core.types import Tensor
 from kregkit._core.weights import is_kernel
 from kregkit.callbacks.traced import TracedCallback
 
@@ -39,30 +42,30 @@ class UpdateRatio(TracedCallback):
     0.02
     """
 
-    untraced_attributes = ("_measured", "_before", "_pending")
-    fit_attributes = ("_kernels", "_ratios", "_due", "_measured", "_before")
+    untraced_attributes: tuple[str, ...] = ("_measured", "_before", "_pending")
+    fit_attributes: tuple[str, ...] = ("_kernels", "_ratios", "_due", "_measured", "_before")
 
-    def __init__(self, every=100):
+    def __init__(self, every: int = 100) -> None:
         super().__init__()
         self.every = check_integer("every", every, 1)
-        self._pending = None
+        self._pending: Any = None
 
-    def get_state(self):
+    def get_state(self) -> dict[str, Any]:
         """Returns the ratios last measured, by layer, and whether a measurement is due; within a fit."""
         values = [float(ops.convert_to_numpy(ratio.read_value())) for ratio in self._ratios]
         return {"ratios": dict(zip(self._kernels, values)), "due": bool(ops.convert_to_numpy(self._due.read_value()))}
 
-    def set_state(self, state):
+    def set_state(self, state: dict[str, Any]) -> None:
         """Goes on from `state` in the next fit, or in this one before its first epoch."""
         self._pending = state
 
-    def prepare(self):
+    def prepare(self) -> None:
         if not all(layer.built for layer in all_layers(self.model)):
             raise ValueError(
                 "UpdateRatio needs the layers' weights, and this model makes them in its first step: call it once on a "
                 f"batch of inputs before `fit`. Received: model={self.model.name!r}"
             )
-        self._kernels = {}
+        self._kernels: dict[str, list[Any]] = {}
         for layer in all_layers(self.model):
             own = [variable for variable in keras_internals.own_trainable_variables(layer) if variable.trainable]
             kernels = [variable for variable in own if is_kernel(variable)]
@@ -78,7 +81,7 @@ class UpdateRatio(TracedCallback):
         ]
         self._due = self.train_step.variable(self, "update_ratio_due", state["due"], "bool")
 
-    def before_step(self, step):
+    def before_step(self, step: Tensor) -> Any:
         self._measured = ops.logical_or(self._due, ops.equal(step % self.every, 0))
         flat = [variable for kernels in self._kernels.values() for variable in kernels]
 
@@ -93,7 +96,7 @@ class UpdateRatio(TracedCallback):
         else:
             self._before = ops.cond(self._measured, copies, nothing) if flat else []
 
-    def after_step(self, step, logs):
+    def after_step(self, step: Tensor, logs: dict[str, Any]) -> None:
         before = iter(self._before)
         old = [[next(before) for _ in kernels] for kernels in self._kernels.values()]
 

@@ -21,7 +21,7 @@ def _test_indices(labels):
     return np.sort(order[np.diff(quota) == 1])
 
 
-class Digits(tfds.core.GeneratorBasedBuilder):
+class Digits(tfds.core.GeneratorBasedBuilder):  # type: ignore[name-defined]
     """Scikit-learn's bundled handwritten digits: 1,797 images of 8x8 pixels, 1,437 to train on and 360 to test."""
 
     VERSION = tfds.core.Version("1.0.0")

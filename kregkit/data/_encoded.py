@@ -18,7 +18,7 @@ def window_reader(source, order, augmenter):
     fields = augmenter.fields
     found = windows(fields.augment, fields.training) if getattr(source, "encoded", False) else None
     # An example whose partner can't be read is mixed with itself, which this one can't.
-    if found is None or fields.masks is not None or (augmenter.epoch_partners and source.skip):
+    if found is None or not fields.moves_images_alone() or (augmenter.epoch_partners and source.skip):
         return None
     return WindowReader(source, order, augmenter, found)
 

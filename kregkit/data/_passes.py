@@ -45,12 +45,7 @@ def starts_at_once(dataset, num_batches, start):
     kind = type(kind.__name__, (_StartsAtOnce, kind), {})
     dataset = kind.__new__(kind)
     vars(dataset).update(vars(plain_dataset))
-    dataset._num_batches, dataset._start, dataset._series, dataset._choosing = (
-        num_batches,
-        start,
-        None,
-        threading.Lock(),
-    )
+    dataset._num_batches, dataset._start, dataset._series, dataset._reading = num_batches, start, None, threading.Lock()
     return dataset
 
 
@@ -76,7 +71,7 @@ class _StartsAtOnce:
         # Where a pass starts in the middle, `repeat` would have another length.
         if not tf.executing_eagerly() or (self._start is not None and self._start.numpy()):
             return super().__iter__()
-        with self._choosing:
+        with self._reading:
             if self._series is None or not self._series.at_an_end():
                 self._series = _Series(self.repeat(), self._num_batches)
             return self._series.one_pass()

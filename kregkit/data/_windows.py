@@ -18,7 +18,7 @@ from kregkit.data.geometry import Geometric, RandomFlip
 def windows(augment, training):
     """Returns the `Windows` of an `Augment`, or `None` where its first operations do more than cut and mirror."""
     groups = augment._groups(training)
-    operations = [augment.operations[index] for index in groups[0]] if groups else []
+    operations = [operation for _, operation in groups[0]] if groups else []
     if not operations or not all(isinstance(one, Geometric) and one.cuts for one in operations):
         return None
     # The last size that is set must be one for all images.
@@ -74,8 +74,8 @@ class Windows:
     def __init__(self, augment, training, size):
         self.augment, self.training, self.size = augment, training, size
         self._first, *others = augment._groups(training)
-        self._color = others[0] if others and isinstance(augment.operations[others[0][0]], Color) else []
-        modes = [one.mode for one in augment.operations if isinstance(one, RandomFlip)]
+        self._color = others[0] if others and isinstance(others[0][0][1], Color) else []
+        modes = [one.mode for _, one in self._first if isinstance(one, RandomFlip)]
         # Rows, columns.
         self._flips = any(mode != "horizontal" for mode in modes), any(mode != "vertical" for mode in modes)
 
@@ -120,8 +120,7 @@ class Windows:
     def _axes(self, key, height, width):
         """Returns the windows of rows and of columns, scalars `(flip, start, length, out)`."""
         axes = tuple((False, tf.zeros([]), tf.cast(size, tf.float32), size) for size in (height, width))
-        for index in self._first:
-            operation = self.augment.operations[index]
+        for index, operation in self._first:
             u = self.augment.draws(key[None], index) if self.training else None
             sizes = [size for *_, size in axes]
             axes = tuple(_composed(*both) for both in zip(axes, operation.window(u, *sizes)))
@@ -139,7 +138,7 @@ class Windows:
             float32 images in the range.
         """
         augment = self.augment
-        draws = [augment.draws(keys, index) for index in self._color] if self.training else []
+        draws = [augment.draws(keys, index) if self.training else None for index, _ in self._color]
 
         def run(images, flips, *draws):
             images = augment.value_range.scaled(images)
@@ -147,12 +146,12 @@ class Windows:
                 if self._flips[axis]:
                     images = tf.where(flips[:, axis, None, None, None], tf.reverse(images, [1 + axis]), images)
             if self._color:
-                pairs = list(zip((augment.operations[index] for index in self._color), draws))
+                pairs = [(operation, u) for (_, operation), u in zip(self._color, draws)]
                 images, _ = pairs[0][0].run(pairs, images, None, augment.value_range, augment.value_range.low)
             return images
 
         images = _warp.compiled(run, images)(images, flips, *draws)
-        return augment.transform(images, keys, None, self.training, first=1 + bool(self._color))[0]
+        return augment.transform(images, keys, None, self.training, num_done=1 + bool(self._color))[0]
 
 
 def _composed(axis, following):

@@ -22,7 +22,7 @@ class Views(Configured):
     name, and is registered with Keras (`keras.saving.register_keras_serializable`) to be part of a saved model.
     """
 
-    num_views = None
+    num_views: int | None = None
 
     def each(self, images):
         raise NotImplementedError

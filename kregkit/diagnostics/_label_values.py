@@ -17,7 +17,7 @@ _POSITIVE = {
         "logarithms are taken of targets, and negative ones are cut to 0 without a word: use another loss"
     ),
 }
-_RELATIVE = ("MeanAbsolutePercentageError", "mean_absolute_percentage_error")
+_RELATIVE: tuple[str, ...] = ("MeanAbsolutePercentageError", "mean_absolute_percentage_error")
 _RELATIVE += tuple(name for names in _POSITIVE for name in names) + ("CosineSimilarity", "cosine_similarity")
 # Targets that lie so many times further away than the outputs vary are unscaled. Ages and percentages are learnt as
 # they are.

@@ -2,13 +2,17 @@
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from kregkit._core.checks import check_integer
+from kregkit._core.notebook import Notebook
 from kregkit._core.seeds import derived_seed
+from kregkit._core.types import Data
 from kregkit.diagnostics._saturation import saturated_part
 
 _INITIALIZERS = {
@@ -56,7 +60,7 @@ class _Skip(keras.layers.Layer):
 
 
 @dataclasses.dataclass(frozen=True)
-class ActivationComparison:
+class ActivationComparison(Notebook):
     """What `compare_activations` measured.
 
     Args:
@@ -74,11 +78,11 @@ class ActivationComparison:
                 return run
         raise KeyError(key)
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Returns `{"runs": [...]}` of plain values."""
         return {"runs": self.runs}
 
-    def plot(self):
+    def plot(self) -> Any:
         """Draws the histograms with `kregkit.plots.activation_histograms`; returns the Figure."""
         from kregkit import plots
 
@@ -94,13 +98,13 @@ class ActivationComparison:
 
 
 def compare_activations(
-    model=None,
-    data=None,
-    initializers=("0.01 normal", "Xavier", "He"),
-    activations=("sigmoid", "tanh", "ReLU", "leaky ReLU", "ELU", "maxout"),
-    batch_normalization=(False, True),
-    seed=0,
-):
+    model: keras.Model | Sequence[int] | None = None,
+    data: Data = None,
+    initializers: Sequence[str] = ("0.01 normal", "Xavier", "He"),
+    activations: Sequence[str] = ("sigmoid", "tanh", "ReLU", "leaky ReLU", "ELU", "maxout"),
+    batch_normalization: Sequence[bool] = (False, True),
+    seed: int = 0,
+) -> ActivationComparison:
     """Shows what each initialisation does to each activation through a model's depth, before any training.
 
     The model's hidden layers with kernels are rebuilt with every initialiser and every activation, with and without
@@ -142,21 +146,22 @@ def compare_activations(
     ):
         if isinstance(values, str) or not values or any(value not in known for value in values):
             raise ValueError(f"`{name}` must be a list out of {list(known)}. Received: {name}={values!r}")
-    widths = [500] * 10 if model is None else model
+    widths: Any = [500] * 10 if model is None else model
+    net: Any = model
     if isinstance(widths, (list, tuple)):
         layers = [keras.layers.Dense(check_integer("model", width, 1)) for width in widths]
-        model = keras.Sequential([keras.Input((widths[0],)), *layers, keras.layers.Dense(1)])
-    if not getattr(model, "inputs", None) or len(model.inputs) != 1:
-        raise ValueError(f"`model` must be functional or sequential, with one input. Received: model={model!r}")
-    kernels = [layer for layer in model.layers if hasattr(layer, "kernel_initializer") and hasattr(layer, "activation")]
+        net = keras.Sequential([keras.Input((widths[0],)), *layers, keras.layers.Dense(1)])
+    if not getattr(net, "inputs", None) or len(net.inputs) != 1:
+        raise ValueError(f"`model` must be functional or sequential, with one input. Received: model={net!r}")
+    kernels = [layer for layer in net.layers if hasattr(layer, "kernel_initializer") and hasattr(layer, "activation")]
     if len(kernels) < 3:
         raise ValueError(f"`model` must have at least two hidden layers. Received: layers={len(kernels)}")
     if data is None:
-        shape = [size or 8 for size in model.inputs[0].shape[1:]]
+        shape = [size or 8 for size in net.inputs[0].shape[1:]]
         data = np.random.default_rng(seed).normal(size=(256, *shape))
     data = np.asarray(data, "float32")
     runs = [
-        _run(model, kernels, data, *setting, seed)
+        _run(net, kernels, data, *setting, seed)
         for setting in itertools.product(initializers, activations, map(bool, batch_normalization))
     ]
     return ActivationComparison(runs)

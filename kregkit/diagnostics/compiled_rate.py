@@ -1,8 +1,12 @@
 """The learning rate that a model was compiled with, against a sweep."""
 
+from typing import Any
+
+import keras
 import numpy as np
 
 from kregkit._core.checks import check_integer
+from kregkit._core.types import Data
 from kregkit.diagnostics._optimizers import learning_rates
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics._untouched import untouched
@@ -13,7 +17,7 @@ from kregkit.diagnostics.learning_rate_sweep import affordable_steps, learning_r
 _FEWEST, _LARGE = 30, 100
 
 
-def learning_rate(model, data, steps=None):
+def learning_rate(model: keras.Model, data: Data, steps: int | None = None) -> Any:
     """Checks the compiled learning rate against the range in which the loss falls.
 
     Sweeps from 1e-6 to 10 by `learning_rate_range`. A rate near the one at which the sweep diverged, or more than 30

@@ -1,6 +1,9 @@
 """What a check found: a verdict, the figure it rests on, the expected range, and what to do."""
 
 import dataclasses
+from typing import Any
+
+from kregkit._core.notebook import Notebook
 
 STATUSES = ("pass", "warn", "fail")
 
@@ -27,7 +30,7 @@ class Problem:
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
+class Finding(Notebook):
     """The result of one check.
 
     Args:
@@ -53,16 +56,16 @@ class Finding:
     note: str = ""
 
     @property
-    def status(self):
+    def status(self) -> str:
         """`"pass"`, `"warn"` or `"fail"`: the worst of the problems."""
         return max((problem.status for problem in self.problems), key=STATUSES.index, default="pass")
 
     @property
-    def faults(self):
+    def faults(self) -> list[str]:
         """The problems' names, in order and without repeats."""
         return list(dict.fromkeys(problem.name for problem in self.problems))
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Returns the finding as plain dictionaries, lists, strings and numbers."""
         return {
             "check": self.check,

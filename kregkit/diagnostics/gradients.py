@@ -1,8 +1,10 @@
 """Gradients against centred differences."""
 
+import keras
 import numpy as np
 
 from kregkit._core.checks import check_integer
+from kregkit._core.types import Data
 from kregkit.diagnostics._double import DoubleLoss, double_precision
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics.finding import Finding, Problem
@@ -13,7 +15,9 @@ _STEPS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 _MANY, _GROUP, _SMALL_GROUP = 40, 32, 8
 
 
-def gradient_check(model, data, num_weights=6, num_examples=8, seed=0):
+def gradient_check(
+    model: keras.Model, data: Data, num_weights: int = 6, num_examples: int = 8, seed: int = 0
+) -> Finding:
     """Checks gradients by centred differences in float64: on a sample of weights, and along whole gradients.
 
     ```

@@ -1,9 +1,12 @@
 """What goes in: inputs as the first weights see them, labels and sample weights as they are."""
 
+from typing import Any
+
 import keras
 import numpy as np
 
 from kregkit._core.graph import all_layers
+from kregkit._core.types import Data
 from kregkit.diagnostics._calls import recorded
 from kregkit.diagnostics._data import named_arrays
 from kregkit.diagnostics._first_layers import encodes, first_kernel, has_embedding, numeric, token_inputs
@@ -20,7 +23,7 @@ _PREPROCESSING = (
 _CAFFE_MEANS = np.array([103.939, 116.779, 123.68])
 
 
-def input_statistics(model, data):
+def input_statistics(model: keras.Model, data: Data) -> Finding:
     """Checks what the first weights see, the labels and the sample weights: finite, of unit scale, in range.
 
     What counts is the input of the first layer with a kernel: preprocessing inside of the model is done by then. Values
@@ -119,7 +122,7 @@ def _input_names(model, x, count):
     return [tensor.name for tensor in tensors] if len(tensors) == count else [None] * count
 
 
-def finite(path, array, name):
+def finite(path: str, array: Any, name: str):
     """Returns a problem of this name if an array holds NaN or infinity, in a list."""
     wrong = int(np.sum(~np.isfinite(array))) if np.issubdtype(array.dtype, np.floating) else 0
     if not wrong:

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from kregkit._core.checks import check_integer
+from kregkit._core.types import Data
 from kregkit.diagnostics._calls import quiet, recorded
 from kregkit.diagnostics._data import named_arrays
 from kregkit.diagnostics._first_layers import first_kernel, has_embedding, numeric
@@ -14,7 +15,7 @@ from kregkit.diagnostics.finding import Finding, Problem
 _MAX_FEATURES, _MAX_TARGETS = 4096, 64
 
 
-def label_signal(model, data, num_permutations=200):
+def label_signal(model: keras.Model, data: Data, num_permutations: int = 200) -> Finding:
     """Checks that inputs tell something about labels, before any network is asked to find out what.
 
     Three scores look for it, each in standard deviations from its mean over labels permuted at random:

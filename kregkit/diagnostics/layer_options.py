@@ -5,6 +5,7 @@ import numpy as np
 
 from kregkit._core import keras_internals
 from kregkit._core.graph import all_layers, flat_layers, last_activation, nested_models
+from kregkit._core.types import Data
 from kregkit._core.weights import is_kernel
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics.finding import Finding, Problem
@@ -45,7 +46,7 @@ _HIGHEST_RATE = 0.65
 _LEFT, _EPOCHS = 0.1, 20
 
 
-def layer_settings(model, data):
+def layer_settings(model: keras.Model, data: Data) -> Finding:
     """Checks settings of layers that are legal, and seldom meant.
 
     - Dropout rates above 0.65: Keras takes the part to drop, not the part to keep.

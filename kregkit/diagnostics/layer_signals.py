@@ -5,6 +5,7 @@ import numpy as np
 
 from kregkit._core import keras_internals
 from kregkit._core.graph import all_layers
+from kregkit._core.types import Data
 from kregkit.diagnostics._freshness import is_fresh
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics._saturation import saturated_part
@@ -15,7 +16,7 @@ _FEW = 8
 _BATCH_NORMALIZATION = "put BatchNormalization before the activations"
 
 
-def signal_flow(model, data):
+def signal_flow(model: keras.Model, data: Data) -> Finding:
     """Checks the signal through depth: dead ReLUs, saturation, vanishing and exploding, detached and frozen weights.
 
     One forward and backward pass over up to 128 examples tells, for each layer, its outputs' mean, standard

@@ -1,14 +1,21 @@
 """Short runs at several learning rates, too low to too high."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import keras
 import numpy as np
 
+from kregkit._core.types import Data
 from kregkit._core.weights import assign_values, copy_values
 from kregkit.diagnostics._optimizers import set_learning_rate
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics.learning_rate_sweep import learning_rate_range
 
 
-def compare_learning_rates(model, data, rates=None, steps=150):
+def compare_learning_rates(
+    model: keras.Model, data: Data, rates: Mapping[str, float] | None = None, steps: int = 150
+) -> Any:
     """Runs a model briefly at several learning rates, each from the same weights, and returns the real loss curves.
 
     Args:

@@ -1,18 +1,27 @@
 """How far the learning rate can be raised: a sweep, a suggestion and its reason."""
 
+from __future__ import annotations
+
 import dataclasses
 import itertools
 import time
+from typing import TYPE_CHECKING, Any
 
+import keras
 import numpy as np
 
 from kregkit._core.checks import check_integer, check_number
+from kregkit._core.notebook import Notebook
+from kregkit._core.types import Data
 from kregkit.diagnostics._optimizers import learning_rates, set_learning_rate
 from kregkit.diagnostics._probe import probing
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 
 @dataclasses.dataclass(frozen=True)
-class LearningRateRange:
+class LearningRateRange(Notebook):
     """What a sweep of the learning rate found.
 
     Args:
@@ -37,14 +46,14 @@ class LearningRateRange:
     reason: str
     current: float
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Returns everything as plain numbers, lists and strings."""
         return {
             key: value.tolist() if isinstance(value, np.ndarray) else value
             for key, value in dataclasses.asdict(self).items()
         }
 
-    def plot(self, axes=None):
+    def plot(self, axes: Axes | None = None) -> Any:
         """Draws the sweep with `kregkit.plots.learning_rate_sweep`; returns the Axes."""
         from kregkit import plots
 
@@ -54,7 +63,9 @@ class LearningRateRange:
         return self.reason
 
 
-def learning_rate_range(model, data, low=1e-6, high=10.0, steps=100):
+def learning_rate_range(
+    model: keras.Model, data: Data, low: float = 1e-6, high: float = 10.0, steps: int = 100
+) -> LearningRateRange:
     """Raises the learning rate from `low` to `high` exponentially, a batch a step, and watches the loss.
 
     ```
@@ -111,7 +122,7 @@ def learning_rate_range(model, data, low=1e-6, high=10.0, steps=100):
     return _read(rates[: len(losses)], losses, current)
 
 
-def affordable_steps(probe, steps):
+def affordable_steps(probe: Any, steps: int):
     """Returns how many of `steps` end before the probe's deadline, by the time that two of them take."""
     if not np.isfinite(probe.deadline):
         return steps

@@ -3,12 +3,13 @@
 import keras
 import numpy as np
 
+from kregkit._core.types import Data
 from kregkit.diagnostics._ideal_outputs import agreeing_and_contradicting
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics.finding import Finding, Problem
 
 
-def loss_sign(model, data):
+def loss_sign(model: keras.Model, data: Data) -> Finding:
     """Checks that outputs equal to the labels cost less than outputs that contradict them.
 
     The compiled loss, with its `loss_weights`, is computed for the labels themselves as outputs (for classes, 98% sure

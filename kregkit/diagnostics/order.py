@@ -5,6 +5,7 @@ import numpy as np
 
 from kregkit._core.batches import is_arrays
 from kregkit._core.output_kinds import task_of_loss
+from kregkit._core.types import Data
 from kregkit.diagnostics._label_values import is_sparse, loss_name
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics.finding import Finding, Problem
@@ -15,7 +16,7 @@ _PREVAILS, _RARE, _MOST_CLASSES = 16, 1 / 50, 50
 _FOCAL = ("BinaryFocalCrossentropy", "CategoricalFocalCrossentropy")
 
 
-def label_distribution(model, data):
+def label_distribution(model: keras.Model, data: Data) -> Finding:
     """Checks that classes are mixed, and that none of them prevails.
 
     How mixed: of neighbouring examples, the part with equal labels is compared with the part that chance would give,

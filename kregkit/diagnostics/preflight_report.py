@@ -1,12 +1,14 @@
 """The findings of all checks, as one report."""
 
 import dataclasses
+from typing import Any
 
+from kregkit._core.notebook import Notebook
 from kregkit.diagnostics.finding import STATUSES
 
 
 @dataclasses.dataclass(frozen=True)
-class PreflightReport:
+class PreflightReport(Notebook):
     """What `preflight` found: prints as a table, and is a dictionary by `to_dict()`.
 
     Args:
@@ -16,17 +18,17 @@ class PreflightReport:
     findings: tuple
 
     @property
-    def status(self):
+    def status(self) -> str:
         """`"pass"`, `"warn"` or `"fail"`: the worst of all checks."""
         return max((finding.status for finding in self.findings), key=STATUSES.index, default="pass")
 
     @property
-    def faults(self):
+    def faults(self) -> list[str]:
         """Names of everything that was found, in order and without repeats."""
         return list(dict.fromkeys(name for finding in self.findings for name in finding.faults))
 
     @property
-    def notes(self):
+    def notes(self) -> dict[str, str]:
         """Dictionary from the name of a check to what it says of itself: that it was cut short, and how far it came."""
         return {finding.check: finding.note for finding in self.findings if finding.note}
 
@@ -36,12 +38,12 @@ class PreflightReport:
                 return finding
         raise KeyError(check)
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Returns `{"status": ..., "faults": [...], "notes": {...}, "checks": {name: finding}}` of plain values."""
         checks = {finding.check: finding.to_dict() for finding in self.findings}
         return {"status": self.status, "faults": self.faults, "notes": self.notes, "checks": checks}
 
-    def plot(self):
+    def plot(self) -> Any:
         """Draws the report with `kregkit.plots.findings`; returns the Figure."""
         from kregkit import plots
 

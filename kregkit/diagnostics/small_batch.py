@@ -8,6 +8,7 @@ import numpy as np
 
 from kregkit._core.checks import check_integer
 from kregkit._core.keras_internals import get_mask
+from kregkit._core.types import Data
 from kregkit._core.weights import assign_values, copy_values
 from kregkit.diagnostics._flat_adam import FlatAdam
 from kregkit.diagnostics._probe import probing
@@ -17,7 +18,7 @@ from kregkit.diagnostics.finding import Finding, Problem
 _ACCURACY = 0.995
 
 
-def overfit_small_batch(model, data, num_examples=20, max_steps=300):
+def overfit_small_batch(model: keras.Model, data: Data, num_examples: int = 20, max_steps: int = 300) -> Finding:
     """Checks that the model can learn a few examples by heart.
 
     Of a dataset, the examples lie evenly spaced: neighbours in a series of time are too much alike to be told apart. Of
@@ -83,7 +84,7 @@ def overfit_small_batch(model, data, num_examples=20, max_steps=300):
     expected = f"loss below {target:.2g}"
     if best.accuracy is not None:
         figure, expected = f"accuracy {best.accuracy:.2f}, loss {figure}", "accuracy 1.00"
-    problems = ()
+    problems: tuple[Problem, ...] = ()
     if not best.learnt and not probe.cut:
         problems = (
             Problem(

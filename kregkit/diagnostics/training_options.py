@@ -5,6 +5,7 @@ import numpy as np
 
 from kregkit._core.keras_internals import learning_rate_schedule
 from kregkit._core.optimizers import leaf_optimizers
+from kregkit._core.types import Data
 from kregkit.diagnostics._optimizers import learning_rates
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics.finding import Finding, Problem
@@ -14,7 +15,7 @@ from kregkit.diagnostics.finding import Finding, Problem
 _CLIPPED, _DECAY, _FALL = 1e-3, 5e-3, 1e-3
 
 
-def optimizer_settings(model, data):
+def optimizer_settings(model: keras.Model, data: Data) -> Finding:
     """Checks clipping, weight decay and the schedule of the learning rate.
 
     - Clipping that leaves less than a thousandth of the first gradient makes the rate a thousand times smaller. Of

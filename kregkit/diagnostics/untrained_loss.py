@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from kregkit._core.graph import flat_layers
+from kregkit._core.types import Data
 from kregkit.diagnostics._freshness import is_fresh
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics.finding import Finding, Problem
@@ -11,7 +12,7 @@ from kregkit.diagnostics.finding import Finding, Problem
 _SIGMOIDS = ("sigmoid", "hard_sigmoid")
 
 
-def initial_loss(model, data):
+def initial_loss(model: keras.Model, data: Data) -> Finding:
     """Checks the untrained loss against its expectation, its rise with regularisation, and the outputs' kind.
 
     The expectation is the compiled loss of a prediction that knows nothing: `1 / C` for every class, which gives

@@ -1,14 +1,18 @@
 """The size of updates beside the weights they change."""
 
+from typing import Any
+
+import keras
 import numpy as np
 
 from kregkit._core.checks import check_integer
+from kregkit._core.types import Data
 from kregkit._core.weights import copy_values, is_kernel
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics.finding import Finding, Problem
 
 
-def update_ratio(model, data, steps=10):
+def update_ratio(model: keras.Model, data: Data, steps: int = 10) -> Finding:
     """Checks `||update|| / ||weights||` of every kernel over the first steps: about 1e-3 is healthy.
 
     The steps are real ones, by a fresh copy of the model's optimizer at its learning rate. The figure of a variable
@@ -40,7 +44,7 @@ def update_ratio(model, data, steps=10):
     check_integer("steps", steps, 1)
     with probing(model, data) as probe:
         variables = model.trainable_variables
-        _, step = probe.own_trainer() if variables else (None, None)
+        step: Any = probe.own_trainer()[1] if variables else None
         moved, sizes, before = [], [], copy_values(variables)
         for index in range(steps if step else 0):
             step(*probe.batches[index % len(probe.batches)])

@@ -1,9 +1,11 @@
 """Which worker writes what all workers share."""
 
+from typing import Any
+
 from kregkit._core.workers import worker_of
 
 
-def is_chief(strategy) -> bool:
+def is_chief(strategy: Any) -> bool:
     """Returns whether this process is the one that writes files, draws pictures and prints for all workers.
 
     It is the chief of `TF_CONFIG`, or worker 0 where there is none. Under every other strategy there is one process,

@@ -6,6 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from kregkit._core.written import Words
+
 
 def second_moment(pieces):
     """Returns `E[max(z_1, ..., z_pieces) ** 2]` of independent standard normals; 1 for one piece and for two.
@@ -26,13 +28,13 @@ def initializer(pieces, given=None):
     return keras.initializers.VarianceScaling(1 / second_moment(pieces), "fan_in", "truncated_normal")
 
 
-class MaxOfPieces(keras.layers.Layer):
+class MaxOfPieces(Words, keras.layers.Layer):
     """Splits the output of a layer called `product` into `pieces` contiguous parts and takes their maximum, entry-wise.
 
     A subclass sets `product` and `pieces`. It lists in `arguments` those arguments that it hands on to `product`.
     """
 
-    arguments = ()
+    arguments: tuple[str, ...] = ()
 
     def build(self, input_shape):
         self.product.build(input_shape)

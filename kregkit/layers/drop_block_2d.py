@@ -1,9 +1,12 @@
 """DropBlock: squares of feature maps that are dropped while training."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from kregkit._core.checks import check_choice, check_integer, check_number
+from kregkit._core.types import Shape, Tensor
 from kregkit.layers._hash import hashed_uniform
 from kregkit.layers._noise import NoisyLayer, is_surely
 
@@ -58,8 +61,8 @@ class DropBlock2D(NoisyLayer):
         block_size: int = 7,
         data_format: str | None = None,
         seed: int | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         check_number("rate", rate, 0, 1, high_open=True)
         check_integer("block_size", block_size, low=1)
         if data_format is not None:
@@ -71,10 +74,10 @@ class DropBlock2D(NoisyLayer):
         self.input_spec = keras.layers.InputSpec(ndim=4)
         self.supports_masking = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         return self.draw_call(inputs, training=training) if training else self.expected_call(inputs)
 
-    def draw_call(self, inputs, training=None):
+    def draw_call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         if is_surely(self.rate, 0):
             return inputs
         last = self.data_format == "channels_last"
@@ -90,11 +93,11 @@ class DropBlock2D(NoisyLayer):
         outputs = inputs * ops.cast(1 / (1 - self.rate), inputs.dtype)
         return ops.where(dropped > 0, ops.zeros_like(outputs), outputs)
 
-    def expected_call(self, inputs, training=None):
+    def expected_call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Returns the mean over draws: the inputs."""
         return inputs
 
-    def uniform(self, shape, per_replica=True):
+    def uniform(self, shape: Shape, per_replica: bool = True) -> Tensor:
         return hashed_uniform(self.next_key(per_replica), shape)
 
     def _seed_probability(self):
@@ -102,10 +105,10 @@ class DropBlock2D(NoisyLayer):
         rate = ops.convert_to_tensor(self.rate, "float32")
         return -ops.expm1(ops.log1p(-rate) / self.block_size**2)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Any:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "rate": self.rate,

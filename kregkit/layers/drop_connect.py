@@ -2,12 +2,14 @@
 
 import math
 import statistics
+from typing import Any, Literal
 
 import keras
 import numpy as np
 from keras import ops
 
 from kregkit._core.checks import check_choice, check_integer, check_number
+from kregkit._core.types import Shape, Tensor
 from kregkit.layers._hash import hashed_choice, hashed_uniform, mixed_key
 from kregkit.layers._noise import NoisyLayer, is_surely
 from kregkit.layers._recurrent_masks import RECURRENT, RecurrentMasks, check_recurrent
@@ -90,15 +92,15 @@ class DropConnect(NoisyLayer):
 
     def __init__(
         self,
-        layer,
-        rate=0.5,
-        mask="example",
-        inference="mean",
-        draws=16,
-        seed=None,
+        layer: keras.layers.Layer,
+        rate: float = 0.5,
+        mask: Literal["example", "batch", "exact"] = "example",
+        inference: Literal["mean", "gaussian"] = "mean",
+        draws: int = 16,
+        seed: int | None = None,
         input_kernel: bool = False,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         if not isinstance(layer, _WRAPPED):
             names = ", ".join(wrapped.__name__ for wrapped in _WRAPPED)
             raise ValueError(f"`layer` must be one of {names}. Received: layer={layer!r}")
@@ -127,18 +129,22 @@ class DropConnect(NoisyLayer):
         self.draws = draws
         self.supports_masking = layer.supports_masking
 
-    def build(self, inputs_shape, initial_state_shape=None):
+    def build(self, inputs_shape: Shape, initial_state_shape: Shape | None = None) -> None:
         if not self.layer.built:
             self.layer.build(inputs_shape)
 
-    def call(self, inputs, training=None, initial_state=None, mask=None):
+    def call(
+        self, inputs: Tensor, training: bool | None = None, initial_state: Tensor = None, mask: Tensor | None = None
+    ) -> Tensor:
         if training:
             return self.draw_call(inputs, training=training, initial_state=initial_state, mask=mask)
         if self._recurrent:
             return self.layer(inputs, initial_state=initial_state, mask=mask, training=training)
         return self._without_mask(inputs) if self.inference == "mean" else self.expected_call(inputs)
 
-    def draw_call(self, inputs, training=None, initial_state=None, mask=None):
+    def draw_call(
+        self, inputs: Tensor, training: bool | None = None, initial_state: Tensor = None, mask: Tensor | None = None
+    ) -> Tensor:
         if self._recurrent:
             return self._draw_recurrent(inputs, training, initial_state, mask)
         if is_surely(self.rate, 0):
@@ -165,7 +171,7 @@ class DropConnect(NoisyLayer):
         return masks.draw_nothing(arguments) if is_surely(self.rate, 0) else draw[self._who_shares()](arguments)
 
     @property
-    def expected_call(self):
+    def expected_call(self) -> Tensor:
         """A function that returns the mean over masks by the paper's Gaussian, whatever `inference` says.
 
         A recurrent kernel's mean isn't known, so that there the attribute is missing.
@@ -197,11 +203,11 @@ class DropConnect(NoisyLayer):
             self.add_loss(loss / ops.cast(ops.shape(outputs)[0], loss.dtype))
         return outputs
 
-    def factor(self, shape, key):
+    def factor(self, shape: Shape, key: Tensor) -> Tensor:
         """Returns a mask over `p`: 0 or `1 / (1 - rate)`."""
         return hashed_choice(key, shape, self.rate, 0.0, 1 / (1 - self.rate), self.compute_dtype)
 
-    def kernel_factor(self, shape, per_replica=True):
+    def kernel_factor(self, shape: Shape, per_replica: bool = True) -> Tensor:
         """Returns a mask of a kernel over `p`, with an axis of draws in front where a noise source draws it."""
         if self.noise_source is None:
             return self.factor(shape, self.next_key(per_replica))
@@ -219,10 +225,10 @@ class DropConnect(NoisyLayer):
     def _factor_of(self, uniform):
         return ops.cast(ops.where(uniform < self.rate, 0.0, 1 / (1 - self.rate)), self.compute_dtype)
 
-    def uniform(self, shape, per_replica=True):
+    def uniform(self, shape: Shape, per_replica: bool = True) -> Tensor:
         return hashed_uniform(self.next_key(per_replica), shape)
 
-    def signs(self, shape):
+    def signs(self, shape: Shape) -> Tensor:
         """Returns random numbers 1 and -1; the first axis is the rows'."""
         return 2 * ops.cast(self.uniform(shape) < 0.5, self.compute_dtype) - 1
 
@@ -335,15 +341,15 @@ class DropConnect(NoisyLayer):
         convolution = isinstance(self.layer, _CONVOLUTIONS)
         return 1 if convolution and self.layer.data_format == "channels_first" else -1
 
-    def compute_output_shape(self, inputs_shape, initial_state_shape=None):
+    def compute_output_shape(self, inputs_shape: Shape, initial_state_shape: Shape | None = None) -> Any:
         return self.layer.compute_output_shape(inputs_shape)
 
-    def compute_mask(self, inputs, previous_mask):
+    def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None) -> Tensor | None:
         if self._recurrent:
             return self.layer.compute_mask(inputs, previous_mask)
         return super().compute_mask(inputs, previous_mask)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "rate": self.rate,

@@ -1,9 +1,12 @@
 """Dropped paths: a tensor that is set to zero for some of the examples while training."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from kregkit._core.checks import check_number
+from kregkit._core.types import Shape, Tensor
 from kregkit.layers._noise import NoisyLayer, coin, is_surely
 
 
@@ -36,16 +39,16 @@ class DropPath(NoisyLayer):
 
     rate_attribute = "rate"
 
-    def __init__(self, rate: float, seed: int | None = None, **kwargs):
+    def __init__(self, rate: float, seed: int | None = None, **kwargs: Any) -> None:
         check_number("rate", rate, 0, 1, high_open=True)
         super().__init__(seed=seed, **kwargs)
         self.rate = rate
         self.supports_masking = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         return self.draw_call(inputs, training=training) if training else self.expected_call(inputs)
 
-    def draw_call(self, inputs, training=None):
+    def draw_call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         if is_surely(self.rate, 0):
             return inputs
         kept = 1 - self.rate
@@ -54,12 +57,12 @@ class DropPath(NoisyLayer):
         outputs = inputs * ops.cast(1 / kept, inputs.dtype)
         return ops.where(survives, outputs, ops.zeros_like(outputs))
 
-    def expected_call(self, inputs, training=None):
+    def expected_call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Returns the mean over coins: the inputs."""
         return inputs
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Any:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "rate": self.rate}

@@ -1,15 +1,18 @@
 """Fractional max pooling: regions of changing size, drawn anew at every step."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
 
 from kregkit._core.checks import check_choice, check_integer, check_number
+from kregkit._core.types import Tensor
 from kregkit.layers._noise import NoisyLayer
 from kregkit.layers.region_pooling import fractional_max_pool, spatial_sizes
 
 
-def pseudorandom_boundaries(size, outputs, draw):
+def pseudorandom_boundaries(size: Any, outputs: int, draw: Tensor):
     """Returns Graham's pseudorandom sequence, in integers alone: `s_i = ceil(a (i + u)) - 1`, `a = size / outputs`.
 
     `u` is capped, as TensorFlow does it, so that the first and the last increment are among `floor(a), ceil(a)` too.
@@ -40,13 +43,13 @@ def pseudorandom_boundaries(size, outputs, draw):
     return ops.concatenate([edge, inner, edge + size], axis=-1)
 
 
-def num_draws(size, outputs):
+def num_draws(size: Any, outputs: int):
     """Returns the number of values of `t` for which all increments are right; see `pseudorandom_boundaries`."""
     rest = size % outputs
     return outputs + min(rest, outputs - rest)
 
 
-def random_boundaries(size, outputs, noise):
+def random_boundaries(size: Any, outputs: int, noise: Tensor):
     """Returns Graham's random sequence: the increments `floor(a)` and `ceil(a)` in an order shuffled by `noise`.
 
     Args:
@@ -62,7 +65,7 @@ def random_boundaries(size, outputs, noise):
 class _FractionalMaxPooling(NoisyLayer):
     """The base class of the layers for one, two and three axes; `num_axes` says which."""
 
-    num_axes = None
+    num_axes: int
 
     def __init__(
         self,

@@ -1,5 +1,7 @@
 """Maxout: the largest of several linear functions, as an activation that is learnt."""
 
+from typing import Any
+
 import keras
 
 from kregkit._core.checks import check_integer
@@ -46,14 +48,14 @@ class Maxout(MaxOfPieces):
 
     def __init__(
         self,
-        units,
-        pieces=2,
-        use_bias=True,
-        kernel_initializer=None,
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        **kwargs,
-    ):
+        units: int,
+        pieces: int = 2,
+        use_bias: bool = True,
+        kernel_initializer: Any = None,
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        **kwargs: Any,
+    ) -> None:
         check_integer("units", units, low=1)
         check_integer("pieces", pieces, low=1)
         super().__init__(**kwargs)
@@ -70,5 +72,5 @@ class Maxout(MaxOfPieces):
         )
         self.supports_masking = True
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "units": self.units}

@@ -1,5 +1,8 @@
 """Maxout over the channels of a convolution."""
 
+from collections.abc import Sequence
+from typing import Any, Literal
+
 import keras
 
 from kregkit._core.checks import check_integer
@@ -55,19 +58,19 @@ class MaxoutConv2D(MaxOfPieces):
 
     def __init__(
         self,
-        filters,
-        kernel_size,
-        pieces=2,
-        strides=1,
-        padding="valid",
-        data_format=None,
-        dilation_rate=1,
-        use_bias=True,
-        kernel_initializer=None,
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        **kwargs,
-    ):
+        filters: int,
+        kernel_size: int | Sequence[int],
+        pieces: int = 2,
+        strides: int | Sequence[int] = 1,
+        padding: Literal["valid", "same"] = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = 1,
+        use_bias: bool = True,
+        kernel_initializer: Any = None,
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        **kwargs: Any,
+    ) -> None:
         check_integer("filters", filters, low=1)
         check_integer("pieces", pieces, low=1)
         super().__init__(**kwargs)
@@ -88,5 +91,5 @@ class MaxoutConv2D(MaxOfPieces):
             name="product",
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "filters": self.filters}

@@ -1,16 +1,24 @@
 """Max pooling over given regions, computed by gathers alone."""
 
 import math
+from collections.abc import Sequence
 
 import keras
 from keras import ops
 
 from kregkit._core.checks import check_choice
+from kregkit._core.types import Shape, Tensor
 from kregkit.layers._backend import compile_apart, on_tensorflow, runs_eagerly
 from kregkit.layers._rows import gather, with_gradient
 
 
-def fractional_max_pool(inputs, boundaries, overlapping=False, data_format=None, compiled=None):
+def fractional_max_pool(
+    inputs: Tensor,
+    boundaries: Sequence[Tensor],
+    overlapping: bool = False,
+    data_format: str | None = None,
+    compiled: bool | None = None,
+) -> Tensor:
     """Takes the maximum over rectangles given by a sequence of boundaries per axis.
 
     With boundaries `0 = s_0 < s_1 < ... < s_N = n` along an axis, output `i` is the maximum over `s_i ... s_{i+1} - 1`,
@@ -90,7 +98,7 @@ def fractional_max_pool(inputs, boundaries, overlapping=False, data_format=None,
     return ops.moveaxis(pooled, -1, 1) if first else pooled
 
 
-def spatial_sizes(shape, data_format):
+def spatial_sizes(shape: Shape, data_format: str | None):
     """Returns the lengths of the spatial axes, or raises `ValueError` where one isn't known."""
     sizes = tuple(shape[1:-1] if data_format == "channels_last" else shape[2:])
     if any(size is None for size in sizes):

@@ -1,12 +1,14 @@
 """Stochastic depth: residual branches that are left out at random while training."""
 
 import inspect
+from typing import Any, Literal
 
 import keras
 from keras import ops, tree
 
 from kregkit._core import keras_internals
 from kregkit._core.checks import check_choice, check_integer, check_number
+from kregkit._core.types import Shape, Tensor
 from kregkit.layers._backend import on_tensorflow, runs_eagerly
 from kregkit.layers._noise import NoisyLayer, coin, is_surely
 from kregkit.layers._rows import put_rows, random_subset, take_rows
@@ -15,7 +17,7 @@ from kregkit.layers._rows import put_rows, random_subset, take_rows
 _UPWARD = 0.501
 
 
-def linear_survival(num_blocks, final=0.5):
+def linear_survival(num_blocks: int, final: float = 0.5) -> list[float]:
     """Returns the survival probabilities `p_l = 1 - (l / L) (1 - p_L)` of blocks `l = 1 ... L`, first block first.
 
     The earlier a block, the more others build on its features, so the rarer it is left out.
@@ -108,15 +110,15 @@ class StochasticDepth(NoisyLayer):
 
     def __init__(
         self,
-        branch,
-        survival_probability=0.5,
-        mode="batch",
-        shortcut=None,
-        scale="train",
-        seed=None,
+        branch: keras.layers.Layer,
+        survival_probability: float = 0.5,
+        mode: Literal["batch", "sample", "subset"] = "batch",
+        shortcut: keras.layers.Layer | None = None,
+        scale: Literal["train", "test"] = "train",
+        seed: int | None = None,
         layer_scale: float | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         if not isinstance(branch, keras.Layer):
             raise ValueError(f"`branch` must be a Keras layer or model. Received: branch={branch!r}")
         if shortcut is not None and not isinstance(shortcut, keras.Layer):
@@ -138,7 +140,7 @@ class StochasticDepth(NoisyLayer):
         self.supports_masking = True
         self._branch_signature = inspect.signature(branch.call)
 
-    def build(self, inputs_shape):
+    def build(self, inputs_shape: Shape) -> None:
         if self.layer_scale is not None:
             initializer = keras.initializers.Constant(self.layer_scale)
             channels = self.compute_output_shape(inputs_shape)[-1]
@@ -152,12 +154,16 @@ class StochasticDepth(NoisyLayer):
         if self.shortcut is not None and not self.shortcut.built:
             self.shortcut(inputs)
 
-    def call(self, inputs, *args, training=None, mask=None, **kwargs):
+    def call(
+        self, inputs: Tensor, *args: Any, training: bool | None = None, mask: Tensor | None = None, **kwargs: Any
+    ) -> Tensor:
         if not training:
             return self.expected_call(inputs, *args, training=training, mask=mask, **kwargs)
         return self.draw_call(inputs, *args, training=training, mask=mask, **kwargs)
 
-    def draw_call(self, inputs, *args, training=None, mask=None, **kwargs):
+    def draw_call(
+        self, inputs: Tensor, *args: Any, training: bool | None = None, mask: Tensor | None = None, **kwargs: Any
+    ) -> Tensor:
         arguments = self._arguments(kwargs, training, mask)
         self._build_branch(inputs, *args, **arguments)
         if is_surely(self.survival_probability, 1):
@@ -167,7 +173,9 @@ class StochasticDepth(NoisyLayer):
         draw = {"batch": self._draw_batch, "sample": self._draw_sample, "subset": self._draw_subset}[mode]
         return draw(inputs, args, arguments, self._shortcut(inputs, training))
 
-    def expected_call(self, inputs, *args, training=None, mask=None, **kwargs):
+    def expected_call(
+        self, inputs: Tensor, *args: Any, training: bool | None = None, mask: Tensor | None = None, **kwargs: Any
+    ) -> Tensor:
         """Returns the mean over coins: the branch times its survival probability, over the factor of training."""
         return self._expected(inputs, args, self._arguments(kwargs, training, mask), training)
 
@@ -299,25 +307,27 @@ class StochasticDepth(NoisyLayer):
         outputs = self._branch(inputs, args, arguments, shortcut) * self._factor(True, batch)
         return shortcut + put_rows(outputs, kept, slots)
 
-    def compute_output_spec(self, inputs, *args, training=None, mask=None, **kwargs):
+    def compute_output_spec(
+        self, inputs: Tensor, *args: Any, training: bool | None = None, mask: Tensor | None = None, **kwargs: Any
+    ) -> Any:
         # Unlike `build`, this knows the shapes of all arguments.
         inputs, args, kwargs, mask = tree.map_structure(_symbol, (inputs, args, kwargs, mask))
         shortcut = self._shortcut(inputs, training)
         self._branch(inputs, args, self._arguments(kwargs, training, mask), shortcut)
         return keras.KerasTensor(shortcut.shape, dtype=self.compute_dtype)
 
-    def compute_output_shape(self, inputs_shape):
+    def compute_output_shape(self, inputs_shape: Shape) -> Any:
         if self.shortcut is not None:
             return self.shortcut.compute_output_shape(inputs_shape)
-        shapes = []
+        shapes: list[Any] = []
         tree.map_shape_structure(shapes.append, inputs_shape)
         return tuple(shapes[0])
 
-    def compute_mask(self, inputs, previous_mask):
+    def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None) -> Tensor | None:
         masks = tree.flatten(previous_mask)
         return masks[0] if masks else None
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "survival_probability": self.survival_probability,

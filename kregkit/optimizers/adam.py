@@ -1,13 +1,17 @@
 """Adam with a switch for its bias correction."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from kregkit._core import keras_internals
+from kregkit._core.types import LearningRate, Tensor
+from kregkit._core.written import Written
 
 
 @keras.saving.register_keras_serializable(package="kregkit")
-class Adam(keras.optimizers.Adam):
+class Adam(Written, keras.optimizers.Adam):
     """Keras's Adam, and with `bias_correction=False` the rule before the correction was added.
 
     ```
@@ -50,7 +54,7 @@ class Adam(keras.optimizers.Adam):
 
     def __init__(
         self,
-        learning_rate=0.001,
+        learning_rate: LearningRate = 0.001,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
@@ -66,7 +70,7 @@ class Adam(keras.optimizers.Adam):
         loss_scale_factor: float | None = None,
         gradient_accumulation_steps: int | None = None,
         name: str | None = "adam",
-    ):
+    ) -> None:
         super().__init__(
             learning_rate=learning_rate,
             beta_1=beta_1,
@@ -88,7 +92,7 @@ class Adam(keras.optimizers.Adam):
             raise ValueError(f"`bias_correction` must be True or False. Received: bias_correction={bias_correction!r}")
         self.bias_correction = bias_correction
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Tensor, variable: Tensor, learning_rate: LearningRate) -> None:
         if self.bias_correction:
             super().update_step(gradient, variable, learning_rate)
             return
@@ -103,5 +107,5 @@ class Adam(keras.optimizers.Adam):
         step = ops.divide(m, ops.add(ops.sqrt(s), self.epsilon))
         self.assign_sub(variable, ops.multiply(step, learning_rate))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "bias_correction": self.bias_correction}

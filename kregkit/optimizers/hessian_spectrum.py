@@ -1,16 +1,20 @@
 """The ends of the Hessian's spectrum at a model's weights: minimum, saddle or plateau."""
 
 import dataclasses
+from typing import Literal
 
+import keras
 import numpy as np
 
 from kregkit._core.backends import require_tensorflow
 from kregkit._core.checks import check_integer
+from kregkit._core.notebook import Notebook
+from kregkit._core.types import Data, Loss
 from kregkit.optimizers._solver import check_constant, objective_of
 
 
 @dataclasses.dataclass(frozen=True)
-class Curvature:
+class Curvature(Notebook):
     """The ends of the Hessian's spectrum at a point, as numbers; `str(curvature)` says in words what they mean.
 
     Args:
@@ -30,27 +34,27 @@ class Curvature:
     stationary: bool
 
     @property
-    def smallest(self):
+    def smallest(self) -> float:
         """The smallest (most negative) curvature."""
         return float(self.lowest[0])
 
     @property
-    def condition(self):
+    def condition(self) -> float:
         """Largest over smallest curvature; infinite where the smallest is not positive."""
         return self.largest / self.smallest if self.smallest > self.resolution else float("inf")
 
     @property
-    def negative(self):
+    def negative(self) -> int:
         """How many of the lowest curvatures are negative."""
         return int(np.sum(self.lowest < -self.resolution))
 
     @property
-    def flat(self):
+    def flat(self) -> int:
         """How many of the lowest curvatures are zero."""
         return int(np.sum(np.abs(self.lowest) <= self.resolution))
 
     @property
-    def kind(self):
+    def kind(self) -> str:
         """`"minimum"`, `"saddle"`, `"maximum"` or `"plateau"`, by curvature alone."""
         if self.negative:
             return "saddle" if self.largest > self.resolution else "maximum"
@@ -69,17 +73,17 @@ class Curvature:
 
 
 def curvature(
-    model,
-    x,
-    y=None,
-    loss=None,
-    k=6,
-    batch_size=None,
+    model: keras.Model,
+    x: Data,
+    y: Data = None,
+    loss: Loss = None,
+    k: int = 6,
+    batch_size: int | None = None,
     *,
-    stochastic="refuse",
-    batch_normalization="inference",
-    seed=0,
-):
+    stochastic: str = "refuse",
+    batch_normalization: Literal["inference", "training"] = "inference",
+    seed: int = 0,
+) -> Curvature:
     """Returns the largest and the `k` lowest eigenvalues of the loss's Hessian at the model's weights.
 
     The Hessian of the full-batch loss is never stored: Lanczos' method (SciPy's `eigsh`) needs only its products with

@@ -1,6 +1,10 @@
 """A multiple of one optimizer's learning rate for each variable."""
 
+from __future__ import annotations
+
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -8,13 +12,15 @@ from keras import ops
 from kregkit._core import keras_internals
 from kregkit._core.checks import check_number
 from kregkit._core.graph import layer_paths, layers_as_called, matches_path
+from kregkit._core.types import Loss, Tensor
 from kregkit._core.weights import variable_path
+from kregkit._core.written import Written
 
 
 def _forwarded(name):
     """Returns a property that reads and writes the inner optimizer's."""
 
-    def read(self):
+    def read(self) -> Any:
         return getattr(self.inner_optimizer, name)
 
     def write(self, value):
@@ -26,7 +32,7 @@ def _forwarded(name):
 
 
 @keras.saving.register_keras_serializable(package="kregkit")
-class LayerwiseLearningRate(keras.optimizers.Optimizer):
+class LayerwiseLearningRate(Written, keras.optimizers.Optimizer):
     """Gives each variable its own multiple of one optimizer's learning rate.
 
     ```
@@ -80,7 +86,13 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
     Reference: [Howard and Ruder, 2018](https://arxiv.org/abs/1801.06146), who call it discriminative fine-tuning.
     """
 
-    def __init__(self, optimizer, multipliers=None, default=1.0, name=None):
+    def __init__(
+        self,
+        optimizer: keras.optimizers.Optimizer,
+        multipliers: Mapping[str, float] | None = None,
+        default: float = 1.0,
+        name: str | None = None,
+    ) -> None:
         super().__init__(learning_rate=0.0, name=name)
         if not isinstance(optimizer, keras.optimizers.Optimizer):
             raise ValueError(f"`optimizer` must be a keras.optimizers.Optimizer. Received: optimizer={optimizer!r}")
@@ -102,15 +114,17 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
                 ) from error
             self.multipliers[pattern] = check_number(f"multipliers[{pattern!r}]", factor, 0)
         self.default = check_number("default", default, 0)
-        self._factors = ()
-        self._known_factors = ()
+        self._factors: tuple[float, ...] = ()
+        self._known_factors: tuple[tuple[str, float], ...] = ()
         self.inner_optimizer = optimizer
         keras_internals.replace_updates(
             optimizer, self._scaled_update, self._parallel_scaled_update, self._scaled_decay, self._average
         )
 
     @classmethod
-    def by_depth(cls, optimizer, model, decay, name=None):
+    def by_depth(
+        cls, optimizer: keras.optimizers.Optimizer, model: keras.Model, decay: float, name: str | None = None
+    ) -> LayerwiseLearningRate:
         """Returns an optimizer whose rate shrinks by `decay` for every level below the model's last.
 
         ```
@@ -139,7 +153,8 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
         {'net/a/kernel': 0.5, 'net/a/bias': 0.5, 'net/b/kernel': 1.0, 'net/b/bias': 1.0}
         """
         decay = check_number("decay", decay, 0, 1, low_open=True)
-        level, levels = 0, {}
+        level = 0
+        levels: dict[str, Any] = {}
         for layer in layers_as_called(model):
             variables = layer.trainable_variables
             if any(len(variable.shape) > 1 for variable in variables):
@@ -156,6 +171,7 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
         optimizer._known_factors = tuple(multipliers.items())
         return optimizer
 
+    built: bool
     learning_rate = _forwarded("learning_rate")
     weight_decay = _forwarded("weight_decay")
     clipnorm = _forwarded("clipnorm")
@@ -169,16 +185,16 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
     iterations = _forwarded("iterations")
 
     @property
-    def variables(self):
+    def variables(self) -> list[Any]:
         return self.inner_optimizer.variables
 
     @property
-    def factors(self):
+    def factors(self) -> dict[str, float]:
         """Dictionary from each variable's path to its factor. Empty until the optimizer is built."""
         variables = keras_internals.optimizer_variables(self.inner_optimizer)
         return {variable_path(variable): factor for variable, factor in zip(variables, self._factors)}
 
-    def build(self, var_list):
+    def build(self, var_list: Sequence[Any]) -> None:
         if self.built:
             return
         paths = [variable_path(variable) for variable in var_list]
@@ -187,7 +203,7 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
         self._factors = tuple(factors)
         self.built = True
 
-    def apply(self, grads, trainable_variables=None):
+    def apply(self, grads: Sequence[Tensor], trainable_variables: Sequence[Any] | None = None) -> None:
         if not self.built and trainable_variables is not None:
             self.build(list(trainable_variables))
         if 0 in self._factors:
@@ -196,23 +212,25 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
             grads, trainable_variables = [gradient for gradient, _ in trained], [variable for _, variable in trained]
         self.inner_optimizer.apply(grads, trainable_variables)
 
-    def scale_loss(self, loss):
+    def scale_loss(self, loss: Loss) -> Tensor:
         return self.inner_optimizer.scale_loss(loss)
 
-    def finalize_variable_values(self, var_list):
+    def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
         self.inner_optimizer.finalize_variable_values(var_list)
 
-    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+    def exclude_from_weight_decay(
+        self, var_list: Sequence[Any] | None = None, var_names: Sequence[str] | None = None
+    ) -> None:
         self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
 
-    def set_weights(self, weights):
+    def set_weights(self, weights: Any) -> None:
         self.inner_optimizer.set_weights(weights)
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         # Keras saves `inner_optimizer` as this object's child.
         pass
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         pass
 
     def _recall(self, paths, by_position=False):
@@ -303,7 +321,7 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
                 # The weighted sum of equal numbers is off by a rounding.
                 average.assign(variable)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         # Everything else is configured on the wrapped optimizer.
         variables = keras_internals.optimizer_variables(self.inner_optimizer)
         known = [[variable_path(variable), factor] for variable, factor in zip(variables, self._factors)]
@@ -316,7 +334,7 @@ class LayerwiseLearningRate(keras.optimizers.Optimizer):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> LayerwiseLearningRate:
         config = dict(config)
         known = config.pop("known_factors", ())
         inner = keras.saving.deserialize_keras_object(config.pop("optimizer"), custom_objects=custom_objects)

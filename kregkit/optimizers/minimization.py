@@ -1,34 +1,38 @@
 """Full-batch optimisation by SciPy's quasi-Newton and Newton solvers."""
 
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
 import keras
 import numpy as np
 
 from kregkit._core import keras_internals
 from kregkit._core.backends import require_tensorflow
 from kregkit._core.checks import check_choice, check_integer
+from kregkit._core.types import ArrayLike, Data, Loss
 from kregkit.optimizers._solver import METHODS, check_constant, objective_of, solve
 
 
 def minimize(
-    model,
-    x,
-    y=None,
-    loss=None,
-    method="L-BFGS-B",
-    max_iterations=100,
-    batch_size=None,
-    callbacks=None,
+    model: keras.Model,
+    x: Data,
+    y: Data = None,
+    loss: Loss = None,
+    method: str = "L-BFGS-B",
+    max_iterations: int = 100,
+    batch_size: int | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] | None = None,
     *,
-    sample_weight=None,
-    tolerance=None,
-    options=None,
-    initial_iteration=0,
-    stochastic="refuse",
-    batch_normalization="inference",
-    seed=0,
-    jit_compile=False,
-    verbose=1,
-):
+    sample_weight: ArrayLike | None = None,
+    tolerance: float | None = None,
+    options: dict[str, Any] | None = None,
+    initial_iteration: int = 0,
+    stochastic: Literal["refuse", "freeze", "inference"] = "refuse",
+    batch_normalization: Literal["inference", "training"] = "inference",
+    seed: int = 0,
+    jit_compile: bool = False,
+    verbose: int | str = 1,
+) -> keras.callbacks.History:
     """Minimises a model's full-batch loss over its trainable weights.
 
     ```
@@ -106,13 +110,13 @@ def minimize(
     ) as objective:
         start = objective.get()
         known = check_constant(objective, start)
-        callbacks = keras.callbacks.CallbackList(
+        listed = keras.callbacks.CallbackList(
             callbacks, add_history=True, model=model, epochs=max_iterations, steps=1, verbose=verbose
         )
         model.stop_training = False
         # An earlier fit may have left it there.
         keras_internals.clear_initial_epoch(model)
-        callbacks.on_train_begin()
+        listed.on_train_begin()
         initial_iteration = keras_internals.initial_epoch(model) or initial_iteration
         keras_internals.clear_initial_epoch(model)
         restored = objective.get()
@@ -125,37 +129,37 @@ def minimize(
             nonlocal latest
             latest = vector.copy()
             objective.set_with_statistics(vector)
-            callbacks.on_epoch_end(iteration, dict(logs))
+            listed.on_epoch_end(iteration, dict(logs))
             if not model.stop_training and iteration + 1 < max_iterations:
-                callbacks.on_epoch_begin(iteration + 1)
+                listed.on_epoch_begin(iteration + 1)
             return model.stop_training
 
         if initial_iteration < max_iterations:
-            callbacks.on_epoch_begin(initial_iteration)
+            listed.on_epoch_begin(initial_iteration)
             iterations = range(initial_iteration, max_iterations)
             try:
                 result = solve(objective, start, known, method, iterations, report, tolerance, options, verbose)
                 latest = result.x
             finally:
                 objective.set_with_statistics(latest)
-        callbacks.on_train_end()
+        listed.on_train_end()
     model.history.result = result
     return model.history
 
 
 def minimize_function(
-    f,
-    x0,
-    method="L-BFGS-B",
-    max_iterations=100,
-    callback=None,
+    f: Callable[[Any], Any],
+    x0: ArrayLike,
+    method: str = "L-BFGS-B",
+    max_iterations: int = 100,
+    callback: Callable[..., Any] | None = None,
     *,
-    bounds=None,
-    tolerance=None,
-    options=None,
-    jit_compile=False,
-    verbose=1,
-):
+    bounds: Any = None,
+    tolerance: float | None = None,
+    options: dict[str, Any] | None = None,
+    jit_compile: bool = False,
+    verbose: int | str = 1,
+) -> Any:
     """Minimises a scalar function of one tensor, such as a style-transfer loss of an image.
 
     Args:

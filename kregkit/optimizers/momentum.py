@@ -1,14 +1,19 @@
 """Momentum with the learning rate outside the velocity."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
 from kregkit._core import keras_internals
 from kregkit._core.checks import check_number
+from kregkit._core.types import LearningRate, Tensor
+from kregkit._core.written import Written
 
 
 @keras.saving.register_keras_serializable(package="kregkit")
-class Momentum(keras.optimizers.Optimizer):
+class Momentum(Written, keras.optimizers.Optimizer):
     """Gradient descent with a velocity in gradient units, classical or Nesterov.
 
     ```
@@ -51,7 +56,7 @@ class Momentum(keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        learning_rate=0.01,
+        learning_rate: LearningRate = 0.01,
         momentum: float = 0.9,
         nesterov: bool = False,
         weight_decay: float | None = None,
@@ -64,7 +69,7 @@ class Momentum(keras.optimizers.Optimizer):
         loss_scale_factor: float | None = None,
         gradient_accumulation_steps: int | None = None,
         name: str | None = None,
-    ):
+    ) -> None:
         super().__init__(
             learning_rate=learning_rate,
             weight_decay=weight_decay,
@@ -81,13 +86,13 @@ class Momentum(keras.optimizers.Optimizer):
         self.momentum = check_number("momentum", momentum, 0, 1, high_open=True)
         self.nesterov = bool(nesterov)
 
-    def build(self, var_list):
+    def build(self, var_list: Sequence[Any]) -> None:
         if self.built:
             return
         super().build(var_list)
         self.velocities = self.add_optimizer_variables(var_list, "velocity")
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Tensor, variable: Tensor, learning_rate: LearningRate) -> None:
         learning_rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)
         velocity = self.velocities[keras_internals.variable_index(self, variable)]
@@ -95,5 +100,5 @@ class Momentum(keras.optimizers.Optimizer):
         step = ops.add(ops.multiply(velocity, self.momentum), gradient) if self.nesterov else velocity
         self.assign_sub(variable, ops.multiply(step, learning_rate))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "momentum": self.momentum, "nesterov": self.nesterov}

@@ -1,6 +1,8 @@
 """Adam in Shampoo's eigenbasis."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -8,7 +10,9 @@ from keras import ops
 
 from kregkit._core import keras_internals
 from kregkit._core.checks import check_integer, check_number
+from kregkit._core.types import LearningRate, Tensor
 from kregkit._core.weights import variable_path
+from kregkit._core.written import Written
 
 
 class _Slots:
@@ -24,7 +28,7 @@ class _Slots:
 
 
 @keras.saving.register_keras_serializable(package="kregkit")
-class SOAP(keras.optimizers.Optimizer):
+class SOAP(Written, keras.optimizers.Optimizer):
     """Runs Adam in the slowly turning eigenbasis of Shampoo's preconditioner.
 
     For a weight matrix `W` with gradient `G`:
@@ -87,7 +91,7 @@ class SOAP(keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        learning_rate=0.003,
+        learning_rate: LearningRate = 0.003,
         beta_1: float = 0.95,
         beta_2: float = 0.95,
         epsilon: float = 1e-8,
@@ -103,7 +107,7 @@ class SOAP(keras.optimizers.Optimizer):
         loss_scale_factor: float | None = None,
         gradient_accumulation_steps: int | None = None,
         name: str | None = None,
-    ):
+    ) -> None:
         super().__init__(
             learning_rate=learning_rate,
             weight_decay=weight_decay,
@@ -124,12 +128,12 @@ class SOAP(keras.optimizers.Optimizer):
         self.max_precondition_dim = check_integer("max_precondition_dim", max_precondition_dim, 0)
 
     @property
-    def first_refresh(self):
+    def first_refresh(self) -> int:
         """The step of the first turn: the first refresh after the `1 / (1 - beta_2)` steps that the averages span."""
         # Rounded: 1 / (1 - 0.95) is a little more than 20.
         return self.precondition_frequency * math.ceil(round(1 / (1 - self.beta_2) / self.precondition_frequency, 6))
 
-    def build(self, var_list):
+    def build(self, var_list: Sequence[Any]) -> None:
         if self.built:
             return
         super().build(var_list)
@@ -158,7 +162,7 @@ class SOAP(keras.optimizers.Optimizer):
             [slot(f"basis_{axis}", (shape[axis], shape[axis]), "identity") for axis in sides],
         )
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Tensor, variable: Tensor, learning_rate: LearningRate) -> None:
         slots = self._slots[keras_internals.variable_index(self, variable)]
         dtype = slots.momentum.dtype
         gradient = ops.reshape(ops.cast(ops.convert_to_tensor(gradient), dtype), slots.shape)
@@ -226,7 +230,7 @@ class SOAP(keras.optimizers.Optimizer):
 
         return ops.cond(self.iterations + 1 == self.first_refresh, decomposed, iterated)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "beta_1": self.beta_1,

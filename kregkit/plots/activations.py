@@ -1,15 +1,23 @@
 """Histograms of activations through depth."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from kregkit._core.optional import import_optional
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _GOOD, _BAD = "#2a8c4a", "#c0392b"
 # Wide histograms don't show that all examples share them.
 _WORDS = {"no variety": "the same for every example"}
 
 
-def activation_histograms(runs, figure=None):
+def activation_histograms(runs: Sequence[Mapping[str, Any]], figure: Figure | None = None) -> Figure:
     """Draws histograms of every layer's outputs: one panel per initialiser and activation, depth from top to bottom.
 
     Args:

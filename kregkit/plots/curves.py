@@ -1,8 +1,17 @@
 """Loss and error over epochs, training beside validation."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from kregkit.plots._axes import finish, new_axes, whole_numbers
+
+if TYPE_CHECKING:
+    import keras
+    from matplotlib.axes import Axes
 
 
 def _record(history):
@@ -33,7 +42,15 @@ def _draw(axes, record, name, convert, label, color):
     return axes
 
 
-def loss_curves(history, axes=None, *, name="loss", label=None, color=None, log=True):
+def loss_curves(
+    history: keras.callbacks.History | Mapping[str, Sequence[float]],
+    axes: Axes | None = None,
+    *,
+    name: str = "loss",
+    label: str | None = None,
+    color: str | None = None,
+    log: bool = True,
+) -> Axes:
     """Draws the loss of a run, training dashed and validation solid, against epochs.
 
     Args:
@@ -64,7 +81,15 @@ def loss_curves(history, axes=None, *, name="loss", label=None, color=None, log=
     return finish(axes)
 
 
-def error_curves(history, axes=None, *, name="accuracy", label=None, color=None, log=True):
+def error_curves(
+    history: keras.callbacks.History | Mapping[str, Sequence[float]],
+    axes: Axes | None = None,
+    *,
+    name: str = "accuracy",
+    label: str | None = None,
+    color: str | None = None,
+    log: bool = True,
+) -> Axes:
     """Draws the error, `1 - accuracy` in percent, of a run, training dashed and validation solid, against epochs.
 
     Args:
@@ -101,7 +126,13 @@ def _percent_wrong(accuracy, log):
     return np.where(error > 0, error, np.nan) if log else error
 
 
-def errors(values, axes=None, *, intervals=None, baseline=None):
+def errors(
+    values: Mapping[str, float],
+    axes: Axes | None = None,
+    *,
+    intervals: Mapping[str, Any] | None = None,
+    baseline: str | None = None,
+) -> Axes:
     """Draws one number per method as horizontal bars, the first on top.
 
     Args:

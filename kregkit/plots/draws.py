@@ -1,12 +1,29 @@
 """An error against the number of draws that were averaged."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from kregkit._core.optional import import_optional
+from kregkit._core.types import ArrayLike
 from kregkit.plots._axes import finish, new_axes
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-def error_against_draws(draws, errors, axes=None, *, label=None, baseline=None, baseline_label="plain prediction"):
+
+def error_against_draws(
+    draws: Sequence[int],
+    errors: ArrayLike,
+    axes: Axes | None = None,
+    *,
+    label: str | None = None,
+    baseline: ArrayLike | None = None,
+    baseline_label: str = "plain prediction",
+) -> Axes:
     """Draws an error against the number of draws averaged, as mean and range over repetitions.
 
     Args:
@@ -43,7 +60,11 @@ def error_against_draws(draws, errors, axes=None, *, label=None, baseline=None, 
         )
     if baseline is not None:
         axes.axhline(
-            float(np.mean(baseline)), color=line.get_color(), linestyle="--", linewidth=1, label=baseline_label
+            float(np.mean(np.asarray(baseline))),
+            color=line.get_color(),
+            linestyle="--",
+            linewidth=1,
+            label=baseline_label,
         )
     axes.set_xscale("log", base=2)
     ticker = import_optional("matplotlib.ticker", "kregkit.plots")

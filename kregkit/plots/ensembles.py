@@ -1,20 +1,33 @@
 """The error of an ensemble against its number of members."""
 
+from __future__ import annotations
+
 import itertools
 import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kregkit._core.checks import check_integer
 from kregkit.plots._axes import finish, new_axes, whole_numbers
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-def classification_error(labels, probabilities):
+
+def classification_error(labels: Any, probabilities: Any) -> float:
     """Returns the fraction of rows whose largest entry isn't at the label."""
     return float(np.mean(probabilities.argmax(axis=-1) != labels))
 
 
-def subset_errors(predictions, labels, error=classification_error, num_subsets=200, seed=0):
+def subset_errors(
+    predictions: Any,
+    labels: Any,
+    error: Callable[..., float] = classification_error,
+    num_subsets: int = 200,
+    seed: int = 0,
+) -> list[Any]:
     """Returns, for each size `1 ... members`, an array with the errors of ensembles of that size.
 
     All subsets of a size are tried where there are at most `num_subsets`, else that many random ones.
@@ -30,7 +43,7 @@ def subset_errors(predictions, labels, error=classification_error, num_subsets=2
     errors_by_size = []
     for size in range(1, members + 1):
         if math.comb(members, size) <= num_subsets:
-            subsets = [list(subset) for subset in itertools.combinations(range(members), size)]
+            subsets: list[Any] = [list(subset) for subset in itertools.combinations(range(members), size)]
         else:
             subsets = [random.permutation(members)[:size] for _ in range(num_subsets)]
         errors_by_size.append(np.array([error(labels, predictions[subset].mean(axis=0)) for subset in subsets]))
@@ -38,8 +51,15 @@ def subset_errors(predictions, labels, error=classification_error, num_subsets=2
 
 
 def ensemble_size(
-    predictions, labels, axes=None, *, error=classification_error, num_subsets=200, seed=0, label="ensemble"
-):
+    predictions: Any,
+    labels: Any,
+    axes: Axes | None = None,
+    *,
+    error: Callable[..., float] = classification_error,
+    num_subsets: int = 200,
+    seed: int = 0,
+    label: str | None = "ensemble",
+) -> Axes:
     """Draws the error of ensembles against their number of members: the mean over subsets, and their whole range.
 
     Args:

@@ -1,13 +1,20 @@
 """Paths of update rules over a loss landscape."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from kregkit._core.optional import import_optional
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _INK = "0.25"
 
 
-def trajectories(landscapes, groups=None, colors=None, axes=None):
+def trajectories(landscapes: Any, groups: Any = None, colors: Any = None, axes: Any = None) -> Figure:
     """Draws what paths rules take over two-dimensional landscapes, and their losses against steps.
 
     One column per landscape. Above, one map per group of rules: filled contours evenly spaced in the logarithm of the

@@ -1,11 +1,27 @@
 """The learning rate over a run."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from kregkit.plots._axes import finish, new_axes, whole_numbers
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-def learning_rate_curve(rates, axes=None, *, steps=None, steps_per_epoch=None, label=None, log=False):
+
+def learning_rate_curve(
+    rates: Any,
+    axes: Axes | None = None,
+    *,
+    steps: int | None = None,
+    steps_per_epoch: int | None = None,
+    label: str | None = None,
+    log: bool = False,
+) -> Axes:
     """Draws a learning rate against steps or epochs.
 
     Args:
@@ -34,7 +50,8 @@ def learning_rate_curve(rates, axes=None, *, steps=None, steps_per_epoch=None, l
     if callable(rates):
         if steps is None:
             raise ValueError(f"A schedule is drawn over a number of steps: pass `steps`. Received: steps={steps}")
-        x, values = np.arange(steps), [float(rates(step)) for step in range(steps)]
+        x: Any = np.arange(steps)
+        values = [float(rates(step)) for step in range(steps)]
         unit = "step"
         if steps_per_epoch is not None:
             x, unit = x / steps_per_epoch, "epoch"
@@ -60,14 +77,14 @@ def learning_rate_curve(rates, axes=None, *, steps=None, steps_per_epoch=None, l
     if log:
         axes.set_yscale("log")
     elif axes.get_yscale() == "linear":
-        highest = max(max(line.get_ydata()) for line in axes.get_lines())
+        highest = max(np.max(np.asarray(line.get_ydata())) for line in axes.get_lines())
         axes.set_ylim(0, 1.05 * highest if highest > 0 else 1)
     if unit == "epoch":
         whole_numbers(axes)
     return finish(axes)
 
 
-def learning_rates(curves, axes=None):
+def learning_rates(curves: Mapping[str, Any], axes: Axes | None = None) -> Axes:
     """Draws the loss of short runs at several learning rates.
 
     Args:
@@ -96,7 +113,7 @@ def learning_rates(curves, axes=None):
     return finish(axes)
 
 
-def learning_rate_sweep(sweep, axes=None):
+def learning_rate_sweep(sweep: Any, axes: Axes | None = None) -> Axes:
     """Draws the loss against the swept learning rate, with the suggestion and the rate in use.
 
     Args:

@@ -1,15 +1,23 @@
 """What a preflight found, on one page."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from kregkit._core.optional import import_optional
 from kregkit.plots._axes import finish
 from kregkit.plots.rates import learning_rate_sweep
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _COLORS = {"pass": "#2a8c4a", "warn": "#d98e04", "fail": "#c0392b"}
 
 
-def findings(report, figure=None):
+def findings(report: Mapping[str, Any], figure: Figure | None = None) -> Figure:
     """Draws a preflight: the verdicts, the signal through depth, the small batch, the rate's range, update ratios.
 
     Args:

@@ -1,6 +1,10 @@
 """What a hyperparameter search looked at and found."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -8,8 +12,21 @@ from kregkit._core.checks import check_choice
 from kregkit._core.optional import import_optional
 from kregkit.plots._axes import finish, new_axes
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-def search_scatter(trials, x, y, axes=None, *, color="value", log_x=True, log_y=True, direction="min"):
+
+def search_scatter(
+    trials: Sequence[Mapping[str, Any]],
+    x: str,
+    y: str,
+    axes: Axes | None = None,
+    *,
+    color: str = "value",
+    log_x: bool = True,
+    log_y: bool = True,
+    direction: Literal["min", "max"] = "min",
+) -> Axes:
     """Draws trials as points over two parameters, coloured by how good they are, the best with a ring around it.
 
     Args:
@@ -47,7 +64,9 @@ def search_scatter(trials, x, y, axes=None, *, color="value", log_x=True, log_y=
     points = np.array([[trial["parameters"][x], trial["parameters"][y], shade(trial)] for trial in placed], float)
     ended = np.isnan(points[:, 2])
     if ended.any():
-        axes.scatter(*points[ended, :2].T, marker="x", s=18, linewidths=1, color="0.6", label="ended early")
+        axes.scatter(
+            points[ended, 0], points[ended, 1], marker="x", s=18, linewidths=1, color="0.6", label="ended early"
+        )
     good = points[~ended]
     if len(good):
         # A handful of trials that went astray would leave one colour to all others.
@@ -55,9 +74,9 @@ def search_scatter(trials, x, y, axes=None, *, color="value", log_x=True, log_y=
         spread = np.quantile(good[:, 2], [0.1, 0.9])
         low, high = (low, max(spread[1], low)) if direction == "min" else (min(spread[0], high), high)
         shades = "viridis_r" if direction == "min" else "viridis"
-        drawn = axes.scatter(*good[:, :2].T, c=good[:, 2], cmap=shades, vmin=low, vmax=high, s=34, linewidths=0)
+        drawn = axes.scatter(good[:, 0], good[:, 1], c=good[:, 2], cmap=shades, vmin=low, vmax=high, s=34, linewidths=0)
         best = good[good[:, 2].argmin() if direction == "min" else good[:, 2].argmax()]
-        axes.scatter(*best[:2], s=110, facecolors="none", edgecolors="C3", linewidths=1.6, label="best")
+        axes.scatter(best[0], best[1], s=110, facecolors="none", edgecolors="C3", linewidths=1.6, label="best")
         bar = axes.figure.colorbar(drawn, ax=axes, extend="max" if direction == "min" else "min")
         bar.outline.set_visible(False)
         bar.set_label("value" if color == "value" else color.replace("_", " "))
@@ -70,7 +89,7 @@ def search_scatter(trials, x, y, axes=None, *, color="value", log_x=True, log_y=
     return finish(axes)
 
 
-def search_importance(importance, axes=None):
+def search_importance(importance: Mapping[str, float], axes: Axes | None = None) -> Axes:
     """Draws how much each parameter matters, as horizontal bars, the most important on top.
 
     Args:
@@ -104,7 +123,7 @@ def search_importance(importance, axes=None):
     return axes
 
 
-def search_ranges(rounds, axes=None, *, best=None):
+def search_ranges(rounds: Sequence[Any], axes: Axes | None = None, *, best: Any = None) -> Axes:
     """Draws the range of each parameter in each round, on the scale of the first round's range.
 
     Args:
@@ -169,7 +188,17 @@ def search_ranges(rounds, axes=None, *, best=None):
     return axes
 
 
-def search_results(trials, rounds, importance, *, x=None, y=None, color="value", direction="min", title=None):
+def search_results(
+    trials: Sequence[Mapping[str, Any]],
+    rounds: Sequence[Any],
+    importance: Mapping[str, float] | None,
+    *,
+    x: str | None = None,
+    y: str | None = None,
+    color: str = "value",
+    direction: Literal["min", "max"] = "min",
+    title: str | None = None,
+) -> Any:
     """Draws a search on one figure: trials over two parameters, importance per parameter, the range of each round.
 
     Args:
@@ -218,7 +247,15 @@ def search_results(trials, rounds, importance, *, x=None, y=None, color="value",
     return axes
 
 
-def best_so_far(curves, axes=None, *, budget="epochs", value="best value so far", log=False, marks=None):
+def best_so_far(
+    curves: Mapping[str, Any],
+    axes: Axes | None = None,
+    *,
+    budget: str = "epochs",
+    value: str = "best value so far",
+    log: bool = False,
+    marks: Any = None,
+) -> Axes:
     """Draws the best value found against what was spent, as means over runs with their 95% intervals.
 
     Args:

@@ -1,12 +1,22 @@
 """How deep a network with stochastic depth is."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from kregkit._core.checks import check_number
 from kregkit.plots._axes import finish, new_axes, whole_numbers
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-def survival_probabilities(probabilities, axes=None, *, label=None):
+
+def survival_probabilities(
+    probabilities: Sequence[float], axes: Axes | None = None, *, label: str | None = None
+) -> Axes:
     """Draws each block's survival probability, and says how many blocks survive on average.
 
     Args:
@@ -23,11 +33,11 @@ def survival_probabilities(probabilities, axes=None, *, label=None):
     >>> axes.get_legend().get_texts()[0].get_text()
     'expected depth 2.75 of 4 blocks'
     """
-    probabilities = np.array([check_number("probabilities", one, 0, 1) for one in probabilities])
+    probabilities = [check_number("probabilities", one, 0, 1) for one in probabilities]
     if not len(probabilities):
         raise ValueError("`probabilities` must not be empty. Received: probabilities=[]")
     axes = new_axes(axes)
-    depth = f"expected depth {probabilities.sum():.4g} of {len(probabilities)} blocks"
+    depth = f"expected depth {sum(probabilities):.4g} of {len(probabilities)} blocks"
     blocks = np.arange(1, len(probabilities) + 1)
     axes.plot(blocks, probabilities, marker="o", markersize=4, label=f"{label}: {depth}" if label else depth)
     axes.set_ylim(0, 1.05)

@@ -1,14 +1,27 @@
 """Error against the number of target examples."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from kregkit.plots._axes import finish, new_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Factor between the positions of neighbouring ways to train.
 _BESIDE = 1.04
 
 
-def transfer_curves(errors, axes=None, *, labels=None):
+def transfer_curves(
+    errors: Mapping[str, Mapping[int, Sequence[float]]],
+    axes: Axes | None = None,
+    *,
+    labels: Mapping[int, str] | None = None,
+) -> Axes:
     """Draws the error of several ways to train against the number of examples, with intervals over seeds.
 
     Args:

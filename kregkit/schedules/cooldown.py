@@ -1,18 +1,21 @@
 """A constant rate with a late decay."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
 
 from kregkit._core.checks import check_choice, check_number
+from kregkit._core.types import Tensor
+from kregkit._core.written import Written
 from kregkit.schedules.warmup import check_learning_rate
 
 SHAPES = ("linear", "1-sqrt", "cosine")
 
 
 @keras.saving.register_keras_serializable(package="kregkit")
-class Cooldown(keras.optimizers.schedules.LearningRateSchedule):
+class Cooldown(Written, keras.optimizers.schedules.LearningRateSchedule):
     """Leaves a learning rate as it is until the last `length` steps, in which it falls.
 
     `a(s) = target(s) * (to + (1 - to) * f(u))` with `u = (s - (total_steps - length)) / length`, held within 0 and 1,
@@ -54,7 +57,7 @@ class Cooldown(keras.optimizers.schedules.LearningRateSchedule):
         shape: str = "linear",
         to: float = 0.0,
         name: str = "Cooldown",
-    ):
+    ) -> None:
         super().__init__()
         self.learning_rate = check_learning_rate(learning_rate)
         self.total_steps = check_number("total_steps", total_steps, 0, low_open=True)
@@ -63,7 +66,7 @@ class Cooldown(keras.optimizers.schedules.LearningRateSchedule):
         self.to = check_number("to", to, 0, 1)
         self.name = name
 
-    def __call__(self, step):
+    def __call__(self, step: Tensor) -> Any:
         target = self.learning_rate(step) if callable(self.learning_rate) else self.learning_rate
         past = (ops.cast(step, "float32") - (self.total_steps - self.length)) / self.length
         past = ops.clip(past, 0.0, 1.0)
@@ -75,7 +78,7 @@ class Cooldown(keras.optimizers.schedules.LearningRateSchedule):
             kept = (1 + ops.cos(math.pi * past)) / 2
         return target * (self.to + (1 - self.to) * kept)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "learning_rate": keras.saving.serialize_keras_object(self.learning_rate),
             "total_steps": self.total_steps,

@@ -1,16 +1,19 @@
 """Cosine cycles with restarts."""
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from kregkit._core.checks import check_integer, check_number
+from kregkit._core.types import Tensor
+from kregkit._core.written import Written
 
 
 @keras.saving.register_keras_serializable(package="kregkit")
-class CosineCycles(keras.optimizers.schedules.LearningRateSchedule):
+class CosineCycles(Written, keras.optimizers.schedules.LearningRateSchedule):
     """Falls from the maximum to the minimum along half a cosine, `cycles` times over `total_steps`.
 
     `a(s) = low + (high - low) / 2 * (cos(pi * mod(s, C) / C) + 1)`, with steps `s` from 0 and `C = ceil(T / M)` for
@@ -45,13 +48,13 @@ class CosineCycles(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(
         self,
-        maximum_learning_rate,
-        total_steps,
-        cycles=5,
-        minimum_learning_rate=0.0,
-        restart_multiplier=1.0,
-        name="CosineCycles",
-    ):
+        maximum_learning_rate: float,
+        total_steps: float,
+        cycles: int = 5,
+        minimum_learning_rate: float = 0.0,
+        restart_multiplier: float = 1.0,
+        name: str = "CosineCycles",
+    ) -> None:
         super().__init__()
         self.maximum_learning_rate = check_number("maximum_learning_rate", maximum_learning_rate, 0, low_open=True)
         self.total_steps = check_integer("total_steps", total_steps, 1)
@@ -84,7 +87,7 @@ class CosineCycles(keras.optimizers.schedules.LearningRateSchedule):
             )
         return starts, lengths, ends
 
-    def __call__(self, step):
+    def __call__(self, step: Tensor) -> Any:
         step = ops.minimum(ops.cast(step, "float32"), self._last_step)
         starts, lengths = ops.cast(self._starts, "float32"), ops.cast(self._lengths, "float32")
         index = ops.sum(ops.cast(step >= starts[1:], "int32"))
@@ -92,7 +95,7 @@ class CosineCycles(keras.optimizers.schedules.LearningRateSchedule):
         low, high = self.minimum_learning_rate, self.maximum_learning_rate
         return low + (high - low) / 2 * (ops.cos(math.pi * phase) + 1)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "maximum_learning_rate": self.maximum_learning_rate,
             "total_steps": self.total_steps,

@@ -1,15 +1,18 @@
 """The one-cycle learning rate."""
 
 import math
+from typing import Any, Literal
 
 import keras
 from keras import ops
 
 from kregkit._core.checks import check_choice, check_number
+from kregkit._core.types import Tensor
+from kregkit._core.written import Written
 
 
 @keras.saving.register_keras_serializable(package="kregkit")
-class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
+class OneCycle(Written, keras.optimizers.schedules.LearningRateSchedule):
     """Rises once to the maximum, then falls far below where it started.
 
     From `maximum / initial_divisor` up to `maximum` over the first `warmup_fraction` of the steps, then down to
@@ -39,14 +42,14 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(
         self,
-        maximum_learning_rate,
-        total_steps,
-        warmup_fraction=0.3,
-        initial_divisor=25.0,
-        final_divisor=1e4,
-        shape="cosine",
-        name="OneCycle",
-    ):
+        maximum_learning_rate: float,
+        total_steps: float,
+        warmup_fraction: float = 0.3,
+        initial_divisor: float = 25.0,
+        final_divisor: float = 1e4,
+        shape: Literal["cosine", "linear"] = "cosine",
+        name: str = "OneCycle",
+    ) -> None:
         super().__init__()
         self.maximum_learning_rate = check_number("maximum_learning_rate", maximum_learning_rate, 0, low_open=True)
         self.total_steps = check_number("total_steps", total_steps, 1, low_open=True)
@@ -56,7 +59,7 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
         self.shape = check_choice("shape", shape, ("cosine", "linear"))
         self.name = name
 
-    def __call__(self, step):
+    def __call__(self, step: Tensor) -> Any:
         # The last step is number total_steps - 1, and it is the one that uses the lowest rate.
         time = ops.clip(ops.cast(step, "float32") / (self.total_steps - 1), 0.0, 1.0)
         low = self.maximum_learning_rate / self.initial_divisor
@@ -74,7 +77,7 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
         # Both terms keep full precision where the end is thousands of times smaller than the start.
         return start * (1 - progress) + end * progress
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "maximum_learning_rate": self.maximum_learning_rate,
             "total_steps": self.total_steps,

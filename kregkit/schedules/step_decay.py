@@ -3,11 +3,15 @@
 import fractions
 import itertools
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
 
 from kregkit._core.checks import check_number
+from kregkit._core.types import Tensor
+from kregkit._core.written import Written
 
 # Steps may be int32, so whatever comes later never comes.
 _LARGEST = 2**31 - 1
@@ -17,7 +21,7 @@ _TOLERANCE = 2.4e-7
 
 
 @keras.saving.register_keras_serializable(package="kregkit")
-class StepDecay(keras.optimizers.schedules.LearningRateSchedule):
+class StepDecay(Written, keras.optimizers.schedules.LearningRateSchedule):
     """Multiplies the learning rate by `factor` at regular or at given steps: `a0 * factor ** floor(t / every)`.
 
     Steps are compared as integers, so that the rate changes at exactly the stated step, also where `every` is a
@@ -41,7 +45,14 @@ class StepDecay(keras.optimizers.schedules.LearningRateSchedule):
     [0.1, 0.1, 0.05, 0.025, 0.025]
     """
 
-    def __init__(self, initial_learning_rate, factor, every=None, at=None, name="StepDecay"):
+    def __init__(
+        self,
+        initial_learning_rate: float,
+        factor: float,
+        every: float | None = None,
+        at: Sequence[float] | None = None,
+        name: str = "StepDecay",
+    ) -> None:
         super().__init__()
         self.initial_learning_rate = check_number("initial_learning_rate", initial_learning_rate, 0, low_open=True)
         self.factor = check_number("factor", factor, 0, low_open=True)
@@ -58,16 +69,17 @@ class StepDecay(keras.optimizers.schedules.LearningRateSchedule):
         self.name = name
         if at is not None:
             # The first whole step at or after each boundary; 0.3 * 10 steps is meant to be 3.
-            self._steps = [min(math.ceil(boundary - 1e-9 * max(1.0, boundary)), _LARGEST) for boundary in at]
-            self._times = [boundary * (1 - _TOLERANCE) for boundary in at]
-            self._interval = self._numerator = self._denominator = None
+            self._steps: Any = [min(math.ceil(boundary - 1e-9 * max(1.0, boundary)), _LARGEST) for boundary in at]
+            self._times: Any = [boundary * (1 - _TOLERANCE) for boundary in at]
+            self._interval: Any = None
+            self._numerator = self._denominator = None
         else:
             self._steps = self._times = None
             self._interval = self.every
-            ratio = fractions.Fraction(min(self.every, _LARGEST)).limit_denominator(10**6)
+            ratio = fractions.Fraction(min(self._interval, _LARGEST)).limit_denominator(10**6)
             self._numerator, self._denominator = ratio.numerator, ratio.denominator
 
-    def __call__(self, step):
+    def __call__(self, step: Tensor) -> Any:
         step = ops.convert_to_tensor(step)
         if keras.backend.is_float_dtype(keras.backend.standardize_dtype(step.dtype)):
             count = self._count_fractional(step)
@@ -88,7 +100,7 @@ class StepDecay(keras.optimizers.schedules.LearningRateSchedule):
             return ops.sum(ops.cast(step >= ops.cast(self._times, step.dtype), "int32"))
         return ops.floor(step / self._interval * (1 + _TOLERANCE))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "initial_learning_rate": self.initial_learning_rate,
             "factor": self.factor,

@@ -1,13 +1,17 @@
 """The triangular cyclic learning rate."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from kregkit._core.checks import check_choice, check_number
+from kregkit._core.types import Tensor
+from kregkit._core.written import Written
 
 
 @keras.saving.register_keras_serializable(package="kregkit")
-class Triangular(keras.optimizers.schedules.LearningRateSchedule):
+class Triangular(Written, keras.optimizers.schedules.LearningRateSchedule):
     """Rises from the minimum to the maximum and falls back, linearly, again and again.
 
     `a(s) = low + (high - low) * decay^n * (1 - |2 s / period - 2 k - 1|)`, with `k = floor(s / period)` and `n = k`, or
@@ -42,7 +46,7 @@ class Triangular(keras.optimizers.schedules.LearningRateSchedule):
         amplitude_decay: float = 1.0,
         scale: str = "cycle",
         name: str = "Triangular",
-    ):
+    ) -> None:
         super().__init__()
         self.maximum_learning_rate = check_number("maximum_learning_rate", maximum_learning_rate, 0, low_open=True)
         self.minimum_learning_rate = check_number(
@@ -53,7 +57,7 @@ class Triangular(keras.optimizers.schedules.LearningRateSchedule):
         self.scale = check_choice("scale", scale, ("cycle", "exp"))
         self.name = name
 
-    def __call__(self, step):
+    def __call__(self, step: Tensor) -> Any:
         step = ops.cast(step, "float32")
         time = step / self.period
         count = ops.floor(time)
@@ -64,7 +68,7 @@ class Triangular(keras.optimizers.schedules.LearningRateSchedule):
             + swing * ops.power(self.amplitude_decay, count if self.scale == "cycle" else step) * height
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "maximum_learning_rate": self.maximum_learning_rate,
             "minimum_learning_rate": self.minimum_learning_rate,

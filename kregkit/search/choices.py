@@ -1,6 +1,8 @@
 """Hyperparameters that are one of several options."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,15 +22,15 @@ class Choice(Parameter):
 
     options: dict
 
-    def holds(self, name):
+    def holds(self, name: str) -> bool:
         """Returns whether an option has this name."""
         return name in self.options
 
-    def has(self, option):
+    def has(self, option: Any) -> bool:
         """Returns whether there is an option of this name, or a tuple or list that equals one of the values."""
         return self.name_of(option, None) is not None or (option is None and None in self.options)
 
-    def name_of(self, option, default=None):
+    def name_of(self, option: Any, default: Any = None) -> Any:
         """Returns the name of an option that is given by its name, or by its value if that is a tuple or a list."""
         if _is_simple(option):
             return option if option in self.options else default
@@ -37,19 +39,19 @@ class Choice(Parameter):
                 return name
         return default
 
-    def points(self, num):
+    def points(self, num: int) -> list[Any]:
         """Returns all options, whatever `num`."""
         return list(self.options)
 
-    def distribution(self):
+    def distribution(self) -> Any:
         """Returns the choice as an Optuna distribution."""
         return import_optional("optuna.distributions", "kregkit.search").CategoricalDistribution(tuple(self.options))
 
-    def suggest(self, trial, name):
+    def suggest(self, trial: Any, name: str) -> Any:
         """Returns the option that an Optuna trial draws."""
         return trial.suggest_categorical(name, tuple(self.options))
 
-    def around(self, values, best):
+    def around(self, values: Any, best: Any) -> tuple[Any, Any]:
         """Returns `(choice, remark)`: the options that are among the best values, in their old order.
 
         >>> choice(["sgd", "adam", "rmsprop"]).around(["adam", "sgd", "adam"], best="adam")
@@ -64,12 +66,12 @@ class Choice(Parameter):
     def __repr__(self):
         return f"choice({list(self.options)})"
 
-    def to_json(self):
+    def to_json(self) -> Any:
         """Returns what identifies the choice, as JSON values."""
         return {"options": list(self.options), **self.condition_to_json()}
 
 
-def choice(options):
+def choice(options: Sequence[Any] | Mapping[str, Any]) -> Choice:
     """Returns a choice among options.
 
     Args:

@@ -1,6 +1,8 @@
 """Training on all but one part of the data, for each part in turn."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -9,14 +11,16 @@ from kregkit._core.checks import check_choice, check_integer
 from kregkit._core.folds import deal
 from kregkit._core.metrics import bounds
 from kregkit._core.metrics import direction as direction_of
+from kregkit._core.notebook import Notebook
 from kregkit._core.seeds import derived_seed
+from kregkit._core.types import ArrayLike, Data
 from kregkit.search._trial import best_epoch
 from kregkit.search.interval import metric_interval
 from kregkit.search.training import BuildAndFit
 
 
 @dataclasses.dataclass(frozen=True)
-class CrossValidation:
+class CrossValidation(Notebook):
     """What `cross_validate` found.
 
     Args:
@@ -42,7 +46,9 @@ class CrossValidation:
         return f"CrossValidation({len(self.values)} folds, {self.metric} {self.mean:.4g}, {interval})"
 
 
-def fold_indices(labels, folds, seed=0, stratify="auto"):
+def fold_indices(
+    labels: ArrayLike, folds: int, seed: int = 0, stratify: bool | Literal["auto"] = "auto"
+) -> list[np.ndarray]:
     """Returns one sorted array of indices per fold: a random partition into parts that differ in size by one at most.
 
     Args:
@@ -62,19 +68,19 @@ def fold_indices(labels, folds, seed=0, stratify="auto"):
 
 
 def cross_validate(
-    build,
-    data,
-    folds=5,
+    build: Callable[..., keras.Model],
+    data: Data,
+    folds: int = 5,
     *,
-    epochs=1,
-    parameters=None,
-    metric="val_loss",
-    direction="auto",
-    callbacks=(),
-    stratify="auto",
-    seed=0,
-    **fit_arguments,
-):
+    epochs: int = 1,
+    parameters: dict[str, Any] | None = None,
+    metric: str = "val_loss",
+    direction: Literal["auto", "min", "max"] = "auto",
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    stratify: bool | Literal["auto"] = "auto",
+    seed: int = 0,
+    **fit_arguments: Any,
+) -> Any:
     """Trains a new model for each fold on the other folds and validates it on this one.
 
     To search by cross-validation, let `train(parameters, epochs, callbacks)` return `cross_validate(build, data,
@@ -134,7 +140,7 @@ def cross_validate(
         model, own_arguments = trainer.built(parameters or {})
         mode = direction_of(metric, direction, model, "direction")
         history = trainer.fit(model, own_arguments, epochs, callbacks).history
-        histories.append({name: [float(value) for value in values] for name, values in history.items()})
+        histories.append({name: np.asarray(values, "float64").tolist() for name, values in history.items()})
         # A trial that the search has ended needs no further folds.
         if any(getattr(callback, "reason", None) for callback in callbacks):
             break

@@ -1,13 +1,21 @@
 """Search on a grid, for comparison."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import numpy as np
 
 from kregkit._core.checks import check_integer
 from kregkit.search._engine import Engine
+from kregkit.search.result import SearchResult
 from kregkit.search.space import Space
 
 
-def grid(train, space, points, *, epochs=9, **arguments):
+def grid(
+    train: Callable[..., Any], space: Space, points: int | Mapping[str, int], *, epochs: int = 9, **arguments: Any
+) -> SearchResult:
     """Tries all combinations of equally distant values, each trained for the same number of epochs.
 
     Where few of the parameters matter, most of a grid's trials repeat the same values of those that do: with `n` points

@@ -1,32 +1,39 @@
 """Random search from coarse to fine."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
 from kregkit._core.checks import check_integer, check_number
+from kregkit._core.types import Path
 from kregkit.search._engine import Engine
+from kregkit.search.result import SearchResult
 from kregkit.search.space import Space
 
 
 def search(
-    train,
-    space,
-    trials,
-    rounds=3,
-    metric="val_loss",
-    direction="auto",
-    storage=None,
-    seed=0,
+    train: Callable[..., Any],
+    space: Space,
+    trials: int | Sequence[int],
+    rounds: int = 3,
+    metric: str = "val_loss",
+    direction: Literal["auto", "min", "max"] = "auto",
+    storage: Path | None = None,
+    seed: int = 0,
     *,
-    epochs=9,
-    repeats=1,
-    quantile=0.2,
-    name="search",
-    sampler=None,
-    pruner=None,
-    max_loss_ratio=3.0,
-    fresh_process=False,
-    timeout=60.0,
-    catch=(),
-    verbose=1,
-):
+    epochs: int | Sequence[int] = 9,
+    repeats: int = 1,
+    quantile: float = 0.2,
+    name: str = "search",
+    sampler: Callable[..., Any] | None = None,
+    pruner: Any = None,
+    max_loss_ratio: float | None = 3.0,
+    fresh_process: bool = False,
+    timeout: float = 60.0,
+    catch: tuple[type[BaseException], ...] = (),
+    verbose: int = 1,
+) -> SearchResult:
     """Searches for good hyperparameters at random, from coarse to fine.
 
     The first round draws from the whole space and trains for few epochs. Each further round draws from ranges around
@@ -74,7 +81,7 @@ def search(
             machine whose process is gone is given up at once.
         catch: Tuple of exceptions that only fail the trial; all others end the search. A trial also fails if its own
             process dies.
-        verbose: 0 is silent, 1 shows a progress bar with the best so far.
+        verbose: 0 is silent, 1 shows a progress bar with the best so far, 2 prints a line per trial.
 
     Returns:
         A `SearchResult`.

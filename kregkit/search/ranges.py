@@ -3,6 +3,8 @@
 import dataclasses
 import math
 import numbers
+from collections.abc import Sequence
+from typing import Any
 
 from kregkit._core.checks import check_integer, check_number
 from kregkit._core.optional import import_optional
@@ -41,40 +43,40 @@ class Range(Parameter):
     limits: tuple = (-math.inf, math.inf)
     step: int = 1
 
-    def to_unit(self, value):
+    def to_unit(self, value: Any) -> float:
         """Returns where `value` lies on the range's own scale: 0 at `low`, 1 at `high`."""
         low, high = self._scaled(self.low), self._scaled(self.high)
         return (self._scaled(value) - low) / (high - low) if high > low else 0.5
 
-    def from_unit(self, unit):
+    def from_unit(self, unit: float) -> float:
         """Returns the value at `unit`: the inverse of `to_unit`, rounded to a possible value for integers."""
         value = self._unscaled(unit)
         return self._on_grid(value, round) if self.whole else value
 
-    def points(self, num):
+    def points(self, num: int) -> list[Any]:
         """Returns `num` values at equal distances on the range's scale, both ends among them; fewer for integers."""
         units = [index / (num - 1) for index in range(num)] if num > 1 else [0.5]
         return sorted({self.from_unit(unit) for unit in units})
 
-    def holds(self, value):
+    def holds(self, value: Any) -> bool:
         """Returns whether `value` may be drawn."""
-        inside = isinstance(value, numbers.Real) and self.low <= value <= self.high
+        inside = isinstance(value, numbers.Real) and self.low <= float(value) <= self.high
         return inside and (not self.whole or (value - self.low) % self.step == 0)
 
-    def distribution(self):
+    def distribution(self) -> Any:
         """Returns the range as an Optuna distribution."""
         distributions = import_optional("optuna.distributions", "kregkit.search")
         if self.whole:
             return distributions.IntDistribution(self.low, self.high, log=self.log, step=self.step)
         return distributions.FloatDistribution(self.low, self.high, log=self.log)
 
-    def suggest(self, trial, name):
+    def suggest(self, trial: Any, name: str) -> Any:
         """Returns the value that an Optuna trial draws."""
         if self.whole:
             return trial.suggest_int(name, self.low, self.high, log=self.log, step=self.step)
         return trial.suggest_float(name, self.low, self.high, log=self.log)
 
-    def edge(self, value):
+    def edge(self, value: Any) -> str | None:
         """Returns `"lower"` or `"upper"` for a value in the outer 15% of the range, else None."""
         unit = self.to_unit(value)
         return "lower" if unit <= EDGE else "upper" if unit >= 1 - EDGE else None
@@ -95,7 +97,7 @@ class Range(Parameter):
             return None, ""
         return side, f"widened: the best, {best:.4g}, {where} the {side} edge of {self.interval()}"
 
-    def around(self, values, best, trend=None):
+    def around(self, values: Sequence[float], best: Any, trend: Any = None) -> tuple[Any, Any]:
         """Returns `(range, remark)`: the range to search next, and a sentence if it was widened, else an empty string.
 
         With `k` of the best values, of which the outermost are `a` and `b` on the range's own scale, the new ends are
@@ -171,7 +173,7 @@ class Range(Parameter):
         # Twelve digits: so that values read 0.1, not 0.10000000000000002. Neither 0 nor infinity has a logarithm.
         return float(f"{math.exp(min(max(value, -700), 700)) if self.log else value:.12g}")
 
-    def interval(self):
+    def interval(self) -> str:
         """Returns the ends as text."""
         return f"[{self.low:.4g}, {self.high:.4g}]"
 
@@ -183,7 +185,7 @@ class Range(Parameter):
         scale = ", log=True" if self.whole and self.log else f", step={self.step}" if self.step > 1 else ""
         return f"{name}({self.low:.6g}, {self.high:.6g}{scale})"
 
-    def to_json(self):
+    def to_json(self) -> Any:
         """Returns what identifies the range, as JSON values."""
         kind = {"log": self.log, "whole": self.whole, **({"step": self.step} if self.step > 1 else {})}
         limits = [end if math.isfinite(end) else None for end in self.limits]
@@ -198,7 +200,7 @@ def _checked_limits(limits, low, high, default):
     return tuple(limits)
 
 
-def uniform(low, high, limits=None):
+def uniform(low: float, high: float, limits: tuple[float, float] | None = None) -> Range:
     """Returns a range of floats, drawn uniformly.
 
     Args:
@@ -215,7 +217,7 @@ def uniform(low, high, limits=None):
     return Range(low, high, limits=_checked_limits(limits, low, high, default))
 
 
-def log_uniform(low, high, limits=None):
+def log_uniform(low: float, high: float, limits: tuple[float, float] | None = None) -> Range:
     """Returns a range of positive floats whose logarithm is drawn uniformly, for learning rates and regularisation.
 
     Args:
@@ -232,7 +234,7 @@ def log_uniform(low, high, limits=None):
     return Range(low, high, log=True, limits=_checked_limits(limits, low, high, default))
 
 
-def integer(low, high, log=False, limits=None, step=1):
+def integer(low: int, high: int, log: bool = False, limits: tuple[int, int] | None = None, step: int = 1) -> Range:
     """Returns a range of integers, both ends among them.
 
     Args:

@@ -1,14 +1,23 @@
 """What a search found."""
 
+from __future__ import annotations
+
 import csv
 import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from kregkit._core.checks import check_integer
 from kregkit._core.files import replacing
 from kregkit._core.metrics import direction as direction_of
 from kregkit._core.metrics import is_better
+from kregkit._core.notebook import Notebook
 from kregkit._core.optional import import_optional
+from kregkit._core.types import Path
 from kregkit.search.ranges import Range
+
+if TYPE_CHECKING:
+    from kregkit.search.space import Space
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +51,7 @@ class Trial:
     reason: str
 
 
-def trial_of(number, index, frozen):
+def trial_of(number: int, index: int, frozen: Any):
     """Returns the `Trial` of an Optuna trial in round `number`."""
     outcome = frozen.user_attrs.get("outcome", {"state": "failed", "reason": "its workers died"})
     return Trial(
@@ -60,7 +69,7 @@ def trial_of(number, index, frozen):
     )
 
 
-class SearchResult:
+class SearchResult(Notebook):
     """The trials of a search and what they say. Returned by `search` and `grid`.
 
     Attributes:
@@ -73,12 +82,21 @@ class SearchResult:
         studies: List of Optuna studies, one per round, for Optuna's own tools.
     """
 
-    def __init__(self, trials, rounds, space, remarks, metric, mode, studies):
+    def __init__(
+        self,
+        trials: Sequence[Any],
+        rounds: Sequence[Any],
+        space: Space,
+        remarks: Any,
+        metric: str,
+        mode: Literal["min", "max"],
+        studies: Any,
+    ) -> None:
         self.trials, self.rounds, self.space, self.remarks = trials, rounds, space, remarks
         self.metric, self.mode, self.studies = metric, mode, studies
 
     @property
-    def best(self):
+    def best(self) -> Any:
         """The complete trial with the best value, or None."""
         best = None
         for trial in self.trials:
@@ -87,7 +105,7 @@ class SearchResult:
         return best
 
     @property
-    def best_parameters(self):
+    def best_parameters(self) -> Any:
         """The best trial's parameters as `train` received them, options of a choice by their values.
 
         Raises:
@@ -99,7 +117,7 @@ class SearchResult:
             raise ValueError(f"No trial is complete. Received: reasons={reasons}")
         return self.rounds[best.round - 1]["space"].values(best.parameters)
 
-    def rows(self):
+    def rows(self) -> list[dict[str, Any]]:
         """Returns the trials as flat dictionaries, `params_` before the parameters' names as Optuna has it."""
         rows = []
         for trial in self.trials:
@@ -121,7 +139,7 @@ class SearchResult:
             )
         return rows
 
-    def to_csv(self, path):
+    def to_csv(self, path: Path) -> None:
         """Writes the trials to a CSV file, whole or not at all; what a trial lacks is empty."""
         rows = self.rows()
         # In the order of the longest rows, since a pruned trial has no metrics.
@@ -131,7 +149,7 @@ class SearchResult:
             writer.writeheader()
             writer.writerows(rows)
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> Any:
         """Returns the trials as a `pandas.DataFrame`.
 
         Raises:
@@ -139,7 +157,7 @@ class SearchResult:
         """
         return import_optional("pandas", "SearchResult.to_dataframe").DataFrame(self.rows())
 
-    def importance(self, round=1, dependent=False):
+    def importance(self, round: int = 1, dependent: bool = False) -> dict[str, float]:
         """Returns each parameter's share in the metric's variation over a round, largest first.
 
         By Optuna's default evaluator, PED-ANOVA. The first round says most: its ranges are the widest. It needs a
@@ -164,7 +182,7 @@ class SearchResult:
         names = [name for name, parameter in parameters.items() if dependent or not parameter.condition]
         return importance.get_param_importances(self.studies[round - 1], params=names)
 
-    def plot(self, x=None, y=None, color=None):
+    def plot(self, x: str | None = None, y: str | None = None, color: str | None = None) -> Any:
         """Draws trials over two parameters, importance per parameter and the range of each round.
 
         See `kregkit.plots.search_results`, whose array of Axes it returns.
@@ -188,13 +206,13 @@ class SearchResult:
         )
 
     @property
-    def edges(self):
+    def edges(self) -> dict[str, str]:
         """Ranges that may not hold the optimum: a dictionary from parameters to sentences about them.
 
         A parameter is named if its range was widened, or if the best trial lies in the outer 15% of all that was
         searched.
         """
-        edges = {}
+        edges: dict[str, list[str]] = {}
         for number, searched in enumerate(self.rounds, start=1):
             for name, remark in searched["remarks"].items():
                 edges.setdefault(name, []).append(f"round {number} was {remark}")
@@ -233,7 +251,7 @@ def _shown(value):
     return f"{value:.4g}" if isinstance(value, float) else repr(value)
 
 
-def _direction_or_min(metric):
+def _direction_or_min(metric) -> Literal["min", "max"]:
     """Returns which colours are good; a quantity of an unknown kind is drawn as if smaller were better."""
     try:
         return direction_of(metric)

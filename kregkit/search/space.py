@@ -2,15 +2,18 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from kregkit._core.checks import check_integer, check_number
+from kregkit._core.notebook import Notebook
 from kregkit.search.choices import Choice
 from kregkit.search.ranges import Range
 
 
-class Space:
+class Space(Notebook):
     """Named ranges of hyperparameters.
 
     Args:
@@ -35,7 +38,7 @@ class Space:
     12
     """
 
-    def __init__(self, **parameters):
+    def __init__(self, **parameters: Any) -> None:
         if not parameters:
             raise ValueError(f"A space needs at least one parameter. Received: parameters={parameters}")
         self.parameters = {}
@@ -72,15 +75,15 @@ class Space:
             return tuple(names or map(parent.name_of, values))
         return tuple(map(int, values))
 
-    def draw(self, trial):
+    def draw(self, trial: Any) -> dict[str, Any]:
         """Returns what an Optuna trial draws, as a dictionary from names to stored values."""
-        drawn = {}
+        drawn: dict[str, Any] = {}
         for name, parameter in self.parameters.items():
             if _active(parameter, drawn):
                 drawn[name] = parameter.suggest(trial, name)
         return drawn
 
-    def values(self, drawn):
+    def values(self, drawn: dict[str, Any]) -> dict[str, Any]:
         """Returns `drawn` with the names of options replaced by their values."""
         return {
             name: parameter.options[drawn[name]] if isinstance(parameter, Choice) else drawn[name]
@@ -88,22 +91,22 @@ class Space:
             if name in drawn
         }
 
-    def middle(self):
+    def middle(self) -> dict[str, Any]:
         """Returns one setting: the middle of each range and the first option of each choice."""
-        setting = {}
+        setting: dict[str, Any] = {}
         for name, parameter in self.parameters.items():
             if _active(parameter, setting):
                 setting[name] = parameter.points(1)[0]
         return setting
 
-    def grid(self, points):
+    def grid(self, points: int | Mapping[str, int]) -> list[dict[str, Any]]:
         """Returns all combinations of values at equal distances on each range's scale, as a list of dictionaries.
 
         Args:
             points: Integer, how many values each range has, or a dictionary from names to integers. Choices have
                 all of their options.
         """
-        counts = points if isinstance(points, dict) else {
+        counts: dict[str, Any] = points if isinstance(points, dict) else {
             name: points for name, parameter in self.parameters.items() if isinstance(parameter, Range)
         }  # fmt: skip
         for name, parameter in self.parameters.items():
@@ -114,18 +117,18 @@ class Space:
         unknown = set(counts) - set(self.parameters)
         if unknown:
             raise ValueError(f"`points` names {sorted(unknown)}, which the space lacks. Received: points={points}")
-        combinations = [{}]
+        combinations: list[dict[str, Any]] = [{}]
         for name, parameter in self.parameters.items():
             longer = []
             for drawn in combinations:
                 if _active(parameter, drawn):
-                    longer += [{**drawn, name: value} for value in parameter.points(counts.get(name))]
+                    longer += [{**drawn, name: value} for value in parameter.points(counts.get(name, 1))]
                 else:
                     longer.append(drawn)
             combinations = longer
         return combinations
 
-    def around(self, trials, mode, quantile=0.2):
+    def around(self, trials: Sequence[Any], mode: str, quantile: float = 0.2) -> tuple[Any, Any]:
         """Returns `(space, remarks)`: the space of the next round, and a dictionary of what to say of each parameter.
 
         A parameter's new range lies around its values in the best trials, counted among those that have it. It is
@@ -186,9 +189,14 @@ class Space:
                 trends[name] = "lower" if slope > 0 else "upper"
         return trends
 
-    def to_json(self):
+    def to_json(self) -> Any:
         """Returns what identifies the space, as JSON values."""
         return {name: parameter.to_json() for name, parameter in self.parameters.items()}
+
+    def _notebook_text(self) -> str:
+        rows = [("parameter", "range"), *((name, str(range)) for name, range in self.parameters.items())]
+        width = max(len(name) for name, _ in rows) + 2
+        return "\n".join(name.ljust(width) + shown for name, shown in rows)
 
     def __repr__(self):
         return f"Space({', '.join(f'{name}={parameter!r}' for name, parameter in self.parameters.items())})"

@@ -1,11 +1,20 @@
 """From a function that builds a model to what `search` calls."""
 
-import copy
+from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from kregkit._core.types import Data
 from kregkit._core.workers import worker
 
 
-def build_and_fit(build, train_data, validation_data=None, **fit_arguments):
+def build_and_fit(
+    build: Callable[..., keras.Model], train_data: Data, validation_data: Data = None, **fit_arguments: Any
+) -> BuildAndFit:
     """Returns the `train` of `search`, made from a function that builds a compiled model.
 
     Args:
@@ -43,7 +52,9 @@ class BuildAndFit:
     It pickles if `build` and the data do, which trials in fresh processes need.
     """
 
-    def __init__(self, build, train_data, validation_data=None, **fit_arguments):
+    def __init__(
+        self, build: Callable[..., keras.Model], train_data: Data, validation_data: Data = None, **fit_arguments: Any
+    ) -> None:
         if not callable(build):
             raise ValueError(f"`build` must be a function that returns a compiled model. Received: build={build!r}")
         for reserved in ("epochs", "validation_data", "x", "y"):
@@ -57,21 +68,29 @@ class BuildAndFit:
         self.validation_data = validation_data
         self.fit_arguments = fit_arguments
 
-    def __call__(self, parameters, epochs, callbacks=()):
+    def __call__(
+        self, parameters: dict[str, Any], epochs: int, callbacks: Sequence[keras.callbacks.Callback] = ()
+    ) -> Any:
         return self.fit(*self.built(parameters), epochs, callbacks)
 
-    def fit(self, model, own_arguments, epochs, callbacks=()):
+    def fit(
+        self,
+        model: keras.Model,
+        own_arguments: dict[str, Any],
+        epochs: int,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+    ) -> keras.callbacks.History:
         """Fits what `built` returned; returns the `History`."""
         arguments = {"verbose": 0, **self.fit_arguments, **own_arguments}
         if hasattr(self.train_data, "element_spec"):  # Keras can't shuffle a `tf.data.Dataset`, and warns by default
             arguments.setdefault("shuffle", False)
         others = [copy.deepcopy(callback) for callback in arguments.pop("callbacks", None) or []]
-        data = self.train_data if isinstance(self.train_data, tuple) else (self.train_data,)
-        data = dict(zip(("x", "y", "sample_weight"), data))
+        parts = self.train_data if isinstance(self.train_data, tuple) else (self.train_data,)
+        data = dict(zip(("x", "y", "sample_weight"), parts))
         arguments |= {"validation_data": self.validation_data, "callbacks": [*callbacks, *others]}
         return model.fit(**data, epochs=epochs, **arguments)
 
-    def built(self, parameters):
+    def built(self, parameters: dict[str, Any]) -> tuple[keras.Model, dict[str, Any]]:
         """Returns `(model, fit_arguments)` for a setting."""
         built = self.build(dict(parameters))
         model, arguments = built if isinstance(built, tuple) else (built, {})

@@ -5,6 +5,8 @@ import socket
 import threading
 import urllib.parse
 import urllib.request
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,6 +16,7 @@ from kregkit._core.background import answers_in_time
 from kregkit._core.checks import check_integer, check_number
 from kregkit._core.replacing import replaced
 from kregkit._core.seeds import derived_seed
+from kregkit._core.types import Path
 from kregkit.data import digits
 
 _TIMEOUT = 5.0
@@ -21,7 +24,9 @@ _TIMEOUT = 5.0
 _DOWNLOADING = threading.Lock()
 
 
-def backbone(name="digits", weights="imagenet", timeout=_TIMEOUT, **arguments):
+def backbone(
+    name: str = "digits", weights: Path | None = "imagenet", timeout: float = _TIMEOUT, **arguments: Any
+) -> keras.Model:
     """Returns a pretrained model: one of `keras.applications`, or the network that `digits_backbone` trains.
 
     Weights that are on disk are used; others are fetched. Where there is no network the error comes within `timeout`
@@ -97,7 +102,7 @@ def _answers(origin, timeout):
     return answers_in_time(connects, timeout)
 
 
-def digits_backbone(classes=(0, 1, 2, 3, 4), epochs=12, seed=0):
+def digits_backbone(classes: Sequence[int] = (0, 1, 2, 3, 4), epochs: int = 12, seed: int = 0) -> keras.Model:
     """Returns a convolutional network trained on some of the digits, in seconds: what transfer can be tried on.
 
     Its layers are `conv_1` ... `conv_4` with `norm_1` ... `norm_4` and `relu_1` ... `relu_4`, then `pool` and `head`,

@@ -1,5 +1,8 @@
 """Features of several stages."""
 
+from collections.abc import Sequence
+from typing import Literal
+
 import keras
 
 from kregkit._core import keras_internals
@@ -8,7 +11,11 @@ from kregkit._core.graph import flat_layers
 from kregkit.transfer._graph import check_graph, inputs_of, matching, pooled
 
 
-def features(model, layers, pooling=None):
+def features(
+    model: keras.Model,
+    layers: keras.layers.Layer | str | Sequence[keras.layers.Layer | str],
+    pooling: Literal["average", "max", "flatten"] | None = None,
+) -> keras.Model:
     """Returns a model with the outputs of several layers, for heads on several stages at once.
 
     Detection heads and captioning read features at several depths. The new model shares its layers, and so its

@@ -1,11 +1,14 @@
 """Carry out a plan: a new head, a frozen body, layers that thaw."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
 from kregkit._core.backends import require_tensorflow
 from kregkit._core.checks import check_integer
+from kregkit._core.types import Data
 from kregkit.transfer._data import features_of, is_pair, labels_of
 from kregkit.transfer._graph import inputs_of, stage_names, weighted_layers
 from kregkit.transfer.feature_extraction import features
@@ -35,7 +38,15 @@ class FineTuned:
     plan: Plan
 
 
-def fine_tune(model, train, validation=None, plan=None, batch_size=32, callbacks=(), verbose=0):
+def fine_tune(
+    model: keras.Model,
+    train: Data,
+    validation: Data = None,
+    plan: Any = None,
+    batch_size: int | None = 32,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: int | str = 0,
+) -> Any:
     """Carries out a plan: a new head, a frozen body, and layers that thaw from the top, in one `fit`.
 
     The head starts from the linear probe's solution rather than at random, so that the first steps behind it don't
@@ -80,7 +91,7 @@ def fine_tune(model, train, validation=None, plan=None, batch_size=32, callbacks
     trained = _augmented(tuned) if plan.augment and images else tuned
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     trained.compile(keras.optimizers.Adam(plan.head_learning_rate), loss, metrics=["accuracy"])
-    stages = [(0, "head")]
+    stages: list[tuple[int, Any]] = [(0, "head")]
     if count and plan.head_epochs < plan.epochs:
         half, middle = max(1, count // 2), (plan.head_epochs + plan.epochs) // 2
         stages += [(plan.head_epochs, 1 + half)]

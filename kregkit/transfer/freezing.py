@@ -1,6 +1,7 @@
 """Which layers train."""
 
 import contextlib
+from typing import Any
 
 import keras
 
@@ -11,7 +12,7 @@ from kregkit._core.optimizers import leaf_optimizers
 from kregkit.transfer._graph import matching, weighted_layers
 
 
-def freeze(model, until=None):
+def freeze(model: keras.Model, until: keras.layers.Layer | str | None = None) -> Any:
     """Stops layers from training, from the input up to and including a layer; changes `model`.
 
     Frozen BatchNormalization runs in inference mode: it uses its moving statistics and leaves them as they are, which
@@ -47,7 +48,7 @@ def freeze(model, until=None):
     return [layer.name for layer in flat_layers(model) if layer.weights and not layer.trainable]
 
 
-def unfreeze(model, start=None):
+def unfreeze(model: keras.Model, start: keras.layers.Layer | str | None = None) -> Any:
     """Lets layers train, from a layer up to the output; changes `model`.
 
     Args:
@@ -77,7 +78,7 @@ def unfreeze(model, start=None):
     return [layer.name for layer in flat_layers(model) if layer.weights and layer.trainable]
 
 
-def layers_up_to(model, until):
+def layers_up_to(model: keras.Model, until: Any):
     """Returns the flat layers that `freeze` means."""
     flat = flat_layers(model)
     if until is None:
@@ -91,7 +92,7 @@ def layers_up_to(model, until):
     return flat[: max(_index(flat, layer) for layer in meant) + 1]
 
 
-def layers_from(model, start, name="start"):
+def layers_from(model: keras.Model, start: Any, name: str = "start"):
     """Returns the flat layers that `unfreeze` means; `name` is the argument's, for messages."""
     flat = flat_layers(model)
     if start is None:
@@ -108,14 +109,14 @@ def _index(layers, layer):
     return next(index for index, other in enumerate(layers) if other is layer)
 
 
-def trainable_flags(model):
+def trainable_flags(model: keras.Model):
     """Returns pairs of each layer and variable in `model`, outer layers first, and whether it is trainable."""
     outer = [model, *nested_models(model), *flat_layers(model)]
     inner = [part for layer in flat_layers(model) for part in all_layers(layer)]
     return [(part, part.trainable) for part in (*outer, *inner, *model.variables)]
 
 
-def restore_flags(model, flags):
+def restore_flags(model: keras.Model, flags: Any):
     """Puts back what `trainable_flags` returned; an outer one's flag reaches inner ones, whose own come later."""
     for part, flag in flags:
         if part.trainable != flag:
@@ -124,7 +125,7 @@ def restore_flags(model, flags):
     model.train_function = None
 
 
-def set_trainable(model, layers, flag):
+def set_trainable(model: keras.Model, layers: Any, flag: bool):
     """Sets the `trainable` flag of flat layers, and opens the models that hold them, whose own flag would hide it."""
     flags = trainable_flags(model)
     holders = [model, *nested_models(model)]
@@ -140,7 +141,7 @@ def _set(layer, flag):
     layer.trainable = flag
 
 
-def prepare(model, layers=()):
+def prepare(model: keras.Model, layers: Any = ()) -> None:
     """Gives a compiled model's optimizer slots for all weights that any layer could train, if it has none yet.
 
     Raises:

@@ -1,9 +1,14 @@
 """Thaw a model from the top inside one fit."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import keras
 from keras import ops
 
 from kregkit._core.checks import check_integer, check_number
 from kregkit._core.graph import flat_layers
+from kregkit._core.types import Tensor
 from kregkit.callbacks import RateCallback
 from kregkit.transfer._graph import matching
 from kregkit.transfer.freezing import layers_from, prepare, restore_flags, set_trainable, trainable_flags
@@ -49,7 +54,7 @@ class GradualUnfreeze(RateCallback):
     whole_epochs_suffice = True
     multiplies_cycles = True
 
-    def __init__(self, stages, learning_rate_factor=0.1):
+    def __init__(self, stages: Sequence[Any], learning_rate_factor: float = 0.1) -> None:
         super().__init__("epoch")
         pairs = isinstance(stages, (list, tuple)) and all(isinstance(one, (list, tuple)) for one in stages)
         if not pairs or not stages or any(len(one) != 2 for one in stages):
@@ -61,21 +66,21 @@ class GradualUnfreeze(RateCallback):
         self.learning_rate_factor = check_number("learning_rate_factor", learning_rate_factor, 0, low_open=True)
         self._flags = None
 
-    def make_schedule(self, unit_steps, total_steps):
+    def make_schedule(self, unit_steps: int, total_steps: int) -> Any:
         return None
 
-    def factor_at(self, step):
+    def factor_at(self, step: Tensor) -> Tensor:
         if len(self.stages) == 1:
             return 1.0
         return ops.where(self.train_step.epoch >= self.stages[1][0], self.learning_rate_factor, 1.0)
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         # Before any callback's `on_train_begin`: BackupAndRestore would build an optimizer for what trains now only.
         if model.built:
             prepare(model)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         if not self.model.built:
             raise ValueError(
                 "GradualUnfreeze needs the layers' weights: give the model an `Input`, or call it once. "
@@ -85,14 +90,14 @@ class GradualUnfreeze(RateCallback):
         prepare(self.model, [layer for layers in self._members for layer in layers])
         super().on_train_begin(logs)
         self._flags = trainable_flags(self.model)
-        self._stage = None
+        self._stage: int | None = None
 
     def _layers_of(self, layers):
         if isinstance(layers, (list, tuple)):
             layers = matching(self.model, list(layers), "stages")
         return layers_from(self.model, layers, "stages")
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
         stage = max(index for index, (start, _) in enumerate(self.stages) if start <= epoch)
         if stage != self._stage:
@@ -107,7 +112,7 @@ class GradualUnfreeze(RateCallback):
             # The step has the weights that it trains baked in; other callbacks' hooks stay in it.
             self.train_step.retrace()
 
-    def release(self):
+    def release(self) -> None:
         if self._flags is not None:
             function = self.model.train_function
             restore_flags(self.model, self._flags)

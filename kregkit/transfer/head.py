@@ -1,5 +1,7 @@
 """Another head on a trained body."""
 
+from typing import Any, Literal
+
 import keras
 
 from kregkit._core import keras_internals
@@ -20,7 +22,13 @@ _TAIL = (
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 
 
-def replace_head(model, num_classes, pooling="average", name="head", activation=None):
+def replace_head(
+    model: keras.Model,
+    num_classes: int,
+    pooling: Literal["average", "max", "flatten"] | None = "average",
+    name: str = "head",
+    activation: Any = None,
+) -> keras.Model:
     """Returns a new model: the body of `model` and a fresh linear layer for other classes.
 
     The head is the last `Dense` (or 1x1 convolution to class maps) with the activations, pooling, dropout and reshapes

@@ -1,8 +1,10 @@
 """What to freeze and how to train it, from the data's size and likeness."""
 
 import dataclasses
+from typing import Any
 
 from kregkit._core.checks import check_integer, check_number
+from kregkit._core.notebook import Notebook
 from kregkit.transfer.similarity import Similarity
 
 # With fewer examples per class, data count as little: a head would be trained on a few hundred examples.
@@ -12,7 +14,7 @@ _ALIKE = 0.6
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Plan(Notebook):
     """How to start from another model's weights.
 
     Args:
@@ -42,7 +44,7 @@ class Plan:
         return "\n".join([f"Plan: {self.strategy}", *(f"- {reason}" for reason in self.reasons)])
 
 
-def recommend(num_examples, num_classes, similarity):
+def recommend(num_examples: int, num_classes: int, similarity: Any) -> Plan:
     """Returns what to freeze, at which rates, and whether to augment: the table of size by likeness.
 
     | | similar data | different data |

@@ -1,6 +1,8 @@
 """How much a linear layer can read from a model's features."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -8,6 +10,8 @@ import scipy.optimize
 
 from kregkit._core.checks import check_number
 from kregkit._core.folds import deal
+from kregkit._core.notebook import Notebook
+from kregkit._core.types import Data
 from kregkit.transfer._data import features_of
 from kregkit.transfer._graph import check_graph, stage_names
 from kregkit.transfer.feature_extraction import features
@@ -17,7 +21,7 @@ _PENALTY = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearProbe:
+class LinearProbe(Notebook):
     """Linear classifiers on one or several stages of a model.
 
     Args:
@@ -38,7 +42,14 @@ class LinearProbe:
         return "\n".join([*lines, f"chance: {self.chance:.1%}"])
 
 
-def linear_probe(model, data, validation=None, layers=None, penalty=None, seed=0):
+def linear_probe(
+    model: keras.Model,
+    data: Data,
+    validation: Data = None,
+    layers: Sequence[keras.layers.Layer | str] | None = None,
+    penalty: float | Sequence[float] | None = None,
+    seed: int = 0,
+) -> Any:
     """Fits a linear classifier on frozen features of one or several stages, and says how well each does.
 
     Features with several positions are averaged over them, then standardised. The classifier is a softmax regression
@@ -92,7 +103,7 @@ def linear_probe(model, data, validation=None, layers=None, penalty=None, seed=0
         if held is not None:
             crossed = float(np.mean((held[index] @ kernel + bias).argmax(-1) == held_labels))
         accuracy[name], fits[name] = crossed, (kernel, bias)
-    best = names[-1] if np.isnan(accuracy[names[-1]]) else max(accuracy, key=accuracy.get)
+    best = names[-1] if np.isnan(accuracy[names[-1]]) else max(accuracy, key=accuracy.__getitem__)
     body = features(model, [best], pooling="average")
     head = keras.layers.Dense(num_classes, name="probe", dtype="float32")
     probe = keras.Model(body.input, head(body.outputs[0]))
@@ -127,7 +138,7 @@ def _choose(x, y, num_classes, penalty, seed, scored):
     return best, scores[best]
 
 
-def solve(x, y, num_classes, penalty):
+def solve(x: Any, y: Any, num_classes: int, penalty: float | Sequence[float] | None):
     """Returns the kernel and bias, for features as they are, of the softmax regression on standardised ones."""
     x = np.asarray(x, "float64")
     mean, std = x.mean(0), x.std(0)

@@ -2,10 +2,14 @@
 
 import dataclasses
 import warnings
+from typing import Any
 
+import keras
 import numpy as np
 
 from kregkit._core.checks import check_integer
+from kregkit._core.notebook import Notebook
+from kregkit._core.types import Data
 from kregkit.transfer._data import labels_of
 from kregkit.transfer._graph import check_graph, stage_names
 from kregkit.transfer.probing import linear_probe
@@ -15,7 +19,7 @@ _FEW = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class Similarity:
+class Similarity(Notebook):
     """How alike a model's old data and new ones are, by `measure_similarity`.
 
     Args:
@@ -37,7 +41,7 @@ class Similarity:
         return self.reason
 
 
-def measure_similarity(model, data, stages=4, seed=0):
+def measure_similarity(model: keras.Model, data: Data, stages: int = 4, seed: int = 0) -> Any:
     """Estimates how alike new data and those that a model was trained on are, from linear probes of several stages.
 
     ```

@@ -1,5 +1,7 @@
 """Leave layers out, put layers in, begin layers anew: a trained network's other weights stay as they are."""
 
+from collections.abc import Sequence
+
 import keras
 
 from kregkit._core import keras_internals
@@ -45,7 +47,7 @@ _TRAINING_ONLY = (
 )
 
 
-def insert(model, after, layer):
+def insert(model: keras.Model, after: keras.layers.Layer | str, layer: keras.layers.Layer) -> keras.Model:
     """Returns a copy of a model with one more layer, the weights kept: such as dropout in a pretrained network.
 
     Args:
@@ -82,7 +84,7 @@ def insert(model, after, layer):
     return rebuilt(model, after=added)
 
 
-def strip(model):
+def strip(model: keras.Model) -> keras.Model:
     """Returns a copy of a model without the layers that do something in training only, for export.
 
     These are Keras's dropout, noise and random augmentation layers (not `RandomCrop`, which cuts the centre at test
@@ -110,7 +112,9 @@ def strip(model):
     return rebuilt(model, drop, unwrap=unwrap)
 
 
-def reinitialize(model, layers):
+def reinitialize(
+    model: keras.Model, layers: keras.layers.Layer | str | int | Sequence[keras.layers.Layer | str]
+) -> list[str]:
     """Gives layers new weights by their initialisers; changes `model`, and returns the layers' names.
 
     Initialisers that were given a seed draw new numbers as well: the global seed decides.

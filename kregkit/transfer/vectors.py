@@ -1,14 +1,24 @@
 """Pretrained word vectors."""
 
 import pathlib
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import keras
 import numpy as np
 
 from kregkit._core.checks import check_choice
+from kregkit._core.types import Path
 
 
-def embedding_from_vectors(vocabulary, file, missing="normal", trainable=False, seed=0, name="embedding"):
+def embedding_from_vectors(
+    vocabulary: Sequence[str],
+    file: Path,
+    missing: Literal["normal", "zeros", "error"] = "normal",
+    trainable: bool = False,
+    seed: int = 0,
+    name: str = "embedding",
+) -> Any:
     """Returns an `Embedding` layer filled with pretrained word vectors, and the words that have none.
 
     The file holds a word and its numbers on every line, as GloVe's text files do, separated by a space or a tab; a

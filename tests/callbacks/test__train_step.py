@@ -27,7 +27,7 @@ from kregkit.callbacks import (
 from kregkit.callbacks._trace_key import Unrepeatable, is_alive, value_key
 from kregkit.transfer import GradualUnfreeze
 
-pytestmark = pytest.mark.trains
+pytestmark = [pytest.mark.trains, pytest.mark.one_in(2)]
 
 
 class Counting(keras.Sequential):

@@ -12,7 +12,7 @@ import pytest
 
 from kregkit.callbacks import PlateauDecay, StepDecay, Warmup
 
-pytestmark = pytest.mark.trains
+pytestmark = [pytest.mark.trains, pytest.mark.one_in(2)]
 
 
 class Script(keras.callbacks.Callback):

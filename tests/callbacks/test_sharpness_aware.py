@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from kregkit.callbacks import PolyakAveraging, SharpnessAware
 
-pytestmark = pytest.mark.trains
+pytestmark = [pytest.mark.trains, pytest.mark.one_in(2)]
 RATE, BATCH, EPOCHS, PENALTY = 0.1, 4, 2, 0.01
 rng = np.random.default_rng(0)
 X = rng.normal(size=(24, 5)).astype("float32")

@@ -19,7 +19,7 @@ from kregkit._core.files import file_digest
 from kregkit._core.snapshot_directory import SnapshotDirectory
 from kregkit.callbacks import LearningRate, PlateauDecay, PolyakAveraging, SnapshotEnsemble, StepDecay, Warmup
 
-pytestmark = pytest.mark.trains
+pytestmark = [pytest.mark.trains, pytest.mark.one_in(2)]
 
 
 def fit(model, callbacks, num=14, **arguments):

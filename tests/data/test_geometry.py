@@ -21,6 +21,8 @@ from kregkit.data import (
 )
 from kregkit.data._warp import coordinates
 
+pytestmark = pytest.mark.one_in(2)
+
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (4, 7, 9, 3), dtype="uint8")
 KEYS = make_keys(0, 0, tf.range(4))

@@ -18,6 +18,8 @@ from kregkit.data import (
     pipeline,
 )
 
+pytestmark = pytest.mark.one_in(3)
+
 RNG = np.random.default_rng(0)
 NUM = 53
 X = RNG.integers(0, 256, (NUM, 8, 8, 3), dtype="uint8")

@@ -86,6 +86,7 @@ def test_report_is_a_plain_dictionary_and_a_table(reports):
     assert all(check in text for check in CHECKS)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("fitted", [False, True])
 def test_nothing_changes(fitted):
     model, (x, y) = faults.healthy(), faults.data()
@@ -119,6 +120,7 @@ def test_training_goes_on_bit_for_bit_as_without():
     assert same_bits(weights, other_weights)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("error", "checks"),
     [(KeyboardInterrupt, ("overfit_small_batch", "learning_rate", "update_ratio")), (SystemExit, ("update_ratio",))],
@@ -163,6 +165,7 @@ def test_nothing_changes_when_interrupted_in_float64(monkeypatch):
     assert not any("call" in vars(layer) for layer in model.layers)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("used", [False, True])
 def test_seeds_and_names_that_keras_gives_are_the_same(used):
     class Noise(keras.layers.Layer):
@@ -291,6 +294,7 @@ SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 # A convolutional model with normalisation is the healthy one of the faults' report.
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("kind", "normalize"),
     [

@@ -9,6 +9,8 @@ from keras import layers
 from kregkit.data import Augment, Flips, RandomRotation, TenCrop
 from kregkit.inference import Ensemble, marginalize
 
+pytestmark = pytest.mark.one_in(2)
+
 rng = np.random.default_rng(0)
 ROWS = rng.normal(size=(3, 8)).astype("float32")
 IMAGES = rng.normal(size=(3, 8, 8, 1)).astype("float32")

@@ -12,7 +12,7 @@ from kregkit._core.snapshot_directory import SnapshotDirectory
 from kregkit.inference import Ensemble, Member
 from kregkit.inference._architecture import Architecture, current_values
 
-pytestmark = pytest.mark.trains
+pytestmark = [pytest.mark.trains, pytest.mark.one_in(2)]
 
 X, LABELS = zoo.X, zoo.LABELS
 

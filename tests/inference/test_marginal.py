@@ -13,7 +13,7 @@ from kregkit.inference import Ensemble, marginalize
 from kregkit.inference.noise import select_noise
 from kregkit.layers import DropConnect, FractionalMaxPooling2D, StochasticDepth
 
-pytestmark = pytest.mark.trains
+pytestmark = [pytest.mark.trains, pytest.mark.one_in(2)]
 
 X, LABELS = zoo.X, zoo.LABELS
 # A normal deviate is further out less than once in a million times, for hundreds of numbers at once.

@@ -8,6 +8,8 @@ from keras import layers, ops
 from kregkit.inference import Ensemble, marginalize
 from kregkit.layers import DropBlock2D, DropConnect, DropPath, FractionalMaxPooling1D, StochasticDepth
 
+pytestmark = pytest.mark.one_in(2)
+
 
 class Gain(layers.Layer):
     """Follows the protocol's required part; `shape` gives the shape of its noise."""

@@ -6,6 +6,8 @@ from keras import layers
 
 from kregkit.layers import DropConnect
 
+pytestmark = pytest.mark.one_in(2)
+
 BIAS = keras.initializers.RandomNormal(stddev=0.7, seed=9)
 
 

@@ -12,7 +12,7 @@ from kregkit.optimizers import curvature, minimize, minimize_function
 from kregkit.optimizers._objective import Objective
 from kregkit.optimizers._solver import METHODS, objective_of
 
-pytestmark = pytest.mark.trains
+pytestmark = [pytest.mark.trains, pytest.mark.one_in(3)]
 
 PENALTY = 2.0**-10  # Keras rounds the factor of an L2 penalty to float32.
 WIDE = {"initial_trust_radius": 500.0, "max_trust_radius": 1000.0}  # So that first steps are rejected.

@@ -6,7 +6,7 @@ import pytest
 
 from kregkit.transfer import backbone, digits_backbone, features
 
-pytestmark = pytest.mark.trains
+pytestmark = [pytest.mark.trains, pytest.mark.one_in(2)]
 
 
 @pytest.fixture

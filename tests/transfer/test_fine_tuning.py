@@ -10,7 +10,7 @@ from transfer.models import values
 from kregkit.transfer import FineTuned, fine_tune, recommend
 from kregkit.transfer._graph import weighted_layers
 
-pytestmark = pytest.mark.trains
+pytestmark = [pytest.mark.trains, pytest.mark.one_in(2)]
 
 CELLS = {
     "linear head": (20, "similar"),

@@ -12,7 +12,7 @@ from kregkit.callbacks import CosineDecay
 from kregkit.optimizers import LayerwiseLearningRate
 from kregkit.transfer import GradualUnfreeze, freeze, unfreeze
 
-pytestmark = pytest.mark.trains
+pytestmark = [pytest.mark.trains, pytest.mark.one_in(2)]
 
 STAGES = [(0, "head"), (1, "middle"), (2, "low")]
 
