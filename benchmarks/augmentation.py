@@ -11,7 +11,7 @@ kregkit's own pipeline with its resampling replaced by that operation. albumenta
 there are cores, each making whole batches.
 
 A pass is timed as `fit` makes it, from asking for an iterator to its last batch. What the start of a pass costs
-(kregkit's operations are compiled for each iterator) is printed beside.
+(a new iterator prepares all functions again; kregkit's later passes read on) is printed beside.
 
 Automatic augmentation stands apart: kregkit's TrivialAugment and RandAugment beside keras.layers.RandAugment, which
 draws two kinds for a batch where kregkit does for each image.
