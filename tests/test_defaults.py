@@ -260,6 +260,8 @@ CALLS = {
         "RandomErasing": passes(data.RandomErasing),
         "RandomFlip": passes(data.RandomFlip),
         "RandomResizedCrop": passes(lambda: data.RandomResizedCrop(8)),
+        "CenterCrop": passes(lambda: data.CenterCrop(8)),
+        "ResizeShortSide": passes(lambda: data.ResizeShortSide(8)),
         "RandomRotation": passes(data.RandomRotation),
         "RandomShear": passes(data.RandomShear),
         "RandomStretch": passes(data.RandomStretch),

@@ -9,7 +9,7 @@ from kregkit.data.augment_layer import AugmentLayer
 from kregkit.data.automatic import RandAugment, TrivialAugment
 from kregkit.data.bundled_digits import digits
 from kregkit.data.color import ColorJitter, PCAColorNoise
-from kregkit.data.crops import RandomCrop, RandomResizedCrop
+from kregkit.data.crops import CenterCrop, RandomCrop, RandomResizedCrop, ResizeShortSide
 from kregkit.data.erasing import Cutout, RandomErasing
 from kregkit.data.geometry import (
     LensDistortion,
@@ -33,6 +33,7 @@ __all__ = [
     "AugmentLayer",
     "AutoContrast",
     "Boxes",
+    "CenterCrop",
     "ColorJitter",
     "CutMix",
     "Cutout",
@@ -56,6 +57,7 @@ __all__ = [
     "RandomStretch",
     "RandomTranslation",
     "RandomViews",
+    "ResizeShortSide",
     "Sharpness",
     "Solarize",
     "Standardize",
