@@ -24,9 +24,11 @@ from kregkit.data.mixing import CutMix, MixUp
 from kregkit.data.pipelines import pipeline
 from kregkit.data.standardization import Standardize
 from kregkit.data.tones import AutoContrast, Equalize, Posterize, Sharpness, Solarize
+from kregkit.data.view_sets import D4, Scales, ViewProduct
 from kregkit.data.views import FiveCrop, Flips, MultiScale, RandomViews, TenCrop, Views
 
 __all__ = [
+    "D4",
     "Augment",
     "AugmentLayer",
     "AutoContrast",
@@ -51,11 +53,13 @@ __all__ = [
     "RandomStretch",
     "RandomTranslation",
     "RandomViews",
+    "Scales",
     "Sharpness",
     "Solarize",
     "Standardize",
     "TenCrop",
     "TrivialAugment",
+    "ViewProduct",
     "Views",
     "digits",
     "image_folder",
