@@ -26,9 +26,11 @@ from kregkit.data.pipelines import pipeline
 from kregkit.data.previews import Preview, preview
 from kregkit.data.standardization import Standardize
 from kregkit.data.tones import AutoContrast, Equalize, Posterize, Sharpness, Solarize
+from kregkit.data.view_sets import D4, Scales, ViewProduct
 from kregkit.data.views import FiveCrop, Flips, MultiScale, RandomViews, TenCrop, Views
 
 __all__ = [
+    "D4",
     "Augment",
     "AugmentLayer",
     "AutoContrast",
@@ -58,11 +60,13 @@ __all__ = [
     "RandomTranslation",
     "RandomViews",
     "ResizeShortSide",
+    "Scales",
     "Sharpness",
     "Solarize",
     "Standardize",
     "TenCrop",
     "TrivialAugment",
+    "ViewProduct",
     "Views",
     "digits",
     "image_folder",
