@@ -7,6 +7,7 @@ import keras
 from kregkit._core.backends import require_tensorflow
 from kregkit._core.checks import check_choice, check_integer, check_number
 from kregkit._core.output_kinds import check_outputs
+from kregkit._core.written import call_of
 from kregkit.inference._averaging import REDUCTIONS
 from kregkit.inference._draw_passes import Sampler, Settings, default_rows
 from kregkit.inference._graph_split import largest_tensor
@@ -183,9 +184,10 @@ class Marginal(Predictor):
         self._mean = Marginal(model, noise, views, without_spread) if settings.spread else None
 
     def __repr__(self):
-        name = repr(self._ensemble) if len(self._ensemble) > 1 else repr(self._models[0].name)
-        views = "" if self._views is None else f", views={self._views.views!r}"
-        return f"<Marginal of {name}: draws={self._settings.draws!r}, noise={self._noise!r}{views}>"
+        model = self._ensemble if len(self._ensemble) > 1 else self._models[0]
+        views = None if self._views is None else self._views.views
+        settings = {one.name: getattr(self._settings, one.name) for one in dataclasses.fields(self._settings)}
+        return call_of(marginalize, {**settings, "model": model, "noise": self._noise, "views": views})
 
     @property
     def spread(self):
