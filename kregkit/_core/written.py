@@ -74,6 +74,28 @@ def as_typed(thing: Any) -> str:
     return f"{_name(type(thing))}({', '.join(written)})"
 
 
+class Name(str):
+    """The name of an object that isn't at hand, as code would write it."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def call_of(function: Any, values: dict[str, Any]) -> str:
+    """Returns a call with these values of its arguments, without those that are the defaults.
+
+    >>> call_of(round, {"number": 2.5, "ndigits": None})
+    'round(2.5)'
+    """
+    parameters = [one for one in inspect.signature(function).parameters.values() if one.name in values]
+    written = [
+        _value(values[one.name]) if one.default is inspect.Parameter.empty else f"{one.name}={_value(values[one.name])}"
+        for one in parameters
+        if one.default is inspect.Parameter.empty or not _same(values[one.name], one.default)
+    ]
+    return f"{function.__name__}({', '.join(written)})"
+
+
 def _alive(value):
     """Returns the object that a config describes."""
     if isinstance(value, dict) and {"class_name", "config"} <= value.keys():
@@ -98,6 +120,9 @@ def _value(value):
         return f"[{inside}]" if isinstance(value, list) else f"({inside}{',' if len(value) == 1 else ''})"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{name!r}: {_value(one)}" for name, one in value.items()) + "}"
+    if isinstance(value, keras.Layer):
+        # A model or a layer stands by its name.
+        return str(value.name)
     if isinstance(value, os.PathLike):
         return repr(os.fspath(value))
     if isinstance(value, (float, np.floating)):

@@ -13,6 +13,7 @@ from kregkit._core.output_kinds import check_outputs
 from kregkit._core.snapshot_directory import SnapshotDirectory
 from kregkit._core.training_data import seen_arrays, training_arrays
 from kregkit._core.weights import swapped
+from kregkit._core.written import Name, call_of
 from kregkit.inference._architecture import Architecture, current_values, shared_architectures
 from kregkit.inference._averaging import REDUCTIONS, Combination
 from kregkit.inference._calibrators import applied
@@ -132,6 +133,8 @@ class Ensemble(Predictor):
         self._members = members
         self._counts = counts
         self._models = [member.architecture.model for member in members]
+        # Models of one architecture share the first one of them.
+        self._names = [Name(model.name) for model in models or self._models]
         self._combination = Combination(self._models, self.weights, outputs, reduce)
         super().__init__(models or self._models)
 
@@ -224,7 +227,10 @@ class Ensemble(Predictor):
         return len(self._members)
 
     def __repr__(self):
-        return f"<Ensemble of {len(self)}: {', '.join(member.name for member in self._members)}>"
+        names = [member.name for member in self._members]
+        if names != [f"member {index + 1}" for index in range(len(names))] or len(set(self._counts)) > 1:
+            return f"<Ensemble of {len(self)}: {', '.join(names)}>"
+        return call_of(Ensemble, {"models": self._names, "outputs": self.outputs, "reduce": self.reduce})
 
     def _predict_batch(self, inputs, first_example):
         """Returns the mean of the members' predictions; `Combination` in `_averaging.py` computes it."""

@@ -9,6 +9,7 @@ import keras
 from kregkit._core.backends import require_tensorflow
 from kregkit._core.checks import check_choice, check_data, check_integer, check_number
 from kregkit._core.output_kinds import check_outputs
+from kregkit._core.written import call_of
 from kregkit.inference._averaging import MERGES
 from kregkit.inference._draw_passes import DrawCounter, Sampler, Settings, default_rows
 from kregkit.inference._graph_split import largest_tensor
@@ -265,11 +266,13 @@ class Marginal(Predictor):
 
     def __repr__(self):
         bases = list({id(base): base for base in (getattr(each, "base", each) for each in self._members)}.values())
-        name = repr(self._models[0].name) if len(bases) == 1 else f"{len(bases)} members"
         if bases[0] is not self._members[0]:
+            name = repr(self._models[0].name) if len(bases) == 1 else f"{len(bases)} members"
             return f"<Marginal of {name}: {len(self._members) // len(bases)} draws of weights, noise={self._noise!r}>"
-        views = "" if self._views is None else f", views={self._views.views!r}"
-        return f"<Marginal of {name}: draws={self._settings.draws!r}, noise={self._noise!r}{views}>"
+        model = self._ensemble if len(self._ensemble) > 1 else self._models[0]
+        views = None if self._views is None else self._views.views
+        settings = {one.name: getattr(self._settings, one.name) for one in dataclasses.fields(self._settings)}
+        return call_of(marginalize, {**settings, "model": model, "noise": self._noise, "views": views})
 
     @property
     def spread(self) -> bool:

@@ -145,3 +145,19 @@ def test_importing_such_a_name_says_ours():
     with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
         callbacks.nonsense  # noqa: B018
     assert not hasattr(callbacks, "nonsense")
+
+
+def test_predictors_print_as_their_call():
+    one, other = (
+        keras.Sequential([keras.Input((2,)), keras.layers.Dropout(0.5), keras.layers.Dense(3)], name=name)
+        for name in ("one", "other")
+    )
+    names = {"one": one, "other": other, **vars(kregkit.inference), **vars(data)}
+    ensemble = kregkit.inference.Ensemble([one, other])
+    assert repr(ensemble) == "Ensemble([one, other])"
+    for predictor, text in (
+        (kregkit.inference.marginalize(one), "marginalize(one)"),
+        (kregkit.inference.marginalize(one, draws=4, spread=True), "marginalize(one, draws=4, spread=True)"),
+        (kregkit.inference.marginalize(ensemble, noise=None), "marginalize(Ensemble([one, other]), noise=None)"),
+    ):
+        assert repr(predictor) == text and repr(eval(text, names)) == text
