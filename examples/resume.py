@@ -58,7 +58,11 @@ def main():
     ]
     RUN.mkdir(exist_ok=True)
     validation = (test[0] / 255.0, test[1])
-    history = build().fit(batches, epochs=epochs, validation_data=validation, verbose=2, callbacks=callbacks).history
+    history = (
+        build()
+        .fit(batches, epochs=epochs, validation_data=validation, shuffle=False, verbose=2, callbacks=callbacks)
+        .history
+    )
     print(f"validation accuracy, epoch by epoch: {[round(value, 4) for value in history['val_accuracy']]}")
 
 

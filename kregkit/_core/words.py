@@ -61,7 +61,7 @@ NAMES = {
     "normalize": "data.Standardize",
     "compose": "data.Augment",
     "coarsedropout": "data.Cutout",
-    "randomerasing": "data.Cutout",
+    "randomerasing": "data.RandomErasing",
     "fancypca": "data.PCAColorNoise",
     "opticaldistortion": "data.LensDistortion",
     "gridsearch": "search.grid",

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import pathlib
 import time
 import warnings
 from typing import Any, Literal
@@ -26,7 +27,8 @@ class Resume(TracedCallback):
 
     A run that was killed at any instant and started again, as often as it takes, ends in the same bits as one that
     was not: weights, the optimizer's slots and iterations, the loss scale, `history`, logged rates and files. Once it
-    has ended, running the program again changes nothing and gives the same model; with more epochs it goes on.
+    has ended, running the program again changes nothing and gives the same model; with more epochs it goes on. A second
+    fit of the program with the same object is a run of its own, whose checkpoints lie in `fit-2` in the directory.
 
     Saved are all variables of the model, its optimizers and metrics; the seeds of random layers and of Keras, NumPy
     and Python; the place in the data; and what callbacks remember: all of kregkit's, Keras's `History`,
@@ -79,11 +81,14 @@ class Resume(TracedCallback):
     untraced_attributes: tuple[str, ...] = (
         *("directory", "save_freq", "seconds", "keep", "data", "_checkpoints", "_places", "_identity", "_loaded"),
         *("_last", "_run_variables", "_since_save", "_batches_done", "_due", "_epoch", "_saved_at"),
-        "_prepared",
+        *("_prepared", "_fits"),
     )
     fit_attributes: tuple[str, ...] = ("_places", "_last", "_run_variables", "_checkpoints", "_loaded")
-    _last: Any
-    _checkpoints: Any
+    _places: Any = None
+    _last: Any = None
+    _run_variables: Any = None
+    _checkpoints: Any = None
+    _loaded: Any = None
 
     def __init__(
         self,
@@ -105,7 +110,13 @@ class Resume(TracedCallback):
         self.seconds = None if seconds is None else check_number("seconds", seconds, 0, low_open=True)
         self.keep = check_integer("keep", keep, 1)
         self.data = check_choice("data", data, ("replay", "restart"))
-        self._checkpoints, self._loaded, self._prepared = None, None, False
+        self._prepared, self._fits = False, 0
+
+    @property
+    def fit_directory(self) -> pathlib.Path:
+        """The directory of the present fit, or of the next one."""
+        path = pathlib.Path(self.directory)
+        return path / f"fit-{self._fits + 1}" if self._fits else path
 
     # Before the fit begins: nothing is changed until all has been looked at.
 
@@ -177,7 +188,7 @@ class Resume(TracedCallback):
             name: place.identity() for name, place in self._places.items()
         }
         if self._checkpoints is None:
-            self._checkpoints = Checkpoints(self.directory, self.keep, here)
+            self._checkpoints = Checkpoints(self.fit_directory, self.keep, here)
         self._checkpoints.acquire()
 
     def _check_loaded(self):
@@ -189,7 +200,7 @@ class Resume(TracedCallback):
         if different:
             raise ValueError(
                 "The checkpoint is of a different run; use another directory, or the old settings. Different are: "
-                f"{'; '.join(different)}. Received: directory={str(self.directory)!r}"
+                f"{'; '.join(different)}. Received: directory={str(self.fit_directory)!r}"
             )
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -240,7 +251,7 @@ class Resume(TracedCallback):
         if len(state["variables"]) != len(variables.state):
             raise ValueError(
                 f"The checkpoint holds {len(state['variables'])} variables, and the model and its optimizer have "
-                f"{len(variables.state)}. Received: directory={str(self.directory)!r}"
+                f"{len(variables.state)}. Received: directory={str(self.fit_directory)!r}"
             )
         for name, data in self._places.items():
             # A validation ends before a checkpoint is written.
@@ -327,6 +338,11 @@ class Resume(TracedCallback):
         if last or self._due or self.save_freq == "epoch" or self._seconds_passed():
             self._save(epoch + 1, 0, None)
 
+    def end(self) -> None:
+        """Called after every callback's `on_train_end`."""
+        record_end(self)
+        self._fits += 1
+
     def _seconds_passed(self):
         return self.seconds is not None and time.monotonic() - self._saved_at >= self.seconds
 
@@ -404,4 +420,4 @@ class _LastCallback(keras.callbacks.Callback):
         self._resume.end_epoch(epoch)
 
     def on_train_end(self, logs=None):
-        record_end(self._resume)
+        self._resume.end()

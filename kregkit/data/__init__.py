@@ -3,6 +3,7 @@
 from kregkit._core.words import missing_names
 from kregkit.data._random import make_keys
 from kregkit.data._restoring import restore
+from kregkit.data.annotations import Boxes, Points
 from kregkit.data.augment import Augment
 from kregkit.data.augment_layer import AugmentLayer
 from kregkit.data.automatic import RandAugment, TrivialAugment
@@ -22,6 +23,7 @@ from kregkit.data.image_folders import image_folder
 from kregkit.data.loading import load
 from kregkit.data.mixing import CutMix, MixUp
 from kregkit.data.pipelines import pipeline
+from kregkit.data.previews import Preview, preview
 from kregkit.data.standardization import Standardize
 from kregkit.data.tones import AutoContrast, Equalize, Posterize, Sharpness, Solarize
 from kregkit.data.views import FiveCrop, Flips, MultiScale, RandomViews, TenCrop, Views
@@ -30,6 +32,7 @@ __all__ = [
     "Augment",
     "AugmentLayer",
     "AutoContrast",
+    "Boxes",
     "ColorJitter",
     "CutMix",
     "Cutout",
@@ -40,7 +43,9 @@ __all__ = [
     "MixUp",
     "MultiScale",
     "PCAColorNoise",
+    "Points",
     "Posterize",
+    "Preview",
     "RandAugment",
     "RandomCrop",
     "RandomErasing",
@@ -62,6 +67,7 @@ __all__ = [
     "load",
     "make_keys",
     "pipeline",
+    "preview",
     "restore",
 ]
 

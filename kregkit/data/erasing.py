@@ -117,13 +117,28 @@ class RandomErasing(Operation):
         return _warp.compiled(erase, images)(images, starts[0], sides[0], starts[1], sides[1], words)
 
 
+def _starts(u, sides, size):
+    """Yields the first pixel of a box of whole sides around a uniformly drawn pixel, down and across."""
+    for axis, (side, pixels) in enumerate(zip(sides, size)):
+        yield tf.cast(tf.floor(u[:, axis] * tf.cast(pixels, tf.float32)), tf.int32) - side // 2
+
+
 def box_mask(u, box_height, box_width, size):
     """Returns Booleans `(batch, h, w)`: a box of a side of whole pixels around a uniformly drawn pixel."""
     inside = []
-    for axis, (side, pixels) in enumerate(zip((box_height, box_width), size)):
-        centre = tf.cast(tf.floor(u[:, axis] * tf.cast(pixels, tf.float32)), tf.int32)
-        start = centre - side // 2
+    sides = (box_height, box_width)
+    for start, side, pixels in zip(_starts(u, sides, size), sides, size):
         i = tf.range(pixels)[None, :]
         stop = start + side
         inside.append((i >= start[:, None]) & (i < stop[:, None]))
     return inside[0][:, :, None] & inside[1][:, None, :]
+
+
+def box_window(u, box_height, box_width, size):
+    """Returns the same boxes as float32 `(batch, 4)`: left, top, right and bottom, cut off at the border."""
+    sides = (box_height, box_width)
+    edges = []
+    for start, side, pixels in zip(_starts(u, sides, size), sides, size):
+        edges.append([tf.cast(tf.clip_by_value(edge, 0, pixels), tf.float32) for edge in (start, start + side)])
+    (top, bottom), (left, right) = edges
+    return tf.stack([left, top, right, bottom], -1)

@@ -11,7 +11,7 @@ from kregkit._core.checks import check_choice, check_integer
 from kregkit._core.files import replacing
 from kregkit._core.output_kinds import check_outputs
 from kregkit._core.snapshot_directory import SnapshotDirectory
-from kregkit._core.training_data import training_arrays
+from kregkit._core.training_data import seen_arrays, training_arrays
 from kregkit._core.weights import swapped
 from kregkit._core.written import Name, call_of
 from kregkit.inference._architecture import Architecture, current_values, shared_architectures
@@ -50,6 +50,21 @@ class Member(Predictor):
     def to_model(self):
         """Returns a new Keras model, uncompiled, with this member's weights."""
         return rebuilt(self.architecture.model, self.values, self.architecture.model.name)
+
+
+class DrawnMember(Member):
+    """A member whose weights are one draw, which shares with `base` what isn't drawn.
+
+    Args:
+        base: `Member`.
+        drawn: Dictionary from indices in `architecture.variables` to tensors.
+        number: Integer, the draw's number from 1.
+    """
+
+    def __init__(self, base, drawn, number):
+        values = [drawn.get(index, value) for index, value in enumerate(base.values)]
+        super().__init__(base.architecture, values, f"draw {number} of {base.name}", base.information)
+        self.base, self.drawn = base, drawn
 
 
 class Ensemble(Predictor):
@@ -183,6 +198,18 @@ class Ensemble(Predictor):
                     raise ValueError(f"Snapshot {path} does not fit the model: {error}") from error
                 members.append(Member(architecture, current_values(model), f"cycle {entry['cycle']}", entry))
         return cls._of(members, [1] * len(members), outputs, reduce)
+
+    def with_drawn_weights(self, weight_draws):
+        """Returns the ensemble of draws of its members' weights; `WeightDraws` makes them."""
+        drawn = [
+            [DrawnMember(member, values, number) for number, values in enumerate(draws, 1)]
+            for member, draws in zip(self._members, weight_draws.members(self._members))
+        ]
+        counts = [count for count, draws in zip(self._counts, drawn) for _ in draws]
+        ensemble = self._of([member for draws in drawn for member in draws], counts, self.outputs, self.reduce)
+        ensemble._compile_arguments = self._compile_arguments
+        ensemble.training_data = [*self.training_data, *seen_arrays(weight_draws.data)]
+        return ensemble
 
     @property
     def members(self):

@@ -256,6 +256,8 @@ def test_missing_and_empty_folders(tmp_path):
     [
         ((np.zeros((4, 2)), np.zeros(3)), "one length"),
         (np.zeros((0, 8, 8, 3)), "one length"),
+        (([np.zeros((4, 4, 3))] * 2, np.zeros(2)), r"one length.*A list counts as several arrays.*np.stack\(images\)"),
+        ((np.zeros((2, 4, 4, 3)), np.array([0, 1], object)), "Python objects.*astype.*Received: dtype=object"),
         ({}, "one length"),
         (3, "`source` must be"),
         ("no_such_set", "a data set that TFDS knows"),
