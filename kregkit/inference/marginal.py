@@ -4,6 +4,7 @@ import dataclasses
 
 import keras
 
+from kregkit._core import rules
 from kregkit._core.backends import require_tensorflow
 from kregkit._core.batches import is_arrays
 from kregkit._core.checks import check_choice, check_integer, check_number
@@ -18,6 +19,12 @@ from kregkit.inference.ensemble import Ensemble
 from kregkit.inference.noise import check_expectations, drawn_layers, select_noise
 
 
+@rules.checked(
+    noise=rules.any_of(rules.choice("all", None), rules.entries(empty=True)),
+    layout=rules.any_of(rules.word(), rules.mapping(rule=rules.word()), rules.entries()),
+    shared=rules.boolean,
+    spread=rules.boolean,
+)
 def marginalize(
     model,
     draws=16,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kregkit._core import rules
 from kregkit._core.optional import import_optional
 
 if TYPE_CHECKING:
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
 _INK = "0.25"
 
 
+@rules.checked(
+    landscapes=rules.mapping(rule=rules.mapping("function", "paths", "limits"), empty=False),
+    groups=rules.entries(rules.entries(rules.word()), none=True),
+    colors=rules.mapping(none=True, rule=rules.color),
+)
 def trajectories(landscapes: Any, groups: Any = None, colors: Any = None, axes: Any = None) -> Figure:
     """Draws what paths rules take over two-dimensional landscapes, and their losses against steps.
 

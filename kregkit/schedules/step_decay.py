@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kregkit._core.checks import check_number
+from kregkit._core.checks import check_number, check_string
 from kregkit._core.types import Tensor
 
 # Steps may be int32, so whatever comes later never comes.
@@ -53,6 +53,7 @@ class StepDecay(keras.optimizers.schedules.LearningRateSchedule):
         name: str = "StepDecay",
     ) -> None:
         super().__init__()
+        check_string("name", name, none=True)
         self.initial_learning_rate = check_number("initial_learning_rate", initial_learning_rate, 0, low_open=True)
         self.factor = check_number("factor", factor, 0, low_open=True)
         if (every is None) == (at is None):

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import scipy.optimize
 
+from kregkit._core import rules
 from kregkit._core.checks import check_number
 from kregkit._core.folds import deal
 from kregkit._core.types import Data
@@ -41,6 +42,7 @@ class LinearProbe:
         return "\n".join([*lines, f"chance: {self.chance:.1%}"])
 
 
+@rules.checked(seed=rules.whole(0))
 def linear_probe(
     model: keras.Model,
     data: Data,
