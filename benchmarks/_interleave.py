@@ -14,18 +14,19 @@ class _Turn(keras.callbacks.Callback):
     def __init__(self):
         super().__init__()
         self.go, self.done = threading.Semaphore(0), threading.Semaphore(0)
-        self.seconds = []
+        self.seconds, self.processor = [], []
 
     def on_epoch_begin(self, epoch, logs=None):
         self.go.acquire()
-        self.start = time.perf_counter()
+        self.start = time.perf_counter(), time.process_time()
 
     def on_epoch_end(self, epoch, logs=None):
-        self.seconds.append(time.perf_counter() - self.start)
+        self.seconds.append(time.perf_counter() - self.start[0])
+        self.processor.append(time.process_time() - self.start[1])
         self.done.release()
 
 
-def interleaved_fits(fits, rounds, warmup=2):
+def interleaved_fits(fits, rounds, warmup=2, processor=None):
     """Runs each of `fits` in a thread of its own, one epoch of one at a time, in a new random order each round.
 
     In a fixed order a row would always follow the same other one, whose work still warms or fills the caches.
@@ -35,6 +36,8 @@ def interleaved_fits(fits, rounds, warmup=2):
             callbacks, and so many epochs.
         rounds: Integer, the epochs that count.
         warmup: Integer, the epochs before them, which trace and warm up.
+        processor: Dictionary, or None: filled with the processor seconds of all threads per epoch, by name. Other work
+            on the machine hardly changes these.
 
     Returns:
         Dictionary from name to the list of seconds per epoch.
@@ -61,6 +64,8 @@ def interleaved_fits(fits, rounds, warmup=2):
                 raise errors[0]
     for thread in threads:
         thread.join()
+    if processor is not None:
+        processor.update({name: turn.processor[warmup:] for name, turn in turns.items()})
     return {name: turn.seconds[warmup:] for name, turn in turns.items()}
 
 

@@ -13,7 +13,10 @@ there are cores, each making whole batches.
 A pass is timed as `fit` makes it, from asking for an iterator to its last batch. What the start of a pass costs
 (kregkit's operations are compiled for each iterator) is printed beside.
 
-    python benchmarks/augmentation.py [--smoke] [--no-memory] [--no-training]
+Automatic augmentation stands apart: kregkit's TrivialAugment and RandAugment beside keras.layers.RandAugment, which
+draws two kinds for a batch where kregkit does for each image.
+
+    python benchmarks/augmentation.py [--smoke] [--no-memory] [--no-training] [--no-automatic]
 """
 
 import argparse
@@ -38,6 +41,8 @@ BATCH = {32: 128, 224: 16}
 NUM = {32: 16_384, 224: 1920}
 MEMORY_NUM = 192
 REPEATS = 5
+# Keras's own takes seconds for a batch of photographs.
+AUTOMATIC_NUM = {32: 2048, 224: 96}
 CONTENDERS = ("kregkit", "one warp (V3)", "keras.layers", "tf.image", "albumentations")
 ANGLE, SHEAR, JITTER = 15.0, 10.0, 0.4
 
@@ -252,6 +257,40 @@ def make(name, x, size, second):
         return f"not installed ({error.name})"
 
 
+def automatic_dataset(name, x, size):
+    """Returns a dataset of one automatic augmentation: kregkit's two, or Keras's own."""
+    import keras
+    import tensorflow as tf
+
+    from kregkit import data
+
+    if name != "keras.layers.RandAugment":
+        return data.pipeline(x, BATCH[size], [getattr(data, name)()], shuffle=False)
+    layer = keras.layers.RandAugment(value_range=(0, 255), num_ops=2, factor=0.3)
+    dataset = tf.data.Dataset.from_tensor_slices(x).batch(BATCH[size])
+    dataset = dataset.map(lambda batch: layer(batch, training=True), num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def automatic(smoke, repeats):
+    """Prints images per second of automatic augmentation, medians of interleaved passes, each from its start."""
+    print(f"\nAutomatic augmentation, images per second on {os.cpu_count()} cores (times Keras's in brackets)")
+    names = ("TrivialAugment", "RandAugment", "keras.layers.RandAugment")
+    for size in (32, 224):
+        # Both are measured over whole passes; Keras's over fewer images, as its passes take so long.
+        nums = {name: (AUTOMATIC_NUM[size] if "." in name else NUM[size]) // (8 if smoke else 1) for name in names}
+        datasets = {name: automatic_dataset(name, images(size, num), size) for name, num in nums.items()}
+        rates = {name: [] for name in names}
+        for turn in range(1 + repeats):
+            for name, dataset in datasets.items():
+                seconds, _ = epoch_seconds(dataset)
+                if turn:
+                    rates[name].append(nums[name] / seconds)
+        medians = {name: statistics.median(own) for name, own in rates.items()}
+        for name, rate in medians.items():
+            print(f"  {size}x{size} {name:26s}{rate:10,.1f} ({rate / medians[names[-1]]:.1f})", flush=True)
+
+
 def epoch_seconds(dataset):
     """Returns the seconds of a pass, and those to its first batch."""
     start, first = time.perf_counter(), None
@@ -372,6 +411,7 @@ def main():
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--no-training", action="store_true")
     parser.add_argument("--no-throughput", action="store_true")
+    parser.add_argument("--no-automatic", action="store_true")
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
@@ -396,6 +436,8 @@ def main():
         print_throughput(results, peaks)
     elif peaks:
         print("MB added at 224x224:", ", ".join(f"{name} {peak}" for name, peak in peaks.items()))
+    if not arguments.no_automatic:
+        automatic(arguments.smoke, min(repeats, 2))
     if not arguments.no_training:
         print("\nTraining a small CNN at 32x32, batch 128, steps per second")
         for name, (rate, ratio) in training(arguments.smoke).items():

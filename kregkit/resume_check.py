@@ -1,6 +1,6 @@
 """Prove on a program of your own that `kregkit.callbacks.Resume` takes it up bit for bit.
 
-    python -m kregkit.resume_check script.py --kills 5
+    python -m kregkit.resume_check script.py --kills 5 [-- the script's own arguments]
 
 runs the script once to its end, and once more while it is killed at random instants and started again. Then it
 compares what both ended in: weights, optimizer slots and history bit by bit, and all files that the script wrote.
@@ -17,6 +17,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -221,7 +222,7 @@ class _Run:
         names = set()
         for directory in self._directories():
             with contextlib.suppress(FileNotFoundError):
-                names |= {name for name in os.listdir(directory) if name.startswith("checkpoint-")}
+                names |= {(directory, name) for name in os.listdir(directory) if name.startswith("checkpoint-")}
         return names
 
     def _writes(self):
@@ -291,29 +292,46 @@ def _files(run, ignored):
     return digests
 
 
+# Keras writes the addresses of objects in memory as their numbers.
+_ADDRESS = re.compile(rb'"shared_object_id": *\d+')
+
+
 def _model_digest(path):
-    """Returns the checksums of a `.keras` file's parts; the archive and its metadata hold the time."""
+    """Returns the checksums of a `.keras` file's parts, less what differs between any two processes.
+
+    The archive and its metadata hold the time; the configuration holds addresses, of which only the order counts.
+    """
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if name != "metadata.json"]
-        return {name: archive.getinfo(name).CRC for name in names}
+        digests = {name: archive.getinfo(name).CRC for name in names}
+        if "config.json" in digests:
+            numbers = {}
+            digests["config.json"] = _ADDRESS.sub(
+                lambda found: b"%d" % numbers.setdefault(found[0], len(numbers)), archive.read("config.json")
+            )
+        return digests
 
 
 def main(arguments=None):
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m kregkit.resume_check", description="Prove that a program goes on bit for bit after kills."
+        prog="python -m kregkit.resume_check",
+        description="Prove that a program goes on bit for bit after kills.",
+        usage="%(prog)s script.py [options] [-- the script's own arguments]",
     )
     parser.add_argument("script")
-    parser.add_argument("arguments", nargs="*", help="the script's own; put -- before those that begin with -")
-    parser.add_argument("--kills", type=int, default=5)
+    parser.add_argument("--kills", type=int, default=5, help="how often it is killed (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the instants at which it is killed")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds after which a run counts as stuck")
     parser.add_argument("--ignore", action="append", default=[], help="a pattern of file names, such as '*.png'")
-    options = parser.parse_args(arguments)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # `argparse` itself takes no "--" after other options.
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options = parser.parse_args(arguments[:end])
     try:
         found = verify(
             options.script,
-            options.arguments,
+            arguments[end + 1 :],
             options.kills,
             options.seed,
             options.timeout,

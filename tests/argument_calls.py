@@ -42,6 +42,7 @@ RECORDS = {
     *("Report", "Curvature", "CrossValidation", "SearchResult", "Trial", "FineTuned", "LinearProbe", "Similarity"),
     # Made by `uniform`, `choice`, `recommend` and alike, which check what they are given.
     *("Choice", "Range", "Plan", "Verification"),
+    *("Calibrated", "DifferentBasinsError", "LossAlong", "Preview", "WeightPosterior"),
 }
 # Their good calls train a model, or read one of many megabytes.
 TRAIN = {
@@ -332,6 +333,13 @@ BY_CALL = {
     "diagnostics.overfit_small_batch": {"max_steps": 2},
     "diagnostics.preflight": {"checks": lambda: ["loss_sign"], "verbose": 0},
     "diagnostics.update_ratio": {"steps": 2},
+    "data.preview": {
+        "dataset": lambda: kregkit.data.pipeline((np.zeros((8, 4, 4, 3), "uint8"), np.arange(8) % 3), 4),
+        "num": 2,
+    },
+    "inference.calibrate": {"predictor": fresh_model, "validation": data},
+    "inference.loss_along": {"a": fresh_model, "b": fresh_model, "points": 3},
+    "inference.soup": {"members": lambda: [fresh_model(), fresh_model()], "validation": data},
     "inference.Ensemble": {"models": lambda: [things().model, things().model]},
     "inference.marginalize": {"draws": 2},
     "inference.recompute_batch_normalization": {"model": normalized},
@@ -352,6 +360,9 @@ BY_CALL = {
     "optimizers.minimize_function": {"f": lambda: smooth, "x0": lambda: np.ones(3), "max_iterations": 1, "verbose": 0},
     "plots.activation_histograms": {"runs": activation_runs},
     "plots.best_so_far": {"curves": lambda: {"random": ([1, 2], [0.5, 0.4])}},
+    "plots.contact_sheet": {"images": lambda: np.zeros((2, 4, 4, 3), "float32")},
+    "plots.loss_line": {"positions": lambda: [0.0, 0.5, 1.0], "losses": lambda: [0.2, 1.5, 0.3]},
+    "plots.reliability": {"probabilities": lambda: [0.2, 0.9], "labels": lambda: [0, 1]},
     "plots.ensemble_size": {
         "predictions": lambda: np.full((3, 24, 3), 1 / 3),
         "num_subsets": 2,

@@ -1,6 +1,7 @@
 """Every public component, in every execution mode, with exact configs and clear errors."""
 
 import contextlib
+import copy
 import functools
 import inspect
 import pathlib
@@ -214,6 +215,15 @@ def plain_model(build):
 
 
 @pytest.mark.filterwarnings("ignore:PolyakAveraging chooses among .* by 'val_loss', which was never in the logs")
+@pytest.mark.parametrize("case", CALLBACKS, ids=str)
+def test_copies_of_callbacks_have_all_attributes(case, tmp_path):
+    """What belongs to one fit isn't copied, but a copy's own fit finds its value from before any fit."""
+    callback = case.make(tmp_path)
+    # As `pickle` does it, which can't import the classes of a row.
+    again = copy.deepcopy(callback)
+    assert not [name for name in vars(callback) if not hasattr(again, name)]
+
+
 @pytest.mark.parametrize("case", CALLBACKS, ids=str)
 def test_nothing_stays_behind_after_fit(case, tmp_path):
     """Contract 8: however a fit ends, the next one without the callback is plain."""

@@ -168,6 +168,21 @@ def marginal(shared):
     return found.predict(X)
 
 
+def averaged_weights(shared):
+    posterior = inference.laplace(shared.model, (X, Y))
+    return inference.marginalize(shared.model, weights=posterior, draws=2).predict(X)
+
+
+def along(shared):
+    line = inference.loss_along(shared.model, small(), (X, Y))
+    return str(line), line.plot()
+
+
+def calibrated(shared):
+    many = np.tile(X, (4, 1)), np.tile(Y, (4, 1))
+    return inference.calibrate(small(), many).predict(X)
+
+
 def searched(shared):
     return search.search(quick, shared.space, 3)
 
@@ -225,16 +240,24 @@ CALLS = {
     "data": {
         "Augment": lambda shared: data.Augment([data.RandomFlip()]),
         "AugmentLayer": calls_layer(lambda: data.AugmentLayer([data.RandomFlip()]), (8, 8, 3)),
+        "AutoContrast": passes(data.AutoContrast),
+        "Boxes": lambda shared: data.Boxes(),
         "ColorJitter": passes(data.ColorJitter),
         "CutMix": passes(lambda: data.CutMix(num_classes=2)),
         "Cutout": passes(data.Cutout),
+        "Equalize": passes(data.Equalize),
         "FiveCrop": views(lambda: data.FiveCrop(8)),
         "Flips": views(data.Flips),
         "LensDistortion": passes(data.LensDistortion),
         "MixUp": passes(lambda: data.MixUp(num_classes=2)),
         "MultiScale": views(lambda: data.MultiScale([8, 10])),
         "PCAColorNoise": passes(lambda: data.PCAColorNoise().fit((IMAGES / 255).astype("float32"))),
+        "Points": lambda shared: data.Points(),
+        "Posterize": passes(data.Posterize),
+        "Preview": lambda shared: data.preview(data.pipeline((IMAGES, LABELS), 4)),
+        "RandAugment": passes(data.RandAugment),
         "RandomCrop": passes(data.RandomCrop),
+        "RandomErasing": passes(data.RandomErasing),
         "RandomFlip": passes(data.RandomFlip),
         "RandomResizedCrop": passes(lambda: data.RandomResizedCrop(8)),
         "RandomRotation": passes(data.RandomRotation),
@@ -242,14 +265,18 @@ CALLS = {
         "RandomStretch": passes(data.RandomStretch),
         "RandomTranslation": passes(data.RandomTranslation),
         "RandomViews": views(lambda: data.RandomViews(data.Augment([data.RandomFlip()], value_range=(0, 255)), 2)),
+        "Sharpness": passes(data.Sharpness),
+        "Solarize": passes(data.Solarize),
         "Standardize": lambda shared: data.Standardize().fit(IMAGES),
         "TenCrop": views(lambda: data.TenCrop(8)),
+        "TrivialAugment": passes(data.TrivialAugment),
         "Views": lambda shared: data.Views(),
         "digits": lambda shared: next(iter(data.digits())),
         "image_folder": lambda shared: next(iter(data.image_folder(str(shared.path / "images")))),
         "load": lambda shared: data.load("digits", "train"),
         "make_keys": lambda shared: data.make_keys(0, 0, [0, 1]),
         "pipeline": lambda shared: next(iter(data.pipeline((IMAGES, LABELS), 4))),
+        "preview": lambda shared: data.preview(data.pipeline((IMAGES, LABELS), 4)),
         "restore": lambda shared: data.restore(np.ones((1, 8, 8, 2), "float32"), np.eye(3)),
     },
     "diagnostics": {
@@ -275,10 +302,15 @@ CALLS = {
         "synchronize_batch_normalization": lambda shared: distribution.synchronize_batch_normalization(shared.model),
     },
     "inference": {
+        **dict.fromkeys(("Calibrated", "calibrate"), calibrated),
         "Ensemble": lambda shared: ensemble(shared).predict(X),
         "Marginal": marginal,
         "Member": lambda shared: ensemble(shared).members[0],
         "Report": lambda shared: ensemble(shared).report((X, Y)),
+        **dict.fromkeys(("WeightPosterior", "laplace"), averaged_weights),
+        "DifferentBasinsError": lambda shared: inference.DifferentBasinsError("apart", None),
+        **dict.fromkeys(("LossAlong", "loss_along"), along),
+        "soup": lambda shared: inference.soup([shared.model, shared.model], (X, Y)).predict(X),
         "marginalize": marginal,
         "recompute_batch_normalization": recompute,
     },
@@ -308,6 +340,7 @@ CALLS = {
     "plots": {
         "activation_histograms": lambda shared: plots.activation_histograms([RUN]),
         "best_so_far": lambda shared: plots.best_so_far({"random": [[3.0, 2.0], [4.0, 2.5]]}),
+        "contact_sheet": lambda shared: plots.contact_sheet(IMAGES / 255),
         "ensemble_size": lambda shared: plots.ensemble_size(RNG.dirichlet([1, 1], (3, 9)), np.zeros(9, int)),
         "error_against_draws": lambda shared: plots.error_against_draws([1, 4], [[5.0, 4.0], [5.4, 4.1]]),
         "error_curves": lambda shared: plots.error_curves({"accuracy": [0.5, 0.75]}),
@@ -319,6 +352,8 @@ CALLS = {
         ),
         "learning_rates": lambda shared: plots.learning_rates({"good": {"rate": 0.1, "losses": [2.0, 1.0]}}),
         "loss_curves": lambda shared: plots.loss_curves(CURVES),
+        "loss_line": lambda shared: plots.loss_line([0.0, 0.5, 1.0], [0.2, 1.5, 0.3]),
+        "reliability": lambda shared: plots.reliability([0.2, 0.9], [0, 1]),
         "search_importance": lambda shared: plots.search_importance({"rate": 0.9, "decay": 0.1}),
         "search_ranges": lambda shared: plots.search_ranges([RANGES]),
         "search_results": lambda shared: plots.search_results(TRIALS, [RANGES], {"rate": 0.8, "decay": 0.2}),

@@ -532,6 +532,15 @@ def dataset_inputs(dataset):
     return list(_required(dataset, "_inputs", "to find a pipeline inside others")())
 
 
+def dataset_graphs(dataset):
+    """Returns the graphs of the functions that a `tf.data.Dataset` calls itself, as protocol buffers.
+
+    Public `dataset.save` runs the data, and a serialised dataset holds the data too. Without it nobody knows whether a
+    dataset draws random numbers of its own.
+    """
+    return [wrapper.function.graph.as_graph_def() for wrapper in _required(dataset, "_functions", "to look inside")()]
+
+
 def global_tensorflow_seed():
     """Returns the seed given to `tf.random.set_seed`, or None.
 

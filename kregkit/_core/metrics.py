@@ -74,7 +74,8 @@ def direction(monitor, mode="auto", model=None, argument="mode"):
         argument: String, what the caller's argument `mode` is called, for the message.
 
     Raises:
-        ValueError: `mode` is `"auto"` and the direction isn't known.
+        ValueError: `mode` is `"auto"` and the direction isn't known; the model's metric has a value per class or per
+            threshold, none of which is the one to compare.
 
     >>> direction("val_loss"), direction("val_accuracy")
     ('min', 'max')
@@ -82,10 +83,13 @@ def direction(monitor, mode="auto", model=None, argument="mode"):
     check_choice(argument, mode, ("auto", "min", "max"))
     if not isinstance(monitor, str) or not monitor:
         raise ValueError(f"`monitor` must be the name of a logged quantity. Received: monitor={shown(monitor)}")
+    name = monitor.removeprefix("val_")
+    metrics = _metrics_named(name, model) if model is not None else []
+    for metric in metrics:
+        _check_one_value(monitor, metric, model)
     if mode != "auto":
         return mode
-    name = monitor.removeprefix("val_")
-    answers = {_of_metric(metric) for metric in _metrics_named(name, model)} if model is not None else set()
+    answers = {_of_metric(metric) for metric in metrics}
     answer = answers.pop() if len(answers) == 1 else _CHANGED if answers else None
     if answer is None:
         answer = "min" if name.endswith("_loss") else _of_name(name)
@@ -111,6 +115,57 @@ def bounds(monitor, model=None):
     known = {_bounds_of(metric) for metric in metrics} or {_BOUNDS.get(name) or _BOUNDS.get(_unnumbered(name))}
     limits = known.pop() if len(known) == 1 else None
     return limits or (-math.inf, math.inf)
+
+
+def one_value(name, value):
+    """Returns a logged value as a float.
+
+    Raises:
+        ValueError: It is several values, such as those of `keras.metrics.F1Score()`, which has one per class.
+
+    >>> one_value("val_loss", 0.5), one_value("f1_score", [0.25])
+    (0.5, 0.25)
+    """
+    values = keras.ops.convert_to_numpy(value)
+    if values.size != 1:
+        raise _several_values(name, f"{name} of shape {values.shape}")
+    return float(values.item())
+
+
+def has_one_value(value):
+    """Returns whether a logged value is one number."""
+    return keras.ops.convert_to_numpy(value).size == 1
+
+
+def _several_values(name, received):
+    return ValueError(
+        f"{name!r} has several values at each epoch, of which none is the one to compare. Let the metric return one "
+        "number: `average='macro'` of F1Score and FBetaScore, `class_aggregation='uniform_average'` of R2Score, one "
+        f"of the `thresholds` of Precision or Recall. Received: {received}"
+    )
+
+
+# Metrics of Keras that take a list of thresholds and have one value for each.
+_PER_THRESHOLD = ("Precision", "Recall", "TruePositives", "TrueNegatives", "FalsePositives", "FalseNegatives")
+
+
+def _check_one_value(monitor, metric, model):
+    """Raises ValueError where a metric of Keras is known to have several values, before any is computed."""
+    if isinstance(metric, tuple(getattr(keras.metrics, name) for name in _PER_THRESHOLD)):
+        several = isinstance(metric.thresholds, (list, tuple)) and len(metric.thresholds) > 1
+        if several:
+            raise _several_values(monitor, f"thresholds={metric.thresholds}")
+    per_class = isinstance(metric, keras.metrics.FBetaScore) and metric.average is None
+    if per_class or (isinstance(metric, keras.metrics.R2Score) and metric.class_aggregation is None):
+        widths = {shape[-1] for shape in _output_shapes(model) if shape}
+        # With outputs of several widths it isn't known which of them the metric is for.
+        if len(widths) == 1 and (widths.pop() or 1) > 1:
+            raise _several_values(monitor, f"metric={metric}")
+
+
+def _output_shapes(model):
+    outputs = getattr(model, "outputs", None)
+    return [output.shape for output in outputs] if outputs else []
 
 
 def _bounds_of(metric):

@@ -269,6 +269,8 @@ def counts(name, value):
 
 
 boolean = checks.check_boolean
+# Of an entry of a dictionary, or of a tuple.
+key = any_of(whole(0), word(none=True))
 verbose = any_of(checks.check_boolean, whole(0, 2))
 axes = checks.check_axes
 data = checks.check_data

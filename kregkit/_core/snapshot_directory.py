@@ -45,9 +45,13 @@ class SnapshotDirectory:
         self.architecture_path = self.path / "architecture.json"
         self._architecture_digest = None
 
+    def __fspath__(self):
+        return str(self.path)
+
     def exists(self):
         """Returns whether a run has been recorded here."""
-        return self.manifest_path.exists()
+        # A link that leads nowhere counts, so that it is refused.
+        return os.path.lexists(self.manifest_path)
 
     def read(self):
         """Returns the manifest as a dictionary with the keys `settings`, `finished` and `members`.
@@ -58,6 +62,7 @@ class SnapshotDirectory:
         """
         if not self.exists():
             raise FileNotFoundError(f"No snapshot run in this directory: {self.manifest_path} does not exist")
+        _check_no_link(self.manifest_path)
         try:
             manifest = read_json(self.manifest_path)
             known = manifest["format"] == FORMAT and {"settings", "finished", "members"} <= manifest.keys()
@@ -174,7 +179,10 @@ class SnapshotDirectory:
 
 def _check_no_link(path):
     if path.is_symlink():
-        raise ValueError(f"{path} is a link, and a run's files lie in its directory")
+        raise ValueError(
+            f"{path} is a link, and a run's files lie in its directory: put the file itself there, or use another "
+            f"directory. Received: directory={str(path.parent)!r}"
+        )
 
 
 def _check_file(entry, kind):

@@ -21,6 +21,9 @@ from kregkit._core.files import replacing
 
 _MAGIC = b"kregkit state 1\n"
 _DIGEST_SIZE = 32
+# Bytes: what is shorter than this is written together with its neighbours.
+_SMALL = 2**18
+_AS_THEY_ARE = frozenset({type(None), bool, int, str})
 
 
 def write_state(path, state):
@@ -39,9 +42,11 @@ def write_state(path, state):
     entries = [[array.dtype.name, list(array.shape)] for array in arrays]
     header = json.dumps({"state": encoded, "arrays": entries}).encode()
     digest = hashlib.sha256()
-    # Without a buffer: each array is one call, which lets other threads run.
+    parts = (_MAGIC, len(header).to_bytes(8, "little"), header, *map(_bytes_of, arrays))
+    # Without a buffer: a large array is one call, which lets other threads run; small ones go together, since each
+    # call waits for the other threads once more.
     with replacing(path) as temporary, open(temporary, "wb", buffering=0) as file:
-        for part in (_MAGIC, len(header).to_bytes(8, "little"), header, *map(_bytes_of, arrays)):
+        for part in _joined(parts):
             digest.update(part)
             _write_all(file, part)
         _write_all(file, digest.digest())
@@ -82,6 +87,22 @@ def read_state(path):
         raise ValueError(f"{path} is not a readable state file: {error}") from error
 
 
+def _joined(parts):
+    """Yields the bytes of the parts, those of small ones together."""
+    together = bytearray()
+    for part in parts:
+        if len(part) < _SMALL:
+            together += part
+        else:
+            yield bytes(together)
+            together.clear()
+            yield part
+        if len(together) >= _SMALL:
+            yield bytes(together)
+            together.clear()
+    yield bytes(together)
+
+
 def _write_all(file, part):
     part = memoryview(part)
     while part:
@@ -93,6 +114,22 @@ def _bytes_of(array):
 
 
 def _encode(value, arrays, place):
+    """Returns a value as JSON takes it, and appends its arrays to `arrays`."""
+    try:
+        return _encoded(value, arrays)
+    except _NotStorableError as error:
+        raise TypeError(f"{place}{''.join(reversed(error.place))} is {error.what}, which no state can hold") from None
+
+
+class _NotStorableError(Exception):
+    """Where in a state, from the inside out, is something that can't be stored."""
+
+    def __init__(self, what):
+        super().__init__(what)
+        self.what, self.place = what, []
+
+
+def _encoded(value, arrays):
     if isinstance(value, np.generic):
         arrays.append(np.asarray(value))
         return {"$scalar": len(arrays) - 1}
@@ -100,7 +137,7 @@ def _encode(value, arrays, place):
         return value
     if isinstance(value, (int, float)):
         if type(value) not in (int, float):
-            raise TypeError(f"{place} is of type {type(value).__name__}, which no state can hold")
+            raise _NotStorableError(f"of type {type(value).__name__}")
         # `repr` gives a float back bit for bit; of NaNs there are several.
         return {"$float": value.hex()} if isinstance(value, float) and not math.isfinite(value) else value
     if isinstance(value, bytes):
@@ -108,22 +145,37 @@ def _encode(value, arrays, place):
         return {"$bytes": len(arrays) - 1}
     if isinstance(value, np.ndarray):
         if value.dtype.hasobject or value.dtype.fields or value.dtype.kind in "SU":
-            raise TypeError(f"{place} is an array of type {value.dtype}, which no state can hold")
+            raise _NotStorableError(f"an array of type {value.dtype}")
         arrays.append(value)
         return {"$array": len(arrays) - 1}
     if isinstance(value, list):
-        return [_encode(part, arrays, f"{place}[{index}]") for index, part in enumerate(value)]
+        return _encoded_list(value, arrays)
     if isinstance(value, tuple):
-        return {"$tuple": [_encode(part, arrays, f"{place}[{index}]") for index, part in enumerate(value)]}
+        return {"$tuple": _encoded_list(value, arrays)}
     if isinstance(value, dict):
         if all(isinstance(key, str) and not key.startswith("$") for key in value):
-            return {key: _encode(part, arrays, f"{place}[{key!r}]") for key, part in value.items()}
+            return {key: _encoded_part(part, arrays, key) for key, part in value.items()}
         return {
             "$pairs": [
-                [_encode(key, arrays, place), _encode(part, arrays, f"{place}[{key!r}]")] for key, part in value.items()
+                [_encoded_part(key, arrays, key), _encoded_part(part, arrays, key)] for key, part in value.items()
             ]
         }
-    raise TypeError(f"{place} is of type {type(value).__name__}, which no state can hold")
+    raise _NotStorableError(f"of type {type(value).__name__}")
+
+
+def _encoded_list(value, arrays):
+    # Histories and shapes: many numbers, while the Python code of other threads waits for this one's.
+    if all(type(part) in _AS_THEY_ARE or (type(part) is float and math.isfinite(part)) for part in value):
+        return list(value)
+    return [_encoded_part(part, arrays, index) for index, part in enumerate(value)]
+
+
+def _encoded_part(part, arrays, key):
+    try:
+        return _encoded(part, arrays)
+    except _NotStorableError as error:
+        error.place.append(f"[{key!r}]")
+        raise
 
 
 def _decode(value, arrays):

@@ -1,5 +1,6 @@
 """Callbacks whose work is traced into the train step: learning rates, snapshots, averages."""
 
+from kregkit._core.words import missing_names
 from kregkit.callbacks.decays import (
     Cooldown,
     CosineDecay,
@@ -43,3 +44,5 @@ __all__ = [
     "Warmup",
     "simulate",
 ]
+
+__getattr__ = missing_names(__name__)

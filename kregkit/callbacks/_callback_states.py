@@ -6,6 +6,8 @@ import keras
 
 from kregkit._core import keras_internals
 
+_SIMPLE = {type(None), bool, int, float, str}
+
 
 def remembers(callback):
     """Returns whether a callback has `get_state` and `set_state`."""
@@ -40,7 +42,8 @@ def _plain(value):
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
+        # A history of many epochs is nothing but numbers.
+        return list(value) if _SIMPLE.issuperset(map(type, value)) else [_plain(part) for part in value]
     if keras.ops.is_tensor(value):
         return keras.ops.convert_to_numpy(value)
     return copy.copy(value)

@@ -22,6 +22,11 @@ _SHUFFLES = ("ShuffleDataset", "ShuffleAndRepeatDataset")
 _CHECKED_BYTES = 2**24
 
 
+def draw_seed():
+    """Returns a seed from NumPy's global generator."""
+    return int(np.random.randint(2**31))
+
+
 class DataPlace:
     """The place of a fit in its training or validation data.
 
@@ -30,14 +35,15 @@ class DataPlace:
         strategy: The model's `tf.distribute.Strategy`.
         replay: Boolean, whether the order must be repeatable.
         name: String, what `fit` calls the data, for messages.
+        draw_seed: Function that returns a seed for a shuffle, the same one on all workers.
 
     Raises:
         ValueError: The order can't be repeated, and `replay`.
     """
 
-    def __init__(self, iterator, strategy, replay, name="x"):
+    def __init__(self, iterator, strategy, replay, name="x", draw_seed=draw_seed):
         self.epochs = keras_internals.EpochIterator(iterator, (tf.errors.OutOfRangeError,))
-        self.name = name
+        self.name, self._draw_seed = name, draw_seed
         adapter = self.epochs.adapter
         self.kind = keras_internals.data_kind(adapter)
         self._pipelines, self._seed, self._order, self._sequence = [], None, None, None
@@ -47,7 +53,7 @@ class DataPlace:
             reason = None
             # With a global seed TensorFlow's own order is the same in each process.
             if shuffle and keras_internals.global_tensorflow_seed() is None:
-                self._seed = int(np.random.randint(2**31))
+                self._seed = self._draw_seed()
                 self._shuffle_arrays(adapter, strategy)
         elif self.kind == "dataset":
             self._pipelines = _pipelines_in(adapter.get_tf_dataset())
@@ -95,7 +101,7 @@ class DataPlace:
         if keeps:
             self._sequence = sequence
         if adapter.shuffle:
-            self._seed = int(np.random.randint(2**31))
+            self._seed = self._draw_seed()
             self._order = _OrderedSequence(sequence, self._seed)
             # The workers that read ahead find the sequence in either place.
             adapter.py_dataset, adapter.shuffle = self._order, False
@@ -242,10 +248,10 @@ def _pipelines_in(dataset):
 
 def _why_unrepeatable(dataset, pipelines):
     """Returns why a new process would read other batches from a dataset, or None."""
+    if any(dataset is pipeline for pipeline in pipelines):
+        return None
     if not isinstance(dataset, tf.data.Dataset):
         return "is distributed already, and can't be looked into"
-    if dataset in pipelines:
-        return None
     if dataset.options().deterministic is False:
         return "is read in no fixed order (`options.deterministic=False`)"
     try:

@@ -8,6 +8,7 @@ import weakref
 import numpy as np
 import tensorflow as tf
 
+from kregkit._core.workers import worker_of
 from kregkit.callbacks._trace_key import is_alive
 
 # The traced functions that a model keeps: one for each stage of `GradualUnfreeze`, and a few settings that take turns.
@@ -70,8 +71,10 @@ class Memory:
         variable = self._slots.get(slot)
         if variable is None:
             self._slots[slot] = variable = local_variable(value, dtype, slot[-3])
-        else:
-            variable.assign(tf.cast(value, dtype))
+            if worker_of(tf.distribute.get_strategy()).count == 1:
+                return variable
+        # New variables begin with the chief's value on all workers, which may have values of their own.
+        variable.assign(tf.cast(value, dtype))
         return variable
 
     def find(self, key):

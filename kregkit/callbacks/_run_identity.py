@@ -9,6 +9,7 @@ from kregkit._core.architecture import architecture_text
 from kregkit._core.graph import all_layers
 from kregkit._core.keras_internals import compile_arguments
 from kregkit._core.optimizers import wrapped_optimizers
+from kregkit._core.workers import worker
 
 # Callbacks that Keras adds by itself, by `verbose` for one.
 _ADDED = (keras.callbacks.History, keras.callbacks.ProgbarLogger)
@@ -33,6 +34,8 @@ def run_identity(model, callbacks):
     identity = {
         "callbacks": [type(callback).__name__ for callback in counted_callbacks(callbacks)],
         "loss": _json((compile_arguments(model) or {}).get("loss")),
+        "workers": worker(model).count,
+        "replicas": model.distribute_strategy.num_replicas_in_sync,
         "optimizer": [_optimizer(one, callbacks) for one in wrapped_optimizers(model.optimizer)],
     }
     if model.built and all(layer.built for layer in layers):

@@ -13,7 +13,7 @@ VARIABLE = "KREGKIT_RESUME_RECORD"
 
 def record_begin(resume):
     """Appends to the record, if there is one, that a fit begins."""
-    _append({"event": "begin", "directory": os.path.abspath(resume.directory), "pid": os.getpid()})
+    _append({"event": "begin", "directory": os.path.abspath(resume.fit_directory), "pid": os.getpid()})
 
 
 def record_end(resume):
@@ -25,7 +25,7 @@ def record_end(resume):
         _append(
             {
                 "event": "end",
-                "directory": os.path.abspath(resume.directory),
+                "directory": os.path.abspath(resume.fit_directory),
                 "variables": [[path_of(one), _digest(parts)] for one, parts in zip(variables.state, values)],
                 "history": {name: [repr(value) for value in values] for name, values in history.history.items()},
                 "epochs": history.epoch,

@@ -26,6 +26,7 @@ class RunVariables:
         found = [*model.variables, *(variable for one in optimizers for variable in one.variables), *_loose(model)]
         self._strategy = model.distribute_strategy
         self.state = [variable for variable in _unique(found) if id(_plain(variable)) not in known]
+        self._specs, self._readers = None, {}
 
     @property
     def metrics(self):
@@ -34,11 +35,25 @@ class RunVariables:
 
     def specs(self):
         """Returns the shape and type of each variable of the state, as JSON values."""
-        return [[[int(size) for size in variable.shape], _dtype_name(variable)] for variable in self.state]
+        if self._specs is None:
+            self._specs = [[[int(size) for size in one.shape], _dtype_name(one)] for one in self.state]
+        return self._specs
 
     def read(self, variables):
-        """Returns a list of tensors per variable, one for each replica, which no later step changes."""
-        return [[part.read_value() for part in self._parts(variable)] for variable in variables]
+        """Returns a list of tensors per variable, one for each replica, which no later step changes.
+
+        One function reads them all: called one by one, hundreds of variables take as long as a step. What it returns
+        shares the variables' memory; the step that changes one of them takes new memory for it.
+        """
+        parts = [self._parts(variable) for variable in variables]
+        key = tuple(id(part) for several in parts for part in several)
+        if not key:
+            return []
+        if key not in self._readers:
+            traced = tf.function(lambda: [[part.read_value() for part in several] for several in parts])
+            # With the variables, so that none of these numbers is given to another object.
+            self._readers[key] = traced.get_concrete_function(), parts
+        return self._readers[key][0]()
 
     def assign(self, variables, values):
         """Puts back what `read` returned, as arrays."""
@@ -61,10 +76,12 @@ def as_arrays(tensors):
 def get_seeds():
     """Returns the states of the random numbers that have no seed of their own: of Keras, NumPy and Python."""
     generator = keras_internals.global_state().get("global_seed_generator")
+    version, integers, normal = random.getstate()
     return {
         "keras": None if generator is None else keras.ops.convert_to_numpy(generator.state),
         "numpy": np.random.get_state(),
-        "python": random.getstate(),
+        # Hundreds of integers, which an array writes at once.
+        "python": [version, np.array(integers, "uint32"), normal],
     }
 
 
@@ -73,7 +90,8 @@ def set_seeds(state):
     if state["keras"] is not None:
         keras_internals.global_seed_generator().state.assign(state["keras"])
     np.random.set_state(state["numpy"])
-    random.setstate(state["python"])
+    version, integers, normal = state["python"]
+    random.setstate((version, tuple(integers.tolist()), normal))
 
 
 def _plain(variable):

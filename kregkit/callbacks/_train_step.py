@@ -17,6 +17,7 @@ import tensorflow as tf
 from kregkit._core import keras_internals
 from kregkit._core.graph import all_layers
 from kregkit._core.optimizers import leaf_optimizers, own_optimizers, wrapped_optimizers
+from kregkit._core.training_data import remember_training_data
 from kregkit.callbacks._gradients_again import rerouted
 from kregkit.callbacks._installed import Installed
 from kregkit.callbacks._memory import Memory, TracedFunction
@@ -122,6 +123,7 @@ class TrainStep:
         names = ("validation_data", "validation_steps", "validation_split", "validation_freq")
         # Only these: the fit's other names hold its callback list, whose end must be noticed.
         self.validation = {name: fit[name] for name in names if name in fit}
+        remember_training_data(model, fit.get("x"))
         self.memory = Memory.of(model)
         self.memory.current = self
         self._slots = []

@@ -8,7 +8,7 @@ import keras
 
 from kregkit._core import keras_internals
 from kregkit._core.checks import check_choice, check_integer, check_number
-from kregkit._core.metrics import direction, is_better
+from kregkit._core.metrics import direction, is_better, one_value
 from kregkit._core.types import Tensor
 from kregkit.callbacks.learning_rate import RateCallback
 
@@ -33,7 +33,8 @@ class PlateauDecay(RateCallback):
         verbose: Integer, 1 prints a line for each decay. Defaults to `0`.
 
     Raises:
-        ValueError: An argument is out of range; in `fit`, `mode="auto"` can't tell which direction is better.
+        ValueError: An argument is out of range; in `fit`, `mode="auto"` can't tell which direction is better, or
+            the metric has several values at each epoch.
 
     Example:
 
@@ -137,8 +138,9 @@ class PlateauDecay(RateCallback):
         if self._cooling > 0:
             self._cooling -= passed
             self._since = 0.0
-        if is_better(float(value), self._best, self._direction, self.min_delta):
-            self._best, self._since = float(value), 0.0
+        value = one_value(self.monitor, value)
+        if is_better(value, self._best, self._direction, self.min_delta):
+            self._best, self._since = value, 0.0
         elif self._cooling <= 0:
             self._since += passed
             if self._since >= self.patience and self._product > self.minimum_factor:

@@ -1,6 +1,7 @@
 """Polyak averaging: test with an average of the weights that training passed through."""
 
 import contextlib
+import functools
 import hashlib
 import numbers
 import warnings
@@ -10,13 +11,16 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
+from kregkit._core import keras_internals
 from kregkit._core.checks import check_boolean, check_choice, check_integer, check_number, check_string
-from kregkit._core.metrics import direction, is_better
+from kregkit._core.metrics import direction, is_better, one_value
 from kregkit._core.optimizers import leaf_optimizers
 from kregkit._core.types import Tensor
 from kregkit._core.weights import assign_values, copy_values, swapped
 from kregkit.callbacks._validation import why_passes_differ
+from kregkit.callbacks._weight_moments import WeightMoments, gaussian
 from kregkit.callbacks.traced import TracedCallback
+from kregkit.inference import WeightPosterior
 
 
 class PolyakAveraging(TracedCallback):
@@ -49,6 +53,13 @@ class PolyakAveraging(TracedCallback):
             early weights are forgotten sooner. Defaults to `False`.
         monitor: String, what tells the best of several averages, a quantity of validation. Defaults to `"val_loss"`.
         mode: `"min"`, `"max"`, or `"auto"`: as the model's metric of that name, or Keras's.
+        posterior: Boolean, whether to gather a Gaussian over the weights as well (SWAG, Maddox et al. 2019), for
+            `inference.marginalize(model, weights=average.weight_posterior())`: the mean, half the variance of each
+            weight and half the covariance of the last `rank` deviations from the mean so far. It is gathered from
+            `start_step` on, which should be where training no longer makes large progress, at a rate that is not too
+            small. Defaults to `False`.
+        rank: Integer >= 2, how many deviations are kept; each needs the memory of the trained weights. Defaults to 20.
+        posterior_every: Integer, gather every so many averaged updates. Defaults to `None`: at the end of each epoch.
 
     Attributes:
         best: The `decay` that goes into the model: the best so far, at first the first.
@@ -72,16 +83,18 @@ class PolyakAveraging(TracedCallback):
     True
 
     References: [Polyak and Juditsky, 1992](https://doi.org/10.1137/0330046), with the EMA of
-    [Tarvainen and Valpola, 2017](https://arxiv.org/abs/1703.01780)
+    [Tarvainen and Valpola, 2017](https://arxiv.org/abs/1703.01780);
+    [Maddox et al., 2019](https://arxiv.org/abs/1902.02476)
     """
 
     needs_compiled_optimizer = True
     untraced_attributes: tuple[str, ...] = (
         *("best", "monitor", "mode", "_direction", "_raw", "_left", "_pending", "_ended", "_chosen"),
-        *("_values", "_update_count"),
+        *("_values", "_update_count", "_posterior_state"),
     )
-    fit_attributes: tuple[str, ...] = ("_averages", "_updates", "_traced")
+    fit_attributes: tuple[str, ...] = ("_averages", "_updates", "_traced", "_weight_moments")
     _averages = None  # within a fit: per decay, one variable per weight
+    _weight_moments = None  # within a fit that gathers a posterior
 
     def __init__(
         self,
@@ -90,6 +103,9 @@ class PolyakAveraging(TracedCallback):
         warmup: bool = False,
         monitor: str = "val_loss",
         mode: Literal["auto", "min", "max"] = "auto",
+        posterior: bool = False,
+        rank: int = 20,
+        posterior_every: int | None = None,
     ) -> None:
         super().__init__()
         self.decay = decay
@@ -113,10 +129,14 @@ class PolyakAveraging(TracedCallback):
         self.warmup = check_boolean("warmup", warmup)
         self.monitor = monitor
         self.mode = check_choice("mode", mode, ("auto", "min", "max"))
+        self.posterior = check_boolean("posterior", posterior)
+        self.rank = check_integer("rank", rank, 2)
+        self.posterior_every = None if posterior_every is None else check_integer("posterior_every", posterior_every, 1)
         direction(monitor, "min")  # the name's own error comes now; "auto" is resolved when there is a model
         self.best = self.decays[0]
         self._values = None  # after a fit: per decay, one array per weight
         self._update_count = 0
+        self._posterior_state = None  # after a fit that gathers a posterior
         self._raw = None  # the raw weights, while an average is in the model
         self._left = None  # the fingerprint of what the last fit left in the model
         self._pending: Any = None  # the state to go on from
@@ -148,6 +168,26 @@ class PolyakAveraging(TracedCallback):
         with swapped(weights, copy_values(weights) if self._raw is None else self._raw):
             yield
 
+    def weight_posterior(self) -> WeightPosterior:
+        """Returns the Gaussian over the trained weights that was gathered, for `inference.marginalize`.
+
+        Raises:
+            ValueError: Nothing is gathered (`posterior=False`), or fewer than two times.
+        """
+        self._check_started()
+        state = self._moments_now()
+        if state is None or state["gathered"] < 2:
+            raise ValueError(
+                "A posterior needs weights from two times at least: fit with `posterior=True`, for two epochs or with "
+                "a smaller `posterior_every`, after `start_step`. Received: "
+                f"posterior={self.posterior}, gathered={0 if state is None else state['gathered']}"
+            )
+        trained = {id(weight) for weight in self._trained()}
+        indices = [index for index, weight in enumerate(self.model.weights) if id(weight) in trained]
+        shapes = [self.model.weights[index].shape for index in indices]
+        mean, diagonal, deviations = gaussian(state)
+        return WeightPosterior(indices, shapes, mean, diagonal, deviations, information={"gathered": state["gathered"]})
+
     def get_state(self) -> dict[str, Any]:
         """Returns the averages, the number of averaged updates and the raw weights, as arrays and JSON values."""
         self._check_started()
@@ -158,6 +198,7 @@ class PolyakAveraging(TracedCallback):
             "raw": copy_values(self._weights()) if self._raw is None else list(self._raw),
             "in_model": self._raw is not None,
             "chosen": self._chosen,
+            "moments": self._moments_now(),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -175,6 +216,18 @@ class PolyakAveraging(TracedCallback):
 
     def _weights(self):
         return [weight for weight in self.model.weights if keras.backend.is_float_dtype(weight.dtype)]
+
+    def _trained(self):
+        """Returns the weights that training changes, also if they are frozen, in the order of the model's weights."""
+        own = {
+            id(weight)
+            for layer in keras_internals.flatten_layers(self.model)
+            for weight in keras_internals.own_trainable_variables(layer)
+        }
+        return [weight for weight in self._weights() if id(weight) in own]
+
+    def _moments_now(self):
+        return self._posterior_state if self._weight_moments is None else self._weight_moments.state()
 
     def _average(self, decay):
         """Returns an average as arrays of the weights' own types."""
@@ -216,6 +269,8 @@ class PolyakAveraging(TracedCallback):
                     # What doesn't change stays: masks hold -inf, and inf - inf is no number.
                     difference = ops.where(value == average, 0.0, difference)
                 average.assign_add(ops.cast(new_part, average.dtype) * difference)
+        if self._weight_moments is not None and self.posterior_every is not None:
+            ops.cond(count % self.posterior_every == 0, self._weight_moments.gather, lambda: None)
 
     def _follow(self):
         for averages in self._averages:
@@ -298,22 +353,26 @@ class PolyakAveraging(TracedCallback):
         self._pending = None
         if state is not None:
             self.best = state["best"]
-            self._create(state["averages"], state["updates"])
+            self._create(state["averages"], state["updates"], state.get("moments"))
             assign_values(self._traced, state["raw"])
             self._chosen = state.get("chosen", False)
         elif goes_on:
-            self._create(self._values, self._update_count)
+            self._create(self._values, self._update_count, self._posterior_state)
             if self._raw is not None:
                 assign_values(self._traced, self._raw)
         else:
             self._create([copy_values(self._traced)] * len(self.decays), 0)
-        self._raw = self._values = None
+        self._raw = self._values = self._posterior_state = None
         if state is not None and state.get("in_model", False):
             # As between two epochs: callbacks before this one find it there.
             self._put_in(self.best)
 
-    def _create(self, averages, updates):
+    def _create(self, averages, updates, moments=None):
         variable = self.train_step.variable
+        self._weight_moments = None
+        if self.posterior:
+            make = functools.partial(variable, self)
+            self._weight_moments = WeightMoments(make, self._trained(), self.rank, moments)
         self._updates = variable(self, "updates", updates, "int64")
         self._averages = [
             [
@@ -343,6 +402,8 @@ class PolyakAveraging(TracedCallback):
             self._take_out()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if self._weight_moments is not None and self.posterior_every is None and self._count() > 0:
+            self._weight_moments.gather()
         if len(self.decays) > 1 and logs is not None and self.monitor in logs:
             self._choose(logs)
             self._chosen = True
@@ -359,7 +420,7 @@ class PolyakAveraging(TracedCallback):
                 scores[decay] = {f"val_{name}": value for name, value in results.items()}
         best = None
         for decay in self.decays:
-            value = float(scores[decay][self.monitor])
+            value = one_value(self.monitor, scores[decay][self.monitor])
             logs[f"{self.monitor}_{decay}"] = value
             if is_better(value, best, self._direction):
                 self.best, best = decay, value
@@ -383,6 +444,7 @@ class PolyakAveraging(TracedCallback):
             return
         # The next fit's variables may be these: keep what is in them.
         self._values, self._update_count = self._copies(), self._count()
+        self._posterior_state, self._weight_moments = self._moments_now(), None
         if not self._ended:
             self._take_out()
             self._left = self._fingerprint()

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import pathlib
 import time
 import warnings
 from typing import Any, Literal
@@ -11,10 +12,10 @@ import keras
 from kregkit._core import keras_internals
 from kregkit._core.checks import check_choice, check_integer, check_number
 from kregkit._core.types import Path
-from kregkit._core.workers import is_chief
+from kregkit._core.workers import gather_from_workers, worker
 from kregkit.callbacks import _callback_states
 from kregkit.callbacks._checkpoints import Checkpoints
-from kregkit.callbacks._data_place import DataPlace
+from kregkit.callbacks._data_place import DataPlace, draw_seed
 from kregkit.callbacks._run_identity import counted_callbacks, differences, run_identity
 from kregkit.callbacks._run_record import record_begin, record_end
 from kregkit.callbacks._run_variables import RunVariables, as_arrays, get_seeds, set_seeds
@@ -26,7 +27,8 @@ class Resume(TracedCallback):
 
     A run that was killed at any instant and started again, as often as it takes, ends in the same bits as one that
     was not: weights, the optimizer's slots and iterations, the loss scale, `history`, logged rates and files. Once it
-    has ended, running the program again changes nothing and gives the same model; with more epochs it goes on.
+    has ended, running the program again changes nothing and gives the same model; with more epochs it goes on. A second
+    fit of the program with the same object is a run of its own, whose checkpoints lie in `fit-2` in the directory.
 
     Saved are all variables of the model, its optimizers and metrics; the seeds of random layers and of Keras, NumPy
     and Python; the place in the data; and what callbacks remember: all of kregkit's, Keras's `History`,
@@ -44,13 +46,15 @@ class Resume(TracedCallback):
     **Files.** A checkpoint is one file with a checksum, `checkpoint-NNNNNNNN.state`, there whole or not at all. It is
     copied within the step and written in the background. A file that is damaged is named in a warning, and the next
     older one is used. If one can't be written (the disk is full), a warning says so and training goes on. One process
-    at a time may use the directory. On several workers, the chief writes and all read.
+    at a time may use the directory. Of several workers, each keeps what only it has (sums of metrics, unsynchronized
+    statistics, seeds) in a directory `worker-N` in it, and all go on from the newest checkpoint that all have.
 
     Args:
         directory: String or path of a directory for this run only; all workers see the same one.
         save_freq: `"epoch"`, or an integer >= 1: a checkpoint each so many batches, exact to one execution of
             `steps_per_execution`, and at the end of training. Defaults to `"epoch"`.
-        seconds: Float > 0, or `None`: in addition, a checkpoint when the last one is so many seconds old.
+        seconds: Float > 0, or `None`: in addition, a checkpoint when the last one is so many seconds old. Not on
+            several workers, whose clocks differ.
         keep: Integer >= 1, how many checkpoints stay. Defaults to `2`.
         data: `"replay"`, or `"restart"`, which takes any data and begins a pass anew where a run is taken up, with a
             warning: the weights then aren't those of an uninterrupted run. Defaults to `"replay"`.
@@ -76,12 +80,15 @@ class Resume(TracedCallback):
 
     untraced_attributes: tuple[str, ...] = (
         *("directory", "save_freq", "seconds", "keep", "data", "_checkpoints", "_places", "_identity", "_loaded"),
-        *("_last", "_run_variables", "_since_save", "_batches_done", "_due", "_epoch", "_saved_at", "_writes"),
-        "_prepared",
+        *("_last", "_run_variables", "_since_save", "_batches_done", "_due", "_epoch", "_saved_at"),
+        *("_prepared", "_fits"),
     )
     fit_attributes: tuple[str, ...] = ("_places", "_last", "_run_variables", "_checkpoints", "_loaded")
-    _last: Any
-    _checkpoints: Any
+    _places: Any = None
+    _last: Any = None
+    _run_variables: Any = None
+    _checkpoints: Any = None
+    _loaded: Any = None
 
     def __init__(
         self,
@@ -103,7 +110,13 @@ class Resume(TracedCallback):
         self.seconds = None if seconds is None else check_number("seconds", seconds, 0, low_open=True)
         self.keep = check_integer("keep", keep, 1)
         self.data = check_choice("data", data, ("replay", "restart"))
-        self._checkpoints, self._loaded, self._prepared = None, None, False
+        self._prepared, self._fits = False, 0
+
+    @property
+    def fit_directory(self) -> pathlib.Path:
+        """The directory of the present fit, or of the next one."""
+        path = pathlib.Path(self.directory)
+        return path / f"fit-{self._fits + 1}" if self._fits else path
 
     # Before the fit begins: nothing is changed until all has been looked at.
 
@@ -127,34 +140,67 @@ class Resume(TracedCallback):
                 raise ValueError(
                     f"{kind.__name__} and Resume both take up a run: {advice}. Received: callbacks={names}"
                 )
-        strategy = self.model.distribute_strategy
-        self._writes = is_chief(self.model)
-        self._places = {"data": DataPlace(iterator, strategy, self.data == "replay")}
-        if keras_internals.running_fit(self.model).get("validation_data") is not None:
-            validation = keras_internals.validation_iterator(self.model, strategy)
-            self._places["validation"] = DataPlace(validation, strategy, self.data == "replay", "validation_data")
-        self._identity = run_identity(self.model, callbacks) | {
-            name: place.identity() for name, place in self._places.items()
-        }
-        if self._checkpoints is None:
-            self._checkpoints = Checkpoints(self.directory, self.keep)
-        if self._writes:
-            self._checkpoints.acquire()
+        here = worker(self.model)
+        if here.count > 1 and self.seconds is not None:
+            raise ValueError(
+                "Workers' clocks differ, and all must save the same batch: leave `seconds` out, and use `save_freq`. "
+                f"Received: seconds={self.seconds} with {here.count} workers"
+            )
+        draw = draw_seed
+        if here.count > 1:
+            seed = int(self._gather(draw_seed())[0])
+            draw = lambda: seed  # noqa: E731
+        self._together(lambda: self._take_directory(callbacks, iterator, here, draw))
         try:
-            self._loaded = self._checkpoints.load()
-            if self._loaded is not None:
-                self._compare(self._loaded["identity"], self._identity)
+            self._together(self._checkpoints.tidy)
+            self._loaded = self._checkpoints.load(self._gather)
+            self._together(self._check_loaded)
         except BaseException:
             self._checkpoints.release()
             raise
         self._prepared = True
+
+    def _gather(self, value):
+        return gather_from_workers(self.model, value)
+
+    def _together(self, function):
+        """Calls a function; if it fails on one worker, it fails on all, before one waits for another."""
+        error = None
+        try:
+            function()
+        except Exception as raised:
+            error = raised
+        failed = [index for index, one in enumerate(self._gather(error is not None)) if one]
+        if error is not None:
+            raise error
+        if failed:
+            if self._checkpoints is not None:
+                self._checkpoints.release()
+            raise RuntimeError(f"Resume can't be used: look at the error of worker {failed[0]}. Received: {failed=}")
+
+    def _take_directory(self, callbacks, iterator, here, draw):
+        strategy, replay = self.model.distribute_strategy, self.data == "replay"
+        self._places = {"data": DataPlace(iterator, strategy, replay, draw_seed=draw)}
+        if keras_internals.running_fit(self.model).get("validation_data") is not None:
+            validation = keras_internals.validation_iterator(self.model, strategy)
+            self._places["validation"] = DataPlace(validation, strategy, replay, "validation_data")
+        self._identity = run_identity(self.model, callbacks) | {
+            name: place.identity() for name, place in self._places.items()
+        }
+        if self._checkpoints is None:
+            self._checkpoints = Checkpoints(self.fit_directory, self.keep, here)
+        self._checkpoints.acquire()
+
+    def _check_loaded(self):
+        if self._loaded is not None:
+            self._compare(self._loaded["identity"], self._identity)
 
     def _compare(self, old, new):
         different = differences(old, new)
         if different:
             raise ValueError(
                 "The checkpoint is of a different run; use another directory, or the old settings. Different are: "
-                f"{'; '.join(different)}. Received: directory={str(self.directory)!r}"
+                f"{'; '.join(different)}. Received: directory={str(self.fit_directory)!r}"
             )
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -205,7 +251,7 @@ class Resume(TracedCallback):
         if len(state["variables"]) != len(variables.state):
             raise ValueError(
                 f"The checkpoint holds {len(state['variables'])} variables, and the model and its optimizer have "
-                f"{len(variables.state)}. Received: directory={str(self.directory)!r}"
+                f"{len(variables.state)}. Received: directory={str(self.fit_directory)!r}"
             )
         for name, data in self._places.items():
             # A validation ends before a checkpoint is written.
@@ -292,13 +338,16 @@ class Resume(TracedCallback):
         if last or self._due or self.save_freq == "epoch" or self._seconds_passed():
             self._save(epoch + 1, 0, None)
 
+    def end(self) -> None:
+        """Called after every callback's `on_train_end`."""
+        record_end(self)
+        self._fits += 1
+
     def _seconds_passed(self):
         return self.seconds is not None and time.monotonic() - self._saved_at >= self.seconds
 
     def _save(self, epoch, batch, logs):
         self._due, self._since_save, self._saved_at = False, 0, time.monotonic()
-        if not self._writes:
-            return
         self._checkpoints.warn_of_failure()
         variables = self._all_variables()
         state = {
@@ -318,8 +367,14 @@ class Resume(TracedCallback):
             "hooks": [[type(hook).__name__, hook.get_state()] for hook in self._remembering_hooks()],
             "history": None if self._find_history() is None else _callback_states.get_state(self._find_history()),
         }
-        values, metrics = variables.read(variables.state), variables.read(variables.metrics if batch else [])
-        self._checkpoints.save(lambda: {**state, "variables": as_arrays(values), "metrics": as_arrays(metrics)})
+        count = len(variables.state)
+        values = variables.read([*variables.state, *(variables.metrics if batch else [])])
+
+        def with_arrays():
+            arrays = as_arrays(values)
+            return {**state, "variables": arrays[:count], "metrics": arrays[count:]}
+
+        self._checkpoints.save(with_arrays)
 
     def _all_variables(self):
         if self._run_variables is None:
@@ -365,4 +420,4 @@ class _LastCallback(keras.callbacks.Callback):
         self._resume.end_epoch(epoch)
 
     def on_train_end(self, logs=None):
-        record_end(self._resume)
+        self._resume.end()

@@ -208,7 +208,8 @@ class SnapshotEnsemble(RateCallback):
                 f"Cycles are laid over the whole run, which was a different one (in {', '.join(different)}): keep its "
                 f"settings, or use another directory. Received: directory={str(self.directory.path)!r}"
             )
-        for member in members:
+        # Other workers know the steps of members only.
+        for member in members if is_chief(self.model) else ():
             self.directory.member_path(member)
         self._members, self._start_epoch = members, None
 

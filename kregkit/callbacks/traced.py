@@ -5,12 +5,13 @@ from typing import Any
 import keras
 
 from kregkit._core.keras_internals import callback_model_name
+from kregkit._core.written import Written
 from kregkit.callbacks._train_step import Hook, TrainStep
 
 _MODEL = callback_model_name()
 
 
-class TracedCallback(Hook, keras.callbacks.Callback):
+class TracedCallback(Written, Hook, keras.callbacks.Callback):
     """A callback whose per-step work is traced into the model's train step.
 
     Override `before_step(step)`, `after_step(step, logs)` or `after_update(step)`. They run as TensorFlow code inside

@@ -1,15 +1,17 @@
 """Arguments of operations and views: checks that several share, and what Keras saves of them."""
 
 import inspect
+import math
 
 import keras
 
 from kregkit._core.checks import check_integer
+from kregkit._core.written import Written
 
 register = keras.saving.register_keras_serializable(package="kregkit")
 
 
-class Configured:
+class Configured(Written):
     """A class whose config is the arguments of its `__init__`, each stored under its own name."""
 
     def get_config(self):
@@ -22,10 +24,6 @@ class Configured:
     def from_config(cls, config):
         return cls(**config)
 
-    def __repr__(self):
-        arguments = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
-        return f"{type(self).__name__}({arguments})"
-
 
 def check_range(name, value, low, high):
     """Returns `(-value, value)` for a number, or the pair itself, within `[low, high]` and in order."""
@@ -37,6 +35,20 @@ def check_range(name, value, low, high):
             f"`{name}` must be a number, or a pair of numbers in order, in [{low:g}, {high:g}]. "
             f"Received: {name}={value!r}"
         )
+    return float(pair[0]), float(pair[1])
+
+
+def check_pair(name, pair, high=math.inf):
+    """Returns a pair of floats in order, > 0 and at most `high`."""
+    if not (
+        isinstance(pair, (tuple, list))
+        and len(pair) == 2
+        and all(isinstance(end, (int, float)) for end in pair)
+        and 0 < pair[0] <= pair[1] <= high
+        and pair[1] < math.inf
+    ):
+        most = "" if high == math.inf else f" and <= {high:g}"
+        raise ValueError(f"`{name}` must be a pair of numbers in order, > 0{most}. Received: {name}={pair!r}")
     return float(pair[0]), float(pair[1])
 
 

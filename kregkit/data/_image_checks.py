@@ -65,3 +65,14 @@ def check_masks(images, masks):
             f"`masks` must be `(batch, h, w)` or `(batch, h, w, channels)`, of the images' size "
             f"{tuple(images.shape[1:3])}. Received: shape={tuple(masks.shape)}"
         )
+
+
+def check_annotations(boxes, points):
+    """Raises an error for batches of boxes and points that don't have their form."""
+    if boxes is not None and (boxes.shape.rank != 3 or boxes.shape[-1] != 4):
+        raise ValueError(f"`boxes` must be `(batch, num, 4)`. Received: shape={tuple(boxes.shape)}")
+    if points is not None and (points.shape.rank not in (3, 4) or points.shape[-1] not in (2, 3)):
+        raise ValueError(
+            "`points` must be `(batch, num, 2 or 3)`, or `(batch, instances, num, 2 or 3)`. "
+            f"Received: shape={tuple(points.shape)}"
+        )

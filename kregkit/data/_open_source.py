@@ -1,6 +1,7 @@
 """Which source reads what `pipeline` was given."""
 
 import collections.abc
+import difflib
 import pathlib
 
 import keras
@@ -58,7 +59,18 @@ def _open(source, split, data_dir, cache, on_error, channels):
             return image_folder(path, subfolder, None, channels, on_error, cache)
         if isinstance(source, pathlib.Path) or "\\" in source or source.startswith((".", "/", "~")):
             raise FileNotFoundError(f"There is no folder {source}. Received: source={str(source)!r}")
-        source = prepared_builder(source, data_dir)
+        try:
+            source = prepared_builder(source, data_dir)
+        except ValueError as error:
+            folders = [one.name for one in path.parent.iterdir() if one.is_dir()] if path.parent.is_dir() else []
+            close = difflib.get_close_matches(path.name, folders, n=1, cutoff=0.75)
+            if not close:
+                raise
+            # Names of data sets are no answer to a mistyped folder.
+            raise FileNotFoundError(
+                f"There is no folder {source}, and no data set of that name. Did you mean {path.with_name(close[0])}? "
+                f"Received: source={source!r}"
+            ) from error
     if hasattr(source, "as_dataset") and hasattr(source, "info"):
         return _from_builder(source, split, cache, on_error, channels)
     if not isinstance(source, (tuple, list, dict, np.ndarray, tf.Tensor, bytes)) and _is_sequence(source):

@@ -75,6 +75,30 @@ def uniform(keys, name, num):
     return tf.cast(tf.bitcast(tf.bitwise.right_shift(bits, _constant(40)), tf.int64), tf.float32) * 2.0**-24
 
 
+def noise(words, shape):
+    """Returns numbers in [0, 1) for each pixel of images, from two integers below 2^24 of each image.
+
+    They are hashed in 32 bits (the finalizer of MurmurHash3, twice), which processors do for several at once.
+
+    Args:
+        words: int32 `(batch, 2)`.
+        shape: Sequence of three sizes: height, width and channels.
+    """
+    words = tf.cast(words, tf.uint32)[:, :, None]
+    z = _scramble(tf.range(shape[0] * shape[1] * shape[2], dtype=tf.int32)[None], words[:, 0])
+    z = _scramble(z, words[:, 1])
+    numbers = tf.cast(tf.bitcast(tf.bitwise.right_shift(z, tf.constant(8, tf.uint32)), tf.int32), tf.float32) * 2.0**-24
+    return tf.reshape(numbers, (-1, *shape))
+
+
+def _scramble(z, word):
+    z = (tf.cast(z, tf.uint32) + word) * tf.constant(0x9E3779B1, tf.uint32)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        z = tf.bitwise.bitwise_xor(z, tf.bitwise.right_shift(z, tf.constant(shift, tf.uint32)))
+        z = z * tf.constant(factor, tf.uint32)
+    return tf.bitwise.bitwise_xor(z, tf.bitwise.right_shift(z, tf.constant(16, tf.uint32)))
+
+
 def normal(u):
     """Turns pairs of uniform numbers `(batch, 2 n)` into `n` normal ones, by Box and Muller."""
     first, second = tf.split(u, 2, axis=-1)

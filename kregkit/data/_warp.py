@@ -192,15 +192,7 @@ def move(group, images, masks, value_range, black):
         margin = sum(operation.margin for operation in operations)
         copied = copy(images, moves, height, width, margin, black)
         return copied, None if masks is None else copy(masks, moves, height, width, margin)
-    steps = []
-    for operation, u in group:
-        if u is not None:
-            steps += operation.steps(u, height, width)
-        elif operation.exact:
-            steps += _central_steps(operation, batch, height, width)
-        else:
-            steps += operation.central_steps(batch, height, width)
-        height, width = operation.output_size(height, width)
+    steps, (height, width) = steps_of(group, batch, height, width)
     is_bytes = images.dtype == tf.uint8
     fill = next((operation.fill for operation in operations if operation.fill is not None), "constant")
     if not is_bytes:
@@ -210,6 +202,26 @@ def move(group, images, masks, value_range, black):
     if is_bytes:
         images = value_range.scaled(images)
     return images + black if black else images, masks
+
+
+def steps_of(group, batch, height, width):
+    """Returns the steps of geometric operations from their output back to their input, and the output's size.
+
+    Args:
+        group: As for `move`.
+        batch: The number of images.
+        height, width: Their size.
+    """
+    steps = []
+    for operation, u in group:
+        if u is not None:
+            steps += operation.steps(u, height, width)
+        elif operation.exact:
+            steps += _central_steps(operation, batch, height, width)
+        else:
+            steps += operation.central_steps(batch, height, width)
+        height, width = operation.output_size(height, width)
+    return steps, (height, width)
 
 
 def _central_steps(operation, batch, height, width):

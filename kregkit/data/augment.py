@@ -7,11 +7,12 @@ import typing
 import keras
 import tensorflow as tf
 
-from kregkit._core.checks import check_choice
-from kregkit.data import _random
+from kregkit._core.checks import check_choice, check_instance
+from kregkit.data import _annotations, _random, _warp
 from kregkit.data._arguments import Configured, register
 from kregkit.data._graph_checks import require, text, text_of
-from kregkit.data._image_checks import as_batch, check_masks, check_value_range, name_in_batch
+from kregkit.data._image_checks import as_batch, check_annotations, check_masks, check_value_range, name_in_batch
+from kregkit.data.annotations import Boxes, Points
 from kregkit.data.views import RandomViews
 
 
@@ -53,6 +54,11 @@ class Operation(Configured):
     keeps_range = True
     # True if input images must lie in that range.
     needs_range = False
+
+    @property
+    def parts(self):
+        """The operations that this one consists of, which share its draws: itself, in most."""
+        return [self]
 
     def __call__(self, images, key=0, **arguments):
         """Applies this operation alone: `Augment([self])(images, key, **arguments)`."""
@@ -103,6 +109,8 @@ class Augment:
             checked where operations on colours clip to it (not under XLA, which can't stop). What comes from outside an
             image is `low`, black, or 0, the mean, after `Standardize`.
         fuse: Boolean, whether to fuse. `False` runs each operation by itself, for comparison.
+        boxes, points: `Boxes` and `Points`, which say how those that calls are given are written. Default to `Boxes()`
+            and `Points()`: pixels.
 
     Raises:
         ValueError: if the operations can't stand in this order, or an argument is bad.
@@ -118,7 +126,14 @@ class Augment:
     (32, 32, 3)
     """
 
-    def __init__(self, operations, value_range=(0.0, 1.0), fuse=True):
+    def __init__(
+        self,
+        operations: list,
+        value_range: tuple[float, float] = (0.0, 1.0),
+        fuse: bool = True,
+        boxes: Boxes | None = None,
+        points: Points | None = None,
+    ):
         if isinstance(operations, Operation):
             operations = [operations]
         if not isinstance(operations, (list, tuple)) or not all(isinstance(one, Operation) for one in operations):
@@ -131,17 +146,21 @@ class Augment:
         self.operations = list(operations)
         self.value_range = ValueRange(*map(float, value_range))
         self.fuse = check_choice("fuse", fuse, (True, False))
+        self.boxes = check_instance("boxes", boxes, Boxes, "kregkit.data.Boxes", none=True)
+        self.points = check_instance("points", points, Points, "kregkit.data.Points", none=True)
         self._check_order()
-        counts = {}
+        counts: dict[str, int] = {}
         self._names = []
         for operation in self.operations:
             kind = type(operation).__name__
             counts[kind] = counts.get(kind, -1) + 1
             self._names.append(f"{kind}/{counts[kind]}")
+        # What runs, each with the index of the operation whose draws it takes.
+        self._parts = [(index, part) for index, one in enumerate(self.operations) for part in one.parts]
         self.mixes = any(one.mixes for one in self.operations)
         # A new object for each Augment: TensorFlow warns of retracing by a method's code, which all of them share.
         self._python = functools.partial(self._run)
-        self._functions = {}
+        self._functions: dict[typing.Any, typing.Any] = {}
 
     def _check_order(self):
         for operation, later in itertools.combinations(self.operations, 2):
@@ -153,48 +172,56 @@ class Augment:
             if operation.mixes and not later.mixes:
                 raise ValueError(f"`MixUp` and `CutMix` must come last. Received: operations={self.operations}")
 
-    def __call__(self, images, key, labels=None, masks=None, training=True):
+    def __call__(self, images, key, labels=None, masks=None, training=True, boxes=None, points=None):
         """Applies the operations.
 
         Args:
             images: uint8 or float, `(batch, h, w, channels)`, or one image `(h, w, channels)`.
             key: Integer tensor: one per image, as `make_keys` gives them, or a single one, from which those of a batch
                 are derived.
-            labels: What `MixUp` and `CutMix` mix, `(batch, ...)`; needed by them, else passed through.
+            labels: What `MixUp` and `CutMix` mix, `(batch, ...)`; needed by them unless there are boxes or points, else
+                passed through.
             masks: Segmentation masks `(batch, h, w)` or `(batch, h, w, channels)`, which geometric operations
                 move along.
             training: Python Boolean. `False` leaves out what is random: crops to a size take the centre,
                 `Standardize` acts, and labels are one-hot where `MixUp` and `CutMix` would have made them so.
+            boxes: `(batch, num, 4)`, or a dictionary of these as `boxes` and of their classes as `labels`,
+                `(batch, num)`, as Keras's layers take it.
+            points: `(batch, num, 2 or 3)`, or `(batch, instances, num, 2 or 3)`.
 
         Returns:
-            float32 images, or a tuple of images and those of labels and masks that were given.
+            float32 images, or a tuple of images and those of labels, masks, boxes and points that were given. Boxes and
+            points come as `Boxes` and `Points` say: -1 for those that are seen no longer.
         """
         images, keys, single = as_batch(images, key)
+        others = {"labels": labels, "masks": masks, "boxes": boxes, "points": points}
         if single:
             if self.mixes and training:
                 raise ValueError("`MixUp` and `CutMix` need a batch. Received: images of rank 3")
-            labels, masks = (None if value is None else tf.convert_to_tensor(value)[None] for value in (labels, masks))
-        labels, masks = (None if value is None else tf.convert_to_tensor(value) for value in (labels, masks))
+            others = tf.nest.map_structure(
+                lambda value: None if value is None else tf.convert_to_tensor(value)[None], others
+            )
+        others = tf.nest.map_structure(lambda value: None if value is None else tf.convert_to_tensor(value), others)
         if tf.executing_eagerly():
             try:
-                results = self._compiled(images, labels, masks)(images, keys, labels, masks, bool(training))
+                results = self._compiled(images, others)(images, keys, others, bool(training))
             except tf.errors.InvalidArgumentError as error:
                 if text_of(error) is None:
                     raise
                 raise ValueError(text_of(error)) from None
-            images, labels, masks = results
         else:
-            images, labels, masks = self._run(images, keys, labels, masks, bool(training))
+            results = self._run(images, keys, others, bool(training))
         if single:
-            images, labels, masks = (None if value is None else value[0] for value in (images, labels, masks))
-        results = tuple(value for value in (images, labels, masks) if value is not None)
-        return results if len(results) > 1 else images
+            results = tf.nest.map_structure(lambda value: None if value is None else value[0], results)
+        results = tuple(value for value in results if value is not None)
+        return results if len(results) > 1 else results[0]
 
     def __repr__(self):
         return f"Augment({self.operations}, value_range={tuple(self.value_range)}, fuse={self.fuse})"
 
     def get_config(self):
-        return {"operations": self.operations, "value_range": tuple(self.value_range), "fuse": self.fuse}
+        config = {"operations": self.operations, "value_range": tuple(self.value_range), "fuse": self.fuse}
+        return {**config, "boxes": self.boxes, "points": self.points}
 
     @classmethod
     def from_config(cls, config):
@@ -237,20 +264,73 @@ class Augment:
 
     def _compiled(self, *values):
         """Returns the graph that eager calls share: one for each size of image, and for any number of images."""
-        shapes = tuple(None if value is None else (value.shape.rank, *value.shape[1:]) for value in values)
+        shapes = tuple(None if one is None else (one.shape.rank, *one.shape[1:]) for one in tf.nest.flatten(values))
         if shapes not in self._functions:
             self._functions[shapes] = tf.function(self._python, autograph=False, reduce_retracing=True)
         return self._functions[shapes]
 
-    def _run(self, images, keys, labels, masks, training):
+    def _run(self, images, keys, others, training):
+        labels, masks, boxes, points = (others[name] for name in ("labels", "masks", "boxes", "points"))
         self.check_images(images, training)
+        annotations = self.read(boxes, points, images)
+        annotations = self.move(annotations, keys, images, training)
         images, masks = self.transform(images, keys, masks, training)
-        if self.mixes and training and labels is None:
-            raise ValueError("`MixUp` and `CutMix` need labels. Received: labels=None")
+        if self.mixes and training:
+            if labels is None and annotations is None:
+                raise ValueError("`MixUp` and `CutMix` need labels. Received: labels=None")
+            annotations = self.mix_annotations(annotations, keys, images)
         if labels is not None:
             self.check_labels(labels)
-            images, labels = self.mix(images, labels, keys, training=training)
-        return images, labels, masks
+        images, labels = self.mix(images, labels, keys, training=training)
+        return images, labels, masks, *self.write(annotations, boxes, points, images)
+
+    def read(self, boxes, points, images):
+        """Returns `Annotations` from the boxes and points that a call was given, or `None`."""
+        if boxes is None and points is None:
+            return None
+        rows = []
+        if isinstance(boxes, dict):
+            rows, boxes = [boxes[name] for name in sorted(boxes) if name != "boxes"], boxes["boxes"]
+        check_annotations(boxes, points)
+        box_format, point_format = (self.boxes or Boxes()).format, (self.points or Points()).format
+        return _annotations.read(boxes, rows, box_format, points, point_format, _warp.sizes(images))
+
+    def move(self, annotations, keys, images, training=True):
+        """Moves `Annotations` of images before `transform` along with their contents. Returns them."""
+        if annotations is None:
+            return None
+        size = _warp.sizes(images)
+        for group in self._groups(training):
+            if group[0][1].moves_pixels:
+                pairs = [(operation, self.draws(keys, index) if training else None) for index, operation in group]
+                steps, new_size = _warp.steps_of(pairs, tf.shape(images)[0], *size)
+                annotations, size = annotations.moved(steps, size, new_size), new_size
+        return annotations
+
+    def mix_annotations(self, annotations, keys, images, others=None):
+        """Returns `Annotations` of mixed examples. `others` are those of the partners, by default from the batch."""
+        if annotations is None or not self.mixes:
+            return annotations
+        if others is None:
+            others = annotations.gather(self.partners(keys))
+        for index, operation in enumerate(self.operations):
+            if operation.mixes:
+                draws = self.draws(keys, index)
+                annotations = operation.mix_annotations(annotations, others, draws, _warp.sizes(images))
+        return annotations
+
+    def write(self, annotations, boxes, points, images):
+        """Returns boxes and points in the form in which a call was given them."""
+        size = _warp.sizes(images)
+        if boxes is not None:
+            numbers, rows = _annotations.write_boxes(annotations, self.boxes or Boxes(), size)
+            names = sorted(name for name in boxes if name != "boxes") if isinstance(boxes, dict) else []
+            boxes = {"boxes": numbers, **dict(zip(names, rows))} if isinstance(boxes, dict) else numbers
+        if points is not None:
+            instance = points.shape[-2] if points.shape.rank == 4 else None
+            point_format = (self.points or Points()).format
+            points = _annotations.write_points(annotations, point_format, size, instance, points.shape[-1])
+        return boxes, points
 
     def check_images(self, images, training=True, name=name_in_batch, range_matters=False):
         """Raises an error, eagerly or in the graph, if the images break a promise.
@@ -297,7 +377,7 @@ class Augment:
         for group in self._groups(training):
             # Zeros outside mean black, which is the range's lower end; the mean, after `Standardize`.
             black = 0.0 if images.dtype == tf.uint8 or not keeps_range else self.value_range.low
-            pairs = [(self.operations[index], self.draws(keys, index) if training else None) for index in group]
+            pairs = [(operation, self.draws(keys, index) if training else None) for index, operation in group]
             first = pairs[0][0]
             images, masks = first.run(pairs, images, masks, self.value_range, black)
             keeps_range = keeps_range and first.keeps_range
@@ -317,6 +397,15 @@ class Augment:
         mixing = [(index, operation) for index, operation in enumerate(self.operations) if operation.mixes]
         if not mixing:
             return images, labels
+        if labels is None:
+            # Examples that have boxes or points alone.
+            nothing = tf.zeros((tf.shape(images)[0], 1))
+            others = None if others is None else (others[0], nothing)
+            if training:
+                others = others or (tf.gather(images, self.partners(keys)), nothing)
+                for index, operation in mixing:
+                    images, _ = operation.mix(images, nothing, *others, self.draws(keys, index))
+            return images, None
         if others is None and training:
             partners = self.partners(keys)
             others = tf.gather(images, partners), tf.gather(labels, partners)
@@ -336,19 +425,19 @@ class Augment:
         return tf.gather(order, (tf.argsort(order) + 1) % tf.size(order))
 
     def _active(self, training):
-        """Returns pairs of index and operation of those that act: what is random only in training; none that mixes."""
+        """Returns the parts that act: what is random only in training; none that mixes."""
         return [
             (index, operation)
-            for index, operation in enumerate(self.operations)
+            for index, operation in self._parts
             if not operation.mixes and (training or operation.changes_size or not operation.random)
         ]
 
     def _groups(self, training):
-        """Returns lists of indices of operations that run as one."""
+        """Returns lists of parts that run as one."""
         groups = []
         for index, operation in self._active(training):
-            if self.fuse and groups and operation.fuses_after([self.operations[i] for i in groups[-1]]):
-                groups[-1].append(index)
+            if self.fuse and groups and operation.fuses_after([one for _, one in groups[-1]]):
+                groups[-1].append((index, operation))
             else:
-                groups.append([index])
+                groups.append([(index, operation)])
         return groups

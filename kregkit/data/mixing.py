@@ -10,7 +10,7 @@ from kregkit.data._arguments import register
 from kregkit.data._graph_checks import require, text
 from kregkit.data._warp import sizes
 from kregkit.data.augment import Operation
-from kregkit.data.erasing import box_mask
+from kregkit.data.erasing import box_mask, box_window
 
 
 @functools.lru_cache(maxsize=16)
@@ -101,6 +101,16 @@ class Mixing(Operation):
         """Returns mixed images and labels."""
         raise NotImplementedError
 
+    def mix_annotations(self, annotations, others, u, size):
+        """Returns boxes and points of both, as far as they can still be seen in the mixed image.
+
+        Args:
+            annotations, others: `Annotations` of the examples and of their partners.
+            u: The draws.
+            size: Pair (height, width) of the images.
+        """
+        raise NotImplementedError
+
     def _blend(self, values, others, weight):
         weight = tf.reshape(tf.cast(weight, values.dtype), (-1, *[1] * (values.shape.rank - 1)))
         return others + weight * (values - others)
@@ -129,7 +139,8 @@ _ARGUMENTS = """
 class MixUp(Mixing):
     """Blends each example with another: `x' = r x + (1 - r) x~`, `y' = r y + (1 - r) y~`, `r ~ Beta(alpha, alpha)`.
 
-    Partners and `r` are drawn by key, for each image. Sample weights stay with the example.
+    Partners and `r` are drawn by key, for each image. Sample weights stay with the example. Boxes and points are those
+    of both, but for an image too faint for one of 255 levels.
     {arguments}
     Example:
 
@@ -148,8 +159,17 @@ class MixUp(Mixing):
     def __init__(self, alpha=0.2, num_classes=None, probability=1.0, partners="epoch"):
         super().__init__(alpha, num_classes, probability, partners)
 
+    def _weight(self, u):
+        return tf.where(u[:, 0] < self.probability, beta_draw(u[:, 1], self.alpha), 1.0)
+
+    def mix_annotations(self, annotations, others, u, size):
+        weight = self._weight(u)
+        # What is less than one of 255 levels isn't there.
+        own, other = (tf.cast(each > 1 / 255, tf.float32) for each in (weight, 1 - weight))
+        return annotations.scaled(own).joined(others.scaled(other))
+
     def mix(self, images, labels, other_images, other_labels, u):
-        weight = tf.where(u[:, 0] < self.probability, beta_draw(u[:, 1], self.alpha), 1.0)
+        weight = self._weight(u)
         return self._blend(images, other_images, weight), self._blend(labels, other_labels, weight)
 
 
@@ -159,6 +179,7 @@ class CutMix(Mixing):
 
     The box has sides `h sqrt(1 - r)` and `w sqrt(1 - r)`, `r ~ Beta(alpha, alpha)`, rounded to pixels, around a
     uniformly drawn pixel, cut off at the border. `y' = a y + (1 - a) y~`, with `a` the share of pixels that stayed.
+    Boxes and points are those of both that are still seen: the image's outside the pasted box, the partner's inside.
     {arguments}
     Example:
 
@@ -177,13 +198,18 @@ class CutMix(Mixing):
     def __init__(self, alpha=1.0, num_classes=None, probability=1.0, partners="epoch"):
         super().__init__(alpha, num_classes, probability, partners)
 
-    def mix(self, images, labels, other_images, other_labels, u):
+    def _sides(self, u, size):
+        """Returns the box's height and width, whole pixels `(batch,)`."""
         side = tf.sqrt(1 - tf.where(u[:, 0] < self.probability, beta_draw(u[:, 1], self.alpha), 1.0))
+        return [tf.cast(tf.round(side * tf.cast(pixels, tf.float32)), tf.int32) for pixels in size]
+
+    def mix_annotations(self, annotations, others, u, size):
+        window = box_window(u[:, 2:], *self._sides(u, size), size)
+        return annotations.outside(window).joined(others.inside(window))
+
+    def mix(self, images, labels, other_images, other_labels, u):
         size = sizes(images)
-        height, width = (
-            tf.cast(tf.round(side * tf.cast(pixels, tf.float32)), tf.int32)[:, None] for pixels in size
-        )  # fmt: skip
-        box = box_mask(u[:, 2:], height[:, 0], width[:, 0], size)
+        box = box_mask(u[:, 2:], *self._sides(u, size), size)
         kept = 1 - tf.reduce_mean(tf.cast(box, tf.float32), (1, 2))
         return tf.where(box[..., None], other_images, images), self._blend(labels, other_labels, kept)
 

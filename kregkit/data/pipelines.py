@@ -9,12 +9,14 @@ import tensorflow as tf
 
 from kregkit._core import rules
 from kregkit._core.checks import check_boolean, check_choice, check_integer, check_list, check_path, check_string
+from kregkit.data._annotations import nothing
 from kregkit.data._distributed import MIN_STEPS, distributed
 from kregkit.data._epochs import counted, integer_variable, plain, with_epoch
 from kregkit.data._examples import Augmenter, Order
-from kregkit.data._fields import Fields, check_single
+from kregkit.data._fields import Fields, check_single, get, put
 from kregkit.data._image_files_in_graph import in_graph
 from kregkit.data._open_source import open_source
+from kregkit.data._passes import draws_numbers, starts_at_once
 from kregkit.data._service import check_service, from_service
 from kregkit.data.augment import Augment
 
@@ -38,6 +40,8 @@ def pipeline(
     image="image",
     label="label",
     masks=None,
+    boxes=None,
+    points=None,
     unmoved=(),
     value_range=(0.0, 1.0),
     fuse=True,
@@ -63,7 +67,8 @@ def pipeline(
 
     **Images** are found as `x` of `(x, y)` or `(x, y, sample_weight)`, or under a dictionary's key `image`; they come
     out as float32 in `value_range`. Everything else passes unchanged, except for labels that `MixUp` or `CutMix` mix,
-    and `masks`. Elements without images pass unchanged if there are no operations.
+    and masks, boxes and points that are said to be such. Elements without images pass unchanged if there are no
+    operations.
 
     Args:
         source: Arrays with one first dimension (one, a tuple, a dictionary); a `tf.data.Dataset` of single examples,
@@ -94,6 +99,10 @@ def pipeline(
         image, label: The keys under which dictionaries hold images and labels. `image=None` says that nothing is an
             image: then everything passes unchanged.
         masks: The key of segmentation masks, which move along with the images; for pairs `(image, mask)`, `1`.
+        boxes: The key of boxes `(num, 4)`, left, top, right and bottom in pixels, which move along with the images; or
+            `Boxes`, which says any other format, what belongs to the boxes, and when one is dropped. In a batch all
+            elements have the same number of rows, filled up by -1.
+        points: The key of points `(num, 2)`, x and y in pixels, likewise, or `Points`.
         unmoved: Key, or list of keys (integers for entries of a tuple), of entries that may stay as they are while
             images move, although they look like boxes, points or masks. Without this they are an error.
         value_range, fuse: As for `Augment`.
@@ -129,7 +138,7 @@ def pipeline(
     check_integer("buffer_size", buffer_size, 1)
     check_choice("channels", channels, (0, 1, 3))
     for name, key in (("image", image), ("label", label)):
-        rules.any_of(rules.whole(0), rules.word(none=True))(name, key)
+        rules.key(name, key)
     for name, value, low in (("num_parallel_calls", num_parallel_calls, 1), ("prefetch", prefetch, 0)):
         if value is not None and not (isinstance(value, int) and value == tf.data.AUTOTUNE):
             check_integer(name, value, low)
@@ -162,9 +171,8 @@ def pipeline(
         source = in_graph(source)
     if not getattr(source, "batched", False):
         check_single(source.spec, image)
-    augmenter = Augmenter(
-        source, Fields(source.spec, image, label, masks, augment, training, unmoved, source.first_spec()), seed
-    )
+    fields = Fields(source.spec, image, label, masks, augment, training, unmoved, source.first_spec(), boxes, points)
+    augmenter = Augmenter(source, fields, seed)
     augmenter.check_first()
     num_batches = order.num_examples()
     if num_batches is not None:
@@ -204,7 +212,10 @@ def pipeline(
     # A shard may be empty where the whole isn't, and so may what is left of a pass.
     named = f"{given!s:.200}" if shard is None and start is None and num_batches is None else ""
     dataset = counted(dataset.prefetch(prefetch), counter, start, num_batches, with_keys, named)
+    if num_batches and service is None and not (hasattr(source, "dataset") and draws_numbers(source.dataset)):
+        dataset = starts_at_once(dataset, num_batches, start)
     dataset.source = getattr(source, "original", source)
+    dataset.augmented_fields = fields
     return dataset
 
 
@@ -326,8 +337,32 @@ def _batched(dataset, augmenter, batch_size, drop_remainder, parallel):
     dataset = dataset.map(plain(prepare), **parallel)
     if batch_size > 1 and augmenter.has_sizes(dataset.element_spec[0][0]):
         dataset = augmenter.same_size(dataset, batch_size)
+    ragged = augmenter.fields.ragged_paths(dataset.element_spec[0][0])
+    if ragged:
+        dataset = dataset.map(plain(lambda pair, *rest: (_each(_to_ragged, pair, ragged), *rest)))
     dataset = dataset.batch(batch_size, drop_remainder)
+    if ragged:
+        dataset = dataset.map(plain(lambda pair, *rest: (_each(_from_ragged, pair, ragged), *rest)))
     return dataset.map(plain(lambda pair, _, epoch, keys: (augmenter.finish(pair, keys), epoch[0], keys)), **parallel)
+
+
+def _each(function, pair, paths):
+    """Applies a function to entries of both elements of a pair, the second of which may be `None`."""
+    result = []
+    for element in pair:
+        for path in paths if element is not None else ():
+            element = put(element, path, function(get(element, path)))
+        result.append(element)
+    return tuple(result)
+
+
+def _to_ragged(value):
+    return tf.RaggedTensor.from_tensor(value[None])
+
+
+def _from_ragged(value):
+    # Rows that an example doesn't have are boxes that aren't there.
+    return value.merge_dims(0, 1).to_tensor(nothing(value.dtype))
 
 
 def _static(element, batch_size):

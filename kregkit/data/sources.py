@@ -47,8 +47,16 @@ class ArraySource(Source):
         if len(lengths) != 1 or lengths & {None, 0}:
             shapes = [np.shape(array) for array in leaves[:5]]
             raise ValueError(
-                "`source` must hold arrays of one length, at least 1. "
+                "`source` must hold arrays of one length, at least 1. A list counts as several arrays: make one of it, "
+                "such as by np.stack(images), or np.array(labels). "
                 f"Received: {len(leaves)} arrays of shapes={shapes}{' ...' if len(leaves) > 5 else ''}"
+            )
+        objects = [array for array in leaves if getattr(array, "dtype", None) is np.dtype(object)]
+        if any(not all(isinstance(value, (str, bytes)) for value in array.flat) for array in objects):
+            raise ValueError(
+                "Arrays of Python objects have no type that batches could have: cast them, such as by "
+                "labels.astype('int64'), or make one array of many by np.stack(images), whose sizes must be equal. "
+                f"Received: dtype=object, shapes={[array.shape for array in objects]}"
             )
         self.size = lengths.pop()
         with tf.device("CPU:0"):

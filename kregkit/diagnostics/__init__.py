@@ -1,5 +1,6 @@
 """Finding out whether it works, before and after the long run."""
 
+from kregkit._core.words import missing_names
 from kregkit.diagnostics.activation_comparison import ActivationComparison, compare_activations
 from kregkit.diagnostics.compiled_rate import learning_rate
 from kregkit.diagnostics.curves import diagnose_curves
@@ -44,3 +45,5 @@ __all__ = [
     "signal_flow",
     "update_ratio",
 ]
+
+__getattr__ = missing_names(__name__)

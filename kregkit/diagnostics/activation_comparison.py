@@ -11,6 +11,7 @@ from keras import ops
 
 from kregkit._core import rules
 from kregkit._core.checks import check_integer
+from kregkit._core.notebook import Notebook
 from kregkit._core.seeds import derived_seed
 from kregkit._core.types import Data
 from kregkit.diagnostics._saturation import saturated_part
@@ -60,7 +61,7 @@ class _Skip(keras.layers.Layer):
 
 
 @dataclasses.dataclass(frozen=True)
-class ActivationComparison:
+class ActivationComparison(Notebook):
     """What `compare_activations` measured.
 
     Args:

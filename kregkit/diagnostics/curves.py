@@ -25,7 +25,7 @@ def diagnose_curves(
     - validation not finite: a validation loss is NaN or infinite;
     - divergence: the loss is not finite, ends higher than it began, or gives half of its fall back at the end;
     - rate too low: over the whole run it falls by less than a fifth, steadily, and still falls as fast at the end;
-    - stuck: it never falls by more than 5% of its start, or not by more than it bounces;
+    - stuck: it never falls by more than 5% of its start, or not by more than it bounces from epoch to epoch;
     - flat start: in the first tenth of the epochs or more (at least 2) the loss makes less than 5% of its whole fall;
     - plateau: in the last quarter or more (at least 4 epochs) the training loss makes less than 3% of its whole fall,
       or no more than it bounces, and falls by less than a tenth, while above a twentieth of its start. Two epochs are
@@ -174,16 +174,31 @@ def _too_low(train):
 
 def _stuck(train):
     small = train[0] - _best(train) <= 0.05 * abs(train[0])
-    # Beside a start of about zero, as of a cosine similarity, every fall is large.
-    bouncing = len(train) > 4 and train[0] - _end(train) < 1.4826 * np.median(np.abs(train[1:] - np.median(train[1:])))
-    if not small and not bouncing:
+    if not small and not _bounces_only(train):
         return None
     figure = f"{train[0]:.4g} after the first epoch, {train.min():.4g} at its lowest"
+    if not small:
+        figure += f", {_end(train):.4g} at the end, {np.median(np.abs(np.diff(train))):.2g} from epoch to epoch"
     remedy = (
         "run preflight: dead units, frozen layers, labels that don't belong to their inputs, or a rate that is far too "
         "high or far too low. A model that was trained before may have nothing left to learn"
     )
-    return Problem("stuck", "warn", figure, "a fall by more than 5%", remedy)
+    expected = "a fall by more than 5%" if small else "a fall larger than the steps from epoch to epoch"
+    return Problem("stuck", "warn", figure, expected, remedy)
+
+
+def _bounces_only(train):
+    """Returns whether a loss falls no more than it bounces. Beside a start of about zero, every fall is large."""
+    if len(train) <= 4:
+        return False
+    fall = train[0] - _end(train)
+    if fall < 1.4826 * np.median(np.abs(train[1:] - np.median(train[1:]))):
+        return True
+    # A start that is high by chance, or values that jump between two levels: steps show what the spread hides.
+    deviation = 1.4826 * np.median(np.abs(np.diff(train))) / math.sqrt(2)
+    third = max(len(train) // 3, 1)
+    trend = np.median(train[:third]) - np.median(train[-third:])
+    return bool(fall < 2 * deviation and trend < 3 * 1.25 * deviation * math.sqrt(2 / third))
 
 
 def _flat_start(train):

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+from kregkit._core.notebook import Notebook
+
 STATUSES = ("pass", "warn", "fail")
 
 
@@ -28,7 +30,7 @@ class Problem:
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
+class Finding(Notebook):
     """The result of one check.
 
     Args:

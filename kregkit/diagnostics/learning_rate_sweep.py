@@ -12,6 +12,7 @@ import numpy as np
 
 from kregkit._core import rules
 from kregkit._core.checks import check_integer, check_number
+from kregkit._core.notebook import Notebook
 from kregkit._core.types import Data
 from kregkit.diagnostics._optimizers import learning_rates, set_learning_rate
 from kregkit.diagnostics._probe import probing
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class LearningRateRange:
+class LearningRateRange(Notebook):
     """What a sweep of the learning rate found.
 
     Args:

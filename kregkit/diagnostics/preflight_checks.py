@@ -92,7 +92,8 @@ def preflight(
         batch_size: Integer >= 2, for arrays. Defaults to `32`.
         max_examples: Integer, how many examples are looked at, at most. Defaults to `1024`.
         seconds: Float > 0, or `None` for as long as it takes. Defaults to `60`.
-        verbose: 0, or 1 to print a line per check as it ends. Defaults to `1`.
+        verbose: 0, 1 to print a check's name as it begins and its verdict as it ends, or 2 to print both then.
+            Defaults to `1`.
 
     Returns:
         A `PreflightReport`.
@@ -118,16 +119,17 @@ def preflight(
     check_integer("max_examples", max_examples, 2)
     if seconds is not None:
         check_number("seconds", seconds, 0, low_open=True)
-    if verbose not in (0, 1, "auto"):
-        raise ValueError(f"`verbose` must be 0 or 1. Received: verbose={verbose!r}")
+    if verbose not in (0, 1, 2, "auto"):
+        raise ValueError(f"`verbose` must be 0, 1 or 2. Received: verbose={verbose!r}")
     end = math.inf if seconds is None else start + seconds
     names = [name for name in CHECKS if name in names]
     with probing(model, data, batch_size, max_examples) as probe:
         findings: list[Finding] = []
         for index, name in enumerate(names):
             begun = time.monotonic()
-            if verbose:
-                print(f"preflight {index + 1}/{len(names)} {name}", end="", flush=True)
+            title = f"preflight {index + 1}/{len(names)} {name}"
+            if verbose in (1, "auto"):
+                print(title, end="", flush=True)
             # What one check leaves of its share goes to those after it.
             fraction = _SHARES.get(name, 1) / sum(_SHARES.get(later, 1) for later in names[index:])
             probe.deadline, probe.cut = begun + fraction * (end - begun), ""
@@ -136,9 +138,8 @@ def preflight(
                 finding = _with_cut(finding, probe.cut, seconds)
             findings.append(finding)
             if verbose:
-                print(
-                    f": {'cut short' if finding.note else finding.status}, {time.monotonic() - begun:.1f} s", flush=True
-                )
+                verdict = f"{'cut short' if finding.note else finding.status}, {time.monotonic() - begun:.1f} s"
+                print(f"{title if verbose == 2 else ''}: {verdict}", flush=True)
         return PreflightReport(tuple(findings))
 
 

@@ -3,11 +3,12 @@
 import dataclasses
 from typing import Any
 
+from kregkit._core.notebook import Notebook
 from kregkit.diagnostics.finding import STATUSES
 
 
 @dataclasses.dataclass(frozen=True)
-class PreflightReport:
+class PreflightReport(Notebook):
     """What `preflight` found: prints as a table, and is a dictionary by `to_dict()`.
 
     Args:

@@ -6,17 +6,27 @@ import functools
 import keras
 import tensorflow as tf
 
+from kregkit._core.batches import concatenate, is_arrays, read_batches
 from kregkit._core.keras_internals import compile_arguments, flatten_layers
-from kregkit._core.output_kinds import loss_tasks
+from kregkit._core.output_kinds import loss_tasks, output_tasks
 from kregkit.inference._architecture import as_tensors
+from kregkit.inference._averaging import common_task
+from kregkit.inference._scores import intervals, matching_targets, output_names, scores
+from kregkit.inference.report import Report
 
 
 class Predictor:
     """Predicts through one private Keras model, made at first use.
 
     A subclass calls `__init__` with the user's models, whose loss and metrics `evaluate` takes over, and defines
-    `_predict_batch`.
+    `_predict_batch`, `_models`, the models that predict, and `_outputs`, what their outputs are.
+
+    Attributes:
+        training_data: List of `SeenArray`, the arrays that are known to have been trained on.
     """
+
+    _outputs = "auto"
+    training_data = ()
 
     def __init__(self, models):
         self._compile_arguments = _measures(models)
@@ -34,6 +44,15 @@ class Predictor:
 
     def _make_prediction_model(self):
         return PredictionModel(self._models, self._predict_batch)
+
+    def _examples_at_a_time(self):
+        """Returns how many examples of arrays are predicted together by default; `None` for Keras's own default."""
+        return None
+
+    def _tasks(self, structure):
+        """Returns the `Task` of each flat output of a prediction."""
+        per_model = [output_tasks(model, structure, self._outputs) for model in self._models]
+        return [common_task(list(tasks)) for tasks in zip(*per_model)]
 
     @property
     def _keras_model(self):
@@ -80,6 +99,8 @@ class Predictor:
             x, batch_size, verbose, steps, callbacks: As in `keras.Model.predict`: arrays, a `tf.data.Dataset`, a
                 `keras.utils.PyDataset` or a generator.
         """
+        if batch_size is None and is_arrays(x):
+            batch_size = self._examples_at_a_time()
         return self._keras_model.predict(x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks)
 
     def evaluate(self, x=None, y=None, **arguments):
@@ -95,13 +116,62 @@ class Predictor:
         """
         if self._compile_arguments is None:
             raise ValueError("`evaluate` needs a loss or metrics: none of the models is compiled. Call `compile` first")
+        if is_arrays(x) and self._examples_at_a_time() is not None:
+            arguments.setdefault("batch_size", self._examples_at_a_time())
         return self._keras_model.evaluate(x, y, **arguments)
+
+    def report(self, validation, batch_size=None):
+        """Returns a `Report` of the predictions on validation data: measures, each with a 95% bootstrap interval.
+
+        For classification: log loss, error, expected calibration error over bins of equal width and over bins of
+        equally many decisions, and Brier score. For values: mean squared and mean absolute error.
+
+        Args:
+            validation: `(x, y)` or `(x, y, sample_weight)` of arrays, or a data set of such batches.
+            batch_size: Integer, for arrays. Defaults to 32.
+        """
+        y, weight, prediction = labelled_predictions(self._keras_model, validation, batch_size)
+        return Report([], *self._measures(y, weight, prediction), None)
+
+    def _measures(self, y, weight, prediction, tasks=None, with_intervals=True):
+        """Returns two dictionaries by name of measure: floats, and intervals."""
+        tasks = self._tasks(prediction) if tasks is None else tasks
+        names, targets = output_names(self._models[0], prediction), matching_targets(y, prediction)
+        found, ranges = {}, {}
+        for name, target, pred, task in zip(names, targets, keras.tree.flatten(prediction), tasks):
+            if target is not None:
+                found |= _prefixed(name, scores(target, pred, task, weight))
+                ranges |= _prefixed(name, intervals(target, pred, task, weight)) if with_intervals else {}
+        return found, ranges
 
     def __call__(self, inputs):
         """Returns predictions for one batch of arrays or tensors, as tensors, by one compiled function."""
         if self._traced_call is None:
             self._traced_call = tf.function(self._keras_model, autograph=False, reduce_retracing=True)
         return (self._keras_model if self._keras_model.run_eagerly else self._traced_call)(as_tensors(inputs))
+
+
+def _prefixed(name, values):
+    return {f"{name} {key}".strip(): value for key, value in values.items()}
+
+
+def labelled_predictions(model, validation, batch_size):
+    """Returns targets, sample weights and predictions of a `PassModel`, from one pass over validation data.
+
+    Raises:
+        ValueError: There are no targets, or there is no example.
+    """
+    targets, weights, predictions = [], [], []
+    with model.one_pass():
+        for x, y, weight in read_batches(validation, batch_size):
+            if y is None:
+                raise ValueError("`validation` must hold targets: (x, y) or batches of them")
+            predictions.append(model.predict_on_batch(x))
+            targets.append(y)
+            weights.append(weight)
+    if not predictions:
+        raise ValueError("`validation` is empty")
+    return concatenate(targets), concatenate(weights), concatenate(predictions)
 
 
 class PassModel(keras.Model):

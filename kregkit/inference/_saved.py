@@ -11,6 +11,7 @@ import tensorflow as tf
 from kregkit._core.checks import check_choice
 from kregkit._core.replacing import replaced_all
 from kregkit.inference._architecture import Architecture, current_values
+from kregkit.inference._calibrators import applied
 from kregkit.inference._draw_passes import Sampler, Settings
 from kregkit.inference._predictor import PassModel
 from kregkit.inference._views import InputViews
@@ -50,29 +51,51 @@ class MarginalModel(PassModel):
         views: `InputViews` or `None`.
         settings: Dictionary, the fields of `Settings`.
         inputs: Structure of `keras.KerasTensor`, the inputs met so far, with `None` for axes whose sizes differed.
+        calibrators: List of one `Calibrator` or `None` per flat output, or `None`.
+        drawn: Per model, a list of one list per draw of its weights: the indices of the drawn ones in
+            `model.variables`. `None` where no weights are drawn. `weights` then has one entry per draw.
     """
 
-    def __init__(self, models, weights, layer_indices, views, settings, inputs=None, **kwargs):
+    def __init__(
+        self, models, weights, layer_indices, views, settings, inputs=None, calibrators=None, drawn=None, **kwargs
+    ):
         super().__init__(**kwargs)
         self.models, self.weights_of_models = list(models), weights
         self.layer_indices, self.views, self.settings = layer_indices, views, settings
         # XLA on a CPU takes many times as long for random numbers.
         self.supports_jit = False
-        self._members = [_LiveMember(Architecture(model)) for model in self.models]
-        self._sampler = Sampler(self._members, weights, layer_indices, views, Settings(**settings))
-        # Keras would change a dictionary that is an attribute of a model.
+        self._members, indices_of_members = [], []
+        for model, indices, draws in zip(self.models, layer_indices, drawn or [[[]]] * len(self.models)):
+            architecture = Architecture(model)
+            for drawn_indices in draws:
+                variables = {index: self._drawn_weight(architecture.variables[index]) for index in drawn_indices}
+                self._members.append(_LiveMember(architecture, variables))
+                indices_of_members.append(indices)
+        self._sampler = Sampler(self._members, weights, indices_of_members, views, Settings(**settings))
+        # Keras would change a dictionary or a list that is an attribute of a model.
         self._met = types.SimpleNamespace(inputs=inputs)
+        self._last = types.SimpleNamespace(calibrators=calibrators, drawn=drawn)
         names = getattr(self.models[0], "output_names", None)
         if names:
             self.output_names = names
         # There is nothing to build: its members are built.
         self.built = True
 
+    def _drawn_weight(self, variable):
+        dtype = keras.backend.standardize_dtype(variable.dtype)
+        return self.add_weight(shape=variable.shape, dtype=dtype, trainable=False, initializer="zeros")
+
+    def assign_drawn(self, drawn):
+        """Sets the drawn weights; `drawn` is a list of one dictionary from indices to values per member."""
+        for member, values in zip(self._members, drawn, strict=True):
+            for index, variable in member.drawn.items():
+                variable.assign(values[index])
+
     def predict_batch(self, inputs, first_example):
         specs = keras.tree.map_structure(_spec, inputs)
         met = self._met.inputs
         self._met.inputs = specs if met is None else keras.tree.map_structure(_common_spec, met, specs)
-        return self._sampler(inputs, first_example())
+        return applied(self._last.calibrators, self._sampler(inputs, first_example()))
 
     def export(self, filepath, format="tf_saved_model", verbose=None, input_signature=None, **options):
         """Writes this model for inference elsewhere: as a SavedModel or a TFLite file, with its weights as constants.
@@ -92,12 +115,12 @@ class MarginalModel(PassModel):
         """
         check_choice("format", format, ("tf_saved_model", "litert"))
         specs = self._export_inputs(input_signature)
-        snapshots = [(member, "snapshot", current_values(member.architecture.model)) for member in self._members]
+        snapshots = [(member, "snapshot", member.values) for member in self._members]
         with replaced_all(snapshots):
             _export(self._sampler_of_batch, specs, filepath, format, verbose, options)
 
     def _sampler_of_batch(self, inputs):
-        return self._sampler(inputs, tf.constant(0, "int64"))
+        return applied(self._last.calibrators, self._sampler(inputs, tf.constant(0, "int64")))
 
     def _export_inputs(self, given):
         """Returns a structure of `tf.TensorSpec`, with any number of examples."""
@@ -123,6 +146,8 @@ class MarginalModel(PassModel):
             "views": None if self.views is None else self.views.get_config(),
             "settings": dict(self.settings),
             "inputs": None if self._met.inputs is None else keras.saving.serialize_keras_object(self._met.inputs),
+            "drawn": self._last.drawn,
+            "calibrators": _each(keras.saving.serialize_keras_object, self._last.calibrators),
         }
 
     @classmethod
@@ -131,20 +156,28 @@ class MarginalModel(PassModel):
         config["models"] = [keras.saving.deserialize_keras_object(model) for model in config["models"]]
         if config.get("inputs") is not None:
             config["inputs"] = keras.saving.deserialize_keras_object(config["inputs"])
+        config["calibrators"] = _each(keras.saving.deserialize_keras_object, config.get("calibrators"))
         config["views"] = None if config["views"] is None else InputViews.from_config(config["views"])
         return cls(**config)
+
+
+def _each(function, entries):
+    return None if entries is None else [None if entry is None else function(entry) for entry in entries]
 
 
 class _LiveMember:
     """A member with its model's present weights, or with those of the time when `snapshot` was taken."""
 
-    def __init__(self, architecture):
-        self.architecture = architecture
+    def __init__(self, architecture, drawn):
+        self.architecture, self.drawn = architecture, drawn
         self.snapshot = None
 
     @property
     def values(self):
-        return current_values(self.architecture.model) if self.snapshot is None else self.snapshot
+        if self.snapshot is not None:
+            return self.snapshot
+        present = current_values(self.architecture.model)
+        return [tf.convert_to_tensor(self.drawn[i].value) if i in self.drawn else v for i, v in enumerate(present)]
 
 
 def symbolic_inputs(models):

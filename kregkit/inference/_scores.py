@@ -1,4 +1,4 @@
-"""How good predictions are: log loss, error, calibration error; squared and absolute error; how often two disagree."""
+"""How good predictions are: log loss, error, calibration; squared and absolute error; how often two disagree."""
 
 import keras
 import numpy as np
@@ -7,47 +7,109 @@ import numpy as np
 _NUM_BINS = 15
 
 
-def scores(y_true, y_pred, task, weight=None):
-    """Returns a dictionary of measures, lower is better in each.
+def measures(y_true, y_pred, task, weight=None):
+    """Returns, by name, how to measure predictions; each is better if lower, and a function of one mean.
 
-    Classification: `"log loss"` (mean `-log p` of the true class), `"error"` (fraction of wrong classes) and
+    Classification: `"log loss"` (mean `-log p` of the true class), `"error"` (fraction of wrong classes),
     `"calibration error"` (expected difference of confidence and accuracy over 15 bins of equal width, Guo et al.
-    2017). Values: `"mean squared error"` and `"mean absolute error"`.
+    2017), `"equal-mass calibration error"` (over 15 bins of equally many decisions) and `"Brier score"` (mean squared
+    distance of probabilities and truth, summed over the classes; of two, of one of them). Values: `"mean squared
+    error"` and `"mean absolute error"`.
+
+    Returns:
+        Dictionary from names to pairs `(parts, combine)`: `parts` is an array `(decisions, k)`, and the measure is
+        `combine(weights @ parts)` for weights that sum to 1.
     """
     if task.kind == "values":
         difference = np.asarray(y_pred, "float64") - np.asarray(y_true, "float64").reshape(np.shape(y_pred))
         difference = difference.reshape(-1)
-        weight = _spread_weight(weight, len(difference))
-        return {
-            "mean squared error": float(weight @ difference**2),
-            "mean absolute error": float(weight @ np.abs(difference)),
-        }
+        return {"mean squared error": (difference**2, _itself), "mean absolute error": (np.abs(difference), _itself)}
     p = _distribution(y_pred, task)
-    target = _targets(y_true, y_pred, task)
-    weight = _spread_weight(weight, len(p))
+    target = target_distributions(y_true, y_pred, task)
     right = (p.argmax(axis=-1) == target.argmax(axis=-1)).astype("float64")
-    log_loss = -(target * np.log(np.maximum(p, 1e-37))).sum(axis=-1)
+    confidence = p.max(axis=-1)
+    of_width, of_mass = equal_width_bins(confidence), equal_mass_bins(confidence, spread_weight(weight, len(p)))
     return {
-        "log loss": float(weight @ log_loss),
-        "error": float(weight @ (1.0 - right)),
-        "calibration error": _calibration_error(p.max(axis=-1), right, weight),
+        "log loss": (-(target * np.log(np.maximum(p, 1e-37))).sum(axis=-1), _itself),
+        "error": (1.0 - right, _itself),
+        "calibration error": (_gaps(confidence, right, of_width), _sum_of_sizes),
+        "equal-mass calibration error": (
+            _gaps(confidence, right, of_mass),
+            _sum_of_sizes,
+        ),
+        "Brier score": (((p - target) ** 2).sum(axis=-1) * (0.5 if p.shape[-1] == 2 else 1.0), _itself),
     }
 
 
-def _calibration_error(confidence, right, weight):
-    # Bins are open at the left, so that a confidence of exactly 1 has the last one.
-    bins = np.clip(np.ceil(confidence * _NUM_BINS).astype(int) - 1, 0, _NUM_BINS - 1)
-    gap = np.bincount(bins, weight * (right - confidence), minlength=_NUM_BINS)
-    return float(np.abs(gap).sum())
+def scores(y_true, y_pred, task, weight=None):
+    """Returns a dictionary from the names of `measures` to floats."""
+    return {
+        name: combine(spread_weight(weight, len(parts)) @ parts)
+        for name, (parts, combine) in measures(y_true, y_pred, task, weight).items()
+    }
+
+
+def intervals(y_true, y_pred, task, weight=None, resamples=1000, level=0.95, seed=0):
+    """Returns, by name of measure, the bootstrap interval `(low, high)` of that level (Efron 1979).
+
+    Examples are resampled, with all their decisions; the bins of calibration errors stay those of the sample.
+    """
+    num = len(np.asarray(y_true))
+    named = measures(y_true, y_pred, task, weight)
+    columns = [parts if np.ndim(parts) == 2 else parts[:, None] for parts, _ in named.values()]
+    columns = np.concatenate([np.ones((len(columns[0]), 1)), *columns], axis=1)
+    # Per example, the sums over its decisions.
+    sums = (spread_weight(weight, len(columns))[:, None] * columns).reshape(num, -1, columns.shape[1]).sum(axis=1)
+    random = np.random.default_rng(seed)
+    drawn = {name: [] for name in named}
+    for _ in range(resamples):
+        total, *means = np.bincount(random.integers(0, num, num), minlength=num) @ sums
+        if total > 0:
+            start = 0
+            for name, (parts, combine) in named.items():
+                width = parts.shape[1] if np.ndim(parts) == 2 else 1
+                mean = np.array(means[start : start + width]) / total
+                drawn[name].append(combine(mean if np.ndim(parts) == 2 else mean[0]))
+                start += width
+    tail = 50.0 * (1.0 - level)
+    return {name: tuple(map(float, np.percentile(values, [tail, 100.0 - tail]))) for name, values in drawn.items()}
+
+
+def _itself(mean):
+    return float(mean)
+
+
+def _sum_of_sizes(gaps):
+    return float(np.abs(gaps).sum())
+
+
+def equal_width_bins(confidence):
+    """Returns the bin of each confidence; bins are open at the left, so that exactly 1 has the last one."""
+    return np.clip(np.ceil(confidence * _NUM_BINS).astype(int) - 1, 0, _NUM_BINS - 1)
+
+
+def equal_mass_bins(confidence, weight):
+    """Returns the bin of each confidence, of bins that hold equal weight; equal confidences share one."""
+    _, inverse = np.unique(confidence, return_inverse=True)
+    mass = np.bincount(inverse, weight)
+    middle = (np.cumsum(mass) - mass / 2) / mass.sum()
+    return np.clip(np.floor(middle * _NUM_BINS).astype(int), 0, _NUM_BINS - 1)[inverse]
+
+
+def _gaps(confidence, right, bins):
+    """Returns `(decisions, bins)`: how far each decision moves its bin's accuracy from its confidence."""
+    gaps = np.zeros((len(confidence), _NUM_BINS))
+    gaps[np.arange(len(confidence)), bins] = right - confidence
+    return gaps
 
 
 def disagreement(left, right, task, weight=None):
     """Returns the fraction of decisions that differ in two predictions; for values, their root-mean-square distance."""
     if task.kind == "values":
         difference = (np.asarray(left, "float64") - np.asarray(right, "float64")).reshape(-1)
-        return float(np.sqrt(_spread_weight(weight, len(difference)) @ difference**2))
+        return float(np.sqrt(spread_weight(weight, len(difference)) @ difference**2))
     differ = _decisions(left, task) != _decisions(right, task)
-    return float(_spread_weight(weight, len(differ)) @ differ)
+    return float(spread_weight(weight, len(differ)) @ differ)
 
 
 def _decisions(y_pred, task):
@@ -71,7 +133,7 @@ def _distribution(y_pred, task):
     return np.stack([1.0 - y, y], axis=-1)
 
 
-def _targets(y_true, y_pred, task):
+def target_distributions(y_true, y_pred, task):
     """Returns target distributions `(num, classes)` from class indices, one-hot rows or yes/no numbers."""
     y = np.asarray(y_true)
     if task.link == "sigmoid":
@@ -89,7 +151,7 @@ def _targets(y_true, y_pred, task):
     return np.eye(classes)[y]
 
 
-def _spread_weight(weight, num):
+def spread_weight(weight, num):
     """Returns one weight per decision from one weight per example (or none), summing to 1."""
     if weight is None:
         return np.full(num, 1.0 / num)

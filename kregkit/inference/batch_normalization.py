@@ -1,5 +1,8 @@
 """BatchNormalization statistics for weights that no training step has seen."""
 
+import contextlib
+import itertools
+
 import keras
 import numpy as np
 from keras import ops
@@ -10,7 +13,7 @@ from kregkit._core.batches import read_batches
 from kregkit._core.normalization import batch_normalizations, batch_statistics_in_inference
 from kregkit._core.replacing import replaced_all
 from kregkit._core.weights import assign_values
-from kregkit.inference._architecture import Architecture, as_tensors
+from kregkit.inference._architecture import Architecture, as_tensors, current_values
 from kregkit.inference._moments import Moments
 
 
@@ -59,44 +62,59 @@ def recompute_batch_normalization(model, data, batch_size=None, steps=None):
     layers = batch_normalizations(model)
     if not layers:
         return model
-    run = _BatchStatistics(Architecture(model), layers)
-    moments = Moments(squares=True)
-    # Per layer: how many numbers, and the state of `moments`.
-    totals = [(np.float64(0), (np.zeros(layer.moving_mean.shape),) * 2) for layer in layers]
-    seen = 0
-    for x, _, _ in read_batches(data, batch_size):
-        if steps is not None and seen >= steps:
-            break
-        seen += 1
-        for index, calls in enumerate(run(x)):
-            for count, mean, variance in calls:
-                count, mean, variance = (np.asarray(part, "float64") for part in (count, mean, variance))
-                total, state = totals[index]
-                totals[index] = total + count, moments.merge(state, total, (mean, variance * count), count)
-    if not seen:
+    batches = (x for x, _, _ in itertools.islice(read_batches(data, batch_size), steps))
+    measured = BatchStatistics(Architecture(model), layers).measured(current_values(model), batches)
+    if measured is None:
         raise ValueError("`data` is empty: the model is as it was")
-    used = [(layer, count, state) for layer, (count, state) in zip(layers, totals) if count > 0]
-    assign_values(
-        [variable for layer, _, _ in used for variable in (layer.moving_mean, layer.moving_variance)],
-        [value for _, count, (mean, squares) in used for value in (mean, squares / count)],
-    )
+    assign_values([variable for variable, _ in measured], [value for _, value in measured])
     return model
 
 
-class _BatchStatistics:
-    """Runs one batch and returns, per layer and call, `(count, mean, variance)`.
+class BatchStatistics:
+    """Measures the moments that BatchNormalization layers meet in some batches, under any weights of a model.
 
-    The layers normalise by the batch, as in training; everything else is in inference mode. Nothing is written.
+    The layers normalise by the batch, as in training. Everything else is in inference mode, except for noise that is
+    asked for. Nothing is written.
+
+    Args:
+        architecture: `Architecture` of the model.
+        layers: List of its BatchNormalization layers.
+        noise: Callable `(draw, rows)` to a context manager in which the model's noise is drawn, or `None`.
     """
 
-    def __init__(self, architecture, layers):
-        self.architecture, self.layers = architecture, layers
+    def __init__(self, architecture, layers, noise=None):
+        self.architecture, self.layers, self.noise = architecture, layers, noise
         self._traced = architecture.traced(self._run)
 
-    def __call__(self, x):
-        return self._traced(as_tensors(x))
+    def measured(self, values, batches, draw=0):
+        """Returns a list of pairs of a moving statistic and its value; `None` where there is no batch.
 
-    def _run(self, x):
+        Args:
+            values: List, the weights and states.
+            batches: Iterable of batches of inputs.
+            draw: Integer, the number of the noise's draw.
+        """
+        moments = Moments(squares=True)
+        # Per layer: how many numbers, and the state of `moments`.
+        totals = [(np.float64(0), (np.zeros(layer.moving_mean.shape),) * 2) for layer in self.layers]
+        empty = True
+        for x in batches:
+            empty = False
+            for index, calls in enumerate(self._traced(values, as_tensors(x), ops.convert_to_tensor(draw, "int64"))):
+                for count, mean, variance in calls:
+                    count, mean, variance = (np.asarray(part, "float64") for part in (count, mean, variance))
+                    total, state = totals[index]
+                    totals[index] = total + count, moments.merge(state, total, (mean, variance * count), count)
+        if empty:
+            return None
+        used = [(layer, count, state) for layer, (count, state) in zip(self.layers, totals) if count > 0]
+        return [
+            pair
+            for layer, count, (mean, squares) in used
+            for pair in ((layer.moving_mean, mean), (layer.moving_variance, squares / count))
+        ]
+
+    def _run(self, values, x, draw):
         records = [[] for _ in self.layers]
         zeros = [
             (variable, ops.zeros(variable.shape, variable.dtype))
@@ -104,10 +122,18 @@ class _BatchStatistics:
             for variable in (layer.moving_mean, layer.moving_variance)
         ]
         # With no momentum and nothing remembered, the moving statistics are the batch's.
-        with keras.StatelessScope(state_mapping=zeros) as scope, batch_statistics_in_inference(self.layers, 0.0):
-            calls = [(layer, "call", _recording(layer, record, scope)) for layer, record in zip(self.layers, records)]
-            with replaced_all(calls):
-                self.architecture.model(x, **self.architecture.arguments)
+        mapping = [*zip(self.architecture.variables, values), *zeros]
+        rows = ops.shape(keras.tree.flatten(x)[0])[0]
+        noise = contextlib.nullcontext() if self.noise is None else self.noise(draw, rows)
+        with (
+            keras.StatelessScope(state_mapping=mapping) as scope,
+            noise,
+            batch_statistics_in_inference(self.layers, 0.0),
+            replaced_all([
+                (layer, "call", _recording(layer, record, scope)) for layer, record in zip(self.layers, records)
+            ]),
+        ):  # fmt: skip
+            self.architecture.model(x, **self.architecture.arguments)
         return records
 
 

@@ -7,15 +7,16 @@ import keras
 import numpy as np
 
 from kregkit._core.backends import require_tensorflow
-from kregkit._core.batches import concatenate, read_batches
 from kregkit._core.checks import check_choice, check_integer
 from kregkit._core.files import replacing
 from kregkit._core.output_kinds import check_outputs
 from kregkit._core.snapshot_directory import SnapshotDirectory
+from kregkit._core.training_data import seen_arrays, training_arrays
 from kregkit._core.weights import swapped
 from kregkit.inference._architecture import Architecture, current_values, shared_architectures
 from kregkit.inference._averaging import REDUCTIONS, Combination
-from kregkit.inference._predictor import PredictionModel, Predictor
+from kregkit.inference._calibrators import applied
+from kregkit.inference._predictor import PredictionModel, Predictor, labelled_predictions
 from kregkit.inference._saved import rebuilt, symbolic_inputs
 from kregkit.inference._scores import disagreement, matching_targets, output_names, scores
 from kregkit.inference.report import Report
@@ -48,6 +49,21 @@ class Member(Predictor):
     def to_model(self):
         """Returns a new Keras model, uncompiled, with this member's weights."""
         return rebuilt(self.architecture.model, self.values, self.architecture.model.name)
+
+
+class DrawnMember(Member):
+    """A member whose weights are one draw, which shares with `base` what isn't drawn.
+
+    Args:
+        base: `Member`.
+        drawn: Dictionary from indices in `architecture.variables` to tensors.
+        number: Integer, the draw's number from 1.
+    """
+
+    def __init__(self, base, drawn, number):
+        values = [drawn.get(index, value) for index, value in enumerate(base.values)]
+        super().__init__(base.architecture, values, f"draw {number} of {base.name}", base.information)
+        self.base, self.drawn = base, drawn
 
 
 class Ensemble(Predictor):
@@ -107,10 +123,11 @@ class Ensemble(Predictor):
             for index, (model, architecture) in enumerate(architectures)
         ]
         self._set(members, [1] * len(members), outputs, reduce, models)
+        self.training_data = [array for model in models for array in training_arrays(model)]
 
     def _set(self, members, counts, outputs, reduce, models=None):
         check_outputs(outputs)
-        self.outputs = outputs
+        self.outputs = self._outputs = outputs
         self.reduce = check_choice("reduce", reduce, REDUCTIONS)
         self._members = members
         self._counts = counts
@@ -179,6 +196,18 @@ class Ensemble(Predictor):
                 members.append(Member(architecture, current_values(model), f"cycle {entry['cycle']}", entry))
         return cls._of(members, [1] * len(members), outputs, reduce)
 
+    def with_drawn_weights(self, weight_draws):
+        """Returns the ensemble of draws of its members' weights; `WeightDraws` makes them."""
+        drawn = [
+            [DrawnMember(member, values, number) for number, values in enumerate(draws, 1)]
+            for member, draws in zip(self._members, weight_draws.members(self._members))
+        ]
+        counts = [count for count, draws in zip(self._counts, drawn) for _ in draws]
+        ensemble = self._of([member for draws in drawn for member in draws], counts, self.outputs, self.reduce)
+        ensemble._compile_arguments = self._compile_arguments
+        ensemble.training_data = [*self.training_data, *seen_arrays(weight_draws.data)]
+        return ensemble
+
     @property
     def members(self):
         """List of the members; each has a `name`, `predict`, `evaluate`, `to_model` and `information`."""
@@ -214,17 +243,20 @@ class Ensemble(Predictor):
         Raises:
             ValueError: A member can't be rebuilt from its config, or its inputs are not known.
         """
+        return self._saveable("ensemble")
+
+    def _saveable(self, name, calibrators=None):
         inputs = symbolic_inputs(self._models)
         copies = [
             rebuilt(model, member.values, f"member_{index + 1}")
             for index, (model, member) in enumerate(zip(self._models, self._members))
         ]
-        outputs = self._combination([model(inputs) for model in copies])
+        outputs = applied(calibrators, self._combination([model(inputs) for model in copies]))
         names = getattr(self._models[0], "output_names", None) or []
         flat = keras.tree.flatten(outputs)
         if len(names) == len(flat):
             flat = [keras.layers.Identity(dtype=y.dtype, name=name)(y) for y, name in zip(flat, names)]
-        model = keras.Model(inputs, keras.tree.pack_sequence_as(outputs, flat), name="ensemble")
+        model = keras.Model(inputs, keras.tree.pack_sequence_as(outputs, flat), name=name)
         if self._compile_arguments is not None:
             model.compile(optimizer="sgd", **self._fresh_compile_arguments())
             # So that a file lacks none of its variables, where the policy has wrapped it in a loss scale.
@@ -295,8 +327,8 @@ class Ensemble(Predictor):
     def report(self, validation, batch_size=None):
         """Returns a `Report` of each member and the ensemble on validation data.
 
-        For classification: log loss, error, expected calibration error and how often each pair of members disagree.
-        For values: mean squared and mean absolute error, and the root-mean-square difference of each pair.
+        The measures are those of every predictor's `report`, the ensemble's with intervals. Disagreement is how often
+        a pair of members decide differently, for values their root-mean-square difference.
 
         Args:
             validation: `(x, y)` or `(x, y, sample_weight)` of arrays, or a data set of such batches.
@@ -305,23 +337,11 @@ class Ensemble(Predictor):
         y, weight, predictions = self._predict_members(validation, batch_size)
         combined = keras.tree.map_structure(keras.ops.convert_to_numpy, self._combination(predictions))
         tasks = self._combination.tasks(predictions)
-        reductions = self._combination.reductions(predictions)
-        result_tasks = [reduction.task for reduction in reductions] if len(self) > 1 else [each[0] for each in tasks]
-        targets = matching_targets(y, combined)
         names = output_names(self._models[0], combined)
-
-        def measures(structure, tasks):
-            values_by_name = {}
-            for name, target, pred, task in zip(names, targets, keras.tree.flatten(structure), tasks):
-                if target is not None:
-                    values = scores(target, pred, task, weight)
-                    values_by_name |= {f"{name} {key}".strip(): value for key, value in values.items()}
-            return values_by_name
-
-        rows = [
-            {"name": member.name, "weight": member_weight, **measures(prediction, [each[index] for each in tasks])}
-            for index, (member, member_weight, prediction) in enumerate(zip(self._members, self.weights, predictions))
-        ]
+        rows = []
+        for index, (member, member_weight, prediction) in enumerate(zip(self._members, self.weights, predictions)):
+            own, _ = self._measures(y, weight, prediction, [each[index] for each in tasks], with_intervals=False)
+            rows.append({"name": member.name, "weight": member_weight, **own})
         flat = [keras.tree.flatten(prediction) for prediction in predictions]
         matrices = {}
         for index, name in enumerate(names):
@@ -329,22 +349,13 @@ class Ensemble(Predictor):
             matrices[name] = np.array([
                 [disagreement(left[index], right[index], task[0], weight) for right in flat] for left in flat
             ])  # fmt: skip
-        return Report(rows, measures(combined, result_tasks), matrices if len(names) > 1 else matrices[names[0]])
+        matrix = matrices if len(names) > 1 else matrices[names[0]]
+        return Report(rows, *self._measures(y, weight, combined), matrix)
 
     def _predict_members(self, validation, batch_size):
         """Returns targets, sample weights and a list of the members' predictions, from one pass over the data."""
         each = PredictionModel(self._models, self._predict_each)
-        targets, weights, predictions = [], [], []
-        with each.one_pass():
-            for x, y, weight in read_batches(validation, batch_size):
-                if y is None:
-                    raise ValueError("`validation` must hold targets: (x, y) or batches of them")
-                predictions.append(each.predict_on_batch(x))
-                targets.append(y)
-                weights.append(weight)
-        if not predictions:
-            raise ValueError("`validation` is empty")
-        return concatenate(targets), concatenate(weights), concatenate(predictions)
+        return labelled_predictions(each, validation, batch_size)
 
 
 def _greedy_selection(num, rounds, loss):

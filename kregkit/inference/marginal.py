@@ -6,8 +6,7 @@ import keras
 
 from kregkit._core import rules
 from kregkit._core.backends import require_tensorflow
-from kregkit._core.batches import is_arrays
-from kregkit._core.checks import check_choice, check_integer, check_number
+from kregkit._core.checks import check_choice, check_data, check_integer, check_number
 from kregkit._core.output_kinds import check_outputs
 from kregkit.inference._averaging import REDUCTIONS
 from kregkit.inference._draw_passes import Sampler, Settings, default_rows
@@ -15,8 +14,10 @@ from kregkit.inference._graph_split import largest_tensor
 from kregkit.inference._predictor import PredictionModel, Predictor
 from kregkit.inference._saved import MarginalModel, rebuilt
 from kregkit.inference._views import InputViews
+from kregkit.inference._weight_draws import WeightDraws, split_noise
 from kregkit.inference.ensemble import Ensemble
 from kregkit.inference.noise import check_expectations, drawn_layers, select_noise
+from kregkit.inference.posterior import WeightPosterior
 
 
 @rules.checked(
@@ -24,6 +25,7 @@ from kregkit.inference.noise import check_expectations, drawn_layers, select_noi
     layout=rules.any_of(rules.word(), rules.mapping(rule=rules.word()), rules.entries()),
     shared=rules.boolean,
     spread=rules.boolean,
+    data_batch_size=rules.whole(1, none=True),
 )
 def marginalize(
     model,
@@ -39,11 +41,15 @@ def marginalize(
     tolerance=0.01,
     max_draws=1024,
     layout="auto",
+    weights=None,
+    data=None,
+    data_batch_size=None,
 ):
     """Averages a model's noise out at test time: `y = E_z[f(x, z)]`, the mean over draws of `z`.
 
     `z` is everything that made training random: dropout of all kinds, also inside recurrent and attention layers;
-    versions of the input; members of an ensemble; and all of these at once. Each draw is a pass with the chosen layers
+    BatchNormalization's mini-batches; versions of the input; the weights themselves, of which `weights` is a
+    distribution; members of an ensemble; and all of these at once. Each draw is a pass with the chosen layers
     as in training and everything else, BatchNormalization included, as in inference. Draws and views share batches,
     and only running means are kept, so memory doesn't grow with their number.
 
@@ -65,7 +71,8 @@ def marginalize(
         noise: Which layers are drawn: `"all"`; `None`; or a list of layers of the model or of layer types. A layer
             that is not noisy itself, such as an `LSTM` or a nested model, stands for all noise inside it. In an
             Ensemble, types are looked for in all members, and naming a layer of the first member also selects the
-            same layer in every member with that architecture. Defaults to `"all"`.
+            same layer in every member with that architecture. `keras.layers.BatchNormalization`, or one of the model's,
+            in the list draws its statistics, from `data`; `"all"` doesn't. Defaults to `"all"`.
         reduce: `"probabilities"`, `"logits"` or `"geometric"`, as in `Ensemble`.
         spread: Boolean, whether to also return how the draws differ. Defaults to `False`.
         seed: Integer, defaults to 0.
@@ -85,6 +92,15 @@ def marginalize(
             output of one axis for `"image"`, and raises an error where the shape fits both. The mean at a position is
             taken over the views that show it.
             Defaults to `"auto"`.
+        weights: A `WeightPosterior`, such as `laplace` and `PolyakAveraging` give: each draw has weights of its own,
+            drawn when this is called, and noise and views are drawn once for each. Of an Ensemble, a list of one
+            posterior or `None` per member. They need memory for `draws` copies of what is drawn. Defaults to `None`.
+        data: Training inputs, as `x` or `(x, ...)` of arrays, a `tf.data.Dataset` or a `keras.utils.PyDataset`. With
+            `keras.layers.BatchNormalization` in `noise` each draw has the statistics of one mini-batch of these, the
+            same for all normalisations, which meets the other noise as well (Teye et al. 2018). Otherwise, with
+            `weights`, the statistics of each draw are measured on all of them, as `recompute_batch_normalization` does.
+        data_batch_size: Integer, how many examples of arrays make a mini-batch: as many as in training. Defaults to
+            32, as in `fit`.
 
     Returns:
         A `Marginal`.
@@ -102,7 +118,8 @@ def marginalize(
     >>> mean.shape, sorted(spread)
     ((3, 1), ['std'])
 
-    Reference: [Gal and Ghahramani, 2016](https://arxiv.org/abs/1506.02142)
+    References: [Gal and Ghahramani, 2016](https://arxiv.org/abs/1506.02142),
+    [Teye et al., 2018](https://arxiv.org/abs/1802.06455)
     """
     require_tensorflow("marginalize")
     if not isinstance(model, (keras.Model, Ensemble)):
@@ -129,7 +146,51 @@ def marginalize(
         shared=bool(shared),
         batch_size=batch_size,
     )
-    return Marginal(model, noise, None if views is None else InputViews(views, settings.seed, layout), settings)
+    views = None if views is None else InputViews(views, settings.seed, layout)
+    ensemble = model if isinstance(model, Ensemble) else Ensemble([model])
+    normalizations, others = split_noise([member.architecture.model for member in ensemble.members], noise)
+    if weights is None and not any(normalizations):
+        if data is not None:
+            raise ValueError(
+                "`data` is what BatchNormalization's statistics are taken from: name keras.layers.BatchNormalization "
+                f"in `noise`, or give `weights`. Received: noise={noise!r}, weights=None"
+            )
+        return Marginal(model, noise, views, settings)
+    drawn = _drawn_weights(ensemble, weights, normalizations, others, data, data_batch_size, settings)
+    return Marginal(ensemble.with_drawn_weights(drawn), others, views, dataclasses.replace(settings, draws=1))
+
+
+def _drawn_weights(ensemble, weights, normalizations, noise, data, batch_size, settings):
+    """Returns the `WeightDraws` of an ensemble's members."""
+    models = [member.architecture.model for member in ensemble.members]
+    if settings.draws in ("auto", "analytic"):
+        raise ValueError(
+            f"Weights and BatchNormalization's statistics are drawn beforehand: `draws` must be their number. "
+            f"Received: draws={settings.draws!r}"
+        )
+    if any(normalizations) and data is None:
+        raise ValueError(
+            "BatchNormalization's noise is that of mini-batches, so it needs training inputs: `data=x_train`, with "
+            "`data_batch_size` as in training. Received: data=None"
+        )
+    if data is not None:
+        check_data("data", data)
+    if weights is None:
+        posteriors = [None] * len(models)
+    else:
+        posteriors = list(weights) if isinstance(weights, (list, tuple)) else [weights]
+    if len(posteriors) != len(models) or not all(
+        isinstance(each, (WeightPosterior, type(None))) for each in posteriors
+    ):
+        raise ValueError(
+            f"`weights` must be a WeightPosterior, or a list of one or None per member, {len(models)} here. "
+            f"Received: weights={weights!r}"
+        )
+    for model, posterior in zip(models, posteriors):
+        if posterior is not None:
+            posterior.check_fits(model)
+    layer_indices = select_noise(models, noise)
+    return WeightDraws(settings.draws, posteriors, normalizations, data, batch_size, settings.seed, layer_indices)
 
 
 class Marginal(Predictor):
@@ -164,7 +225,8 @@ class Marginal(Predictor):
         self._ensemble = model if isinstance(model, Ensemble) else Ensemble([model])
         if isinstance(model, Ensemble) and settings.outputs == "auto":
             settings = dataclasses.replace(settings, outputs=model.outputs)
-        self._settings, self._views = settings, views
+        self._settings, self._views, self._outputs = settings, views, settings.outputs
+        self.training_data = self._ensemble.training_data
         self._members, self._weights = self._ensemble.members, self._ensemble.weights
         self._models = [member.architecture.model for member in self._members]
         super().__init__(self._models)
@@ -190,9 +252,17 @@ class Marginal(Predictor):
         self._mean = Marginal(model, noise, views, without_spread) if settings.spread else None
 
     def __repr__(self):
-        name = repr(self._ensemble) if len(self._ensemble) > 1 else repr(self._models[0].name)
+        bases = list({id(base): base for base in (getattr(each, "base", each) for each in self._members)}.values())
+        name = repr(self._models[0].name) if len(bases) == 1 else f"{len(bases)} members"
+        if bases[0] is not self._members[0]:
+            return f"<Marginal of {name}: {len(self._members) // len(bases)} draws of weights, noise={self._noise!r}>"
         views = "" if self._views is None else f", views={self._views.views!r}"
         return f"<Marginal of {name}: draws={self._settings.draws!r}, noise={self._noise!r}{views}>"
+
+    @property
+    def spread(self):
+        """Boolean, whether predictions come with their spread."""
+        return self._settings.spread
 
     def _make_prediction_model(self):
         same_mean = len(self._members) == 1 or self._ensemble.reduce == self._settings.reduce
@@ -211,21 +281,17 @@ class Marginal(Predictor):
 
     compile.__doc__ = Predictor.compile.__doc__
 
-    def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
-        if batch_size is None and is_arrays(x):
-            batch_size = self._examples_at_a_time()
-        return super().predict(x, batch_size, verbose, steps, callbacks)
-
-    predict.__doc__ = Predictor.predict.__doc__
-
     def evaluate(self, x=None, y=None, **arguments):
-        if self._mean is not None:
-            return self._mean.evaluate(x, y, **arguments)
-        if is_arrays(x):
-            arguments.setdefault("batch_size", self._examples_at_a_time())
-        return super().evaluate(x, y, **arguments)
+        mean = super() if self._mean is None else self._mean
+        return mean.evaluate(x, y, **arguments)
 
     evaluate.__doc__ = Predictor.evaluate.__doc__
+
+    def report(self, validation, batch_size=None):
+        mean = super() if self._mean is None else self._mean
+        return mean.report(validation, batch_size)
+
+    report.__doc__ = Predictor.report.__doc__
 
     def _examples_at_a_time(self):
         if self._is_plain:
@@ -245,16 +311,33 @@ class Marginal(Predictor):
         Raises:
             ValueError: The model has no config to rebuild it from.
         """
+        return self._saveable("marginal")
+
+    def _saveable(self, name, calibrators=None):
+        # Draws of one member's weights share a copy of its model.
+        bases, of_bases = [], []
+        for member, indices in zip(self._members, self._layer_indices):
+            base = getattr(member, "base", member)
+            if not bases or base is not bases[-1]:
+                bases.append(base)
+                of_bases.append(([], indices))
+            of_bases[-1][0].append(getattr(member, "drawn", {}))
         copies = [
-            rebuilt(model, member.values, f"member_{index + 1}")
-            for index, (model, member) in enumerate(zip(self._models, self._members))
+            rebuilt(base.architecture.model, base.values, f"member_{index}") for index, base in enumerate(bases, 1)
         ]
-        for copy, model in zip(copies, self._models):
-            if model.loss is not None:
+        for copy, base in zip(copies, bases):
+            if base.architecture.model.loss is not None:
                 # It tells what the outputs mean.
-                copy.compile(optimizer="sgd", loss=model.loss)
-        settings = dataclasses.asdict(self._settings)
-        model = MarginalModel(copies, self._weights, self._layer_indices, self._views, settings, name="marginal")
+                copy.compile(optimizer="sgd", loss=base.architecture.model.loss)
+        drawn = [[sorted(values) for values in draws] for draws, _ in of_bases]
+        model = MarginalModel(
+            *(copies, self._weights, [indices for _, indices in of_bases], self._views),
+            dataclasses.asdict(self._settings),
+            calibrators=calibrators,
+            drawn=drawn if any(indices for draws in drawn for indices in draws) else None,
+            name=name,
+        )
+        model.assign_drawn([values for draws, _ in of_bases for values in draws])
         if self._compile_arguments is not None and not self._settings.spread:
             model.compile(optimizer="sgd", **self._fresh_compile_arguments())
         return model

@@ -1,34 +1,43 @@
-"""How good each member of an ensemble is, and the ensemble, as a table. `_scores.py` computes the numbers."""
+"""How good predictions are, and those of each member of an ensemble, as a table. `_scores.py` computes the numbers."""
 
 import numpy as np
 
+from kregkit._core.notebook import Notebook
 
-class Report:
-    """Measures of each member and of the ensemble, which print as a table; made by `Ensemble.report`.
+
+class Report(Notebook):
+    """Measures of each member and of their average, which print as a table; made by `report` of any predictor.
 
     Args:
-        members: List of dictionaries, one per member: `"name"`, `"weight"` and one entry per measure.
-        ensemble: Dictionary of the ensemble's measures.
-        disagreement: Array `(members, members)`: the fraction of examples for which two members decide differently;
-            for values, the root of the mean squared difference. With several outputs, a dictionary of such arrays.
+        members: List of dictionaries, one per member: `"name"`, `"weight"` and one entry per measure. Empty where the
+            predictions are not an ensemble's.
+        ensemble: Dictionary of the measures of the average.
+        intervals: Dictionary from measures to `(low, high)`, their 95% bootstrap intervals; empty where they weren't
+            computed.
+        disagreement: `None`, or an array `(members, members)`: the fraction of examples for which two members decide
+            differently; for values, the root of the mean squared difference. With several outputs, a dictionary of
+            such arrays.
 
     Example:
 
     >>> rows = [{"name": "a", "weight": 0.5, "error": 0.25}, {"name": "b", "weight": 0.5, "error": 0.125}]
-    >>> print(Report(rows, {"error": 0.0}, np.array([[0.0, 0.375], [0.375, 0.0]])))
+    >>> print(Report(rows, {"error": 0.0}, {"error": (0.0, 0.1)}, np.array([[0.0, 0.375], [0.375, 0.0]])))
               weight   error
     a            0.5    0.25
     b            0.5   0.125
     ensemble               0
+    95% from               0
+    95% to               0.1
     <BLANKLINE>
     disagreement       a       b
     a                  0   0.375
     b              0.375       0
     """
 
-    def __init__(self, members, ensemble, disagreement):
+    def __init__(self, members, ensemble, intervals, disagreement):
         self.members = members
         self.ensemble = ensemble
+        self.intervals = intervals
         self.disagreement = disagreement
 
     def __str__(self):
@@ -36,7 +45,16 @@ class Report:
         measures = list(self.ensemble)
         rows = [[member["weight"], *(member[measure] for measure in measures)] for member in self.members]
         rows.append(["", *self.ensemble.values()])
-        tables = [_table("", ["weight", *measures], [*names, "ensemble"], rows)]
+        labels = [*names, "ensemble" if names else "average"]
+        if self.intervals:
+            rows += [["", *(self.intervals[measure][end] for measure in measures)] for end in (0, 1)]
+            labels += ["95% from", "95% to"]
+        columns = ["weight", *measures]
+        if not names:
+            rows, columns = [row[1:] for row in rows], measures
+        tables = [_table("", columns, labels, rows)]
+        if self.disagreement is None:
+            return tables[0]
         several = self.disagreement if isinstance(self.disagreement, dict) else {"": self.disagreement}
         for output, matrix in several.items():
             tables.append(_table(f"{output} disagreement".strip(), names, names, np.asarray(matrix).tolist()))

@@ -11,6 +11,7 @@ A layer of your own can follow the same protocol, which `docs/inference.md` desc
 `seed_generator`, `draw_call` and `uniform`, and where they help `noise_source`, `expected_call` and `rate_attribute`.
 """
 
+from kregkit._core.words import missing_names
 from kregkit.layers.drop_block_2d import DropBlock2D
 from kregkit.layers.drop_connect import DropConnect
 from kregkit.layers.drop_path import DropPath
@@ -37,3 +38,5 @@ __all__ = [
     "fractional_max_pool",
     "linear_survival",
 ]
+
+__getattr__ = missing_names(__name__)

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from kregkit._core.checks import check_seed
+from kregkit._core.written import Words
 from kregkit.layers._backend import on_tensorflow
 from kregkit.layers._hash import mixed_key
 
@@ -18,7 +19,7 @@ class _FixedKey(keras.random.SeedGenerator):
         return self.value
 
 
-class NoisyLayer(keras.layers.Layer):
+class NoisyLayer(Words, keras.layers.Layer):
     """A layer whose noise is drawn while training, or whenever `draw_call` is called; see `kregkit.layers`.
 
     A subclass defines `call` and `draw_call` with one signature, and names in `wrapped` those of its arguments that

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from kregkit._core import rules
+from kregkit._core.written import Words
 
 
 def second_moment(pieces):
@@ -49,7 +50,7 @@ def initializer(pieces, given=None):
     return keras.initializers.VarianceScaling(1 / second_moment(pieces), "fan_in", "truncated_normal")
 
 
-class MaxOfPieces(keras.layers.Layer):
+class MaxOfPieces(Words, keras.layers.Layer):
     """Splits the output of a layer called `product` into `pieces` contiguous parts and takes their maximum, entry-wise.
 
     A subclass sets `product` and `pieces`. It lists in `arguments` those arguments that it hands on to `product`.

@@ -8,6 +8,7 @@
 - `curvature`: the ends of the Hessian's spectrum at a model's weights.
 """
 
+from kregkit._core.words import missing_names
 from kregkit.optimizers.adam import Adam
 from kregkit.optimizers.hessian_spectrum import Curvature, curvature
 from kregkit.optimizers.layerwise import LayerwiseLearningRate
@@ -25,3 +26,5 @@ __all__ = [
     "minimize",
     "minimize_function",
 ]
+
+__getattr__ = missing_names(__name__)

@@ -7,11 +7,12 @@ from keras import ops
 
 from kregkit._core import keras_internals
 from kregkit._core.types import LearningRate, Tensor
+from kregkit._core.written import Written
 from kregkit.optimizers._arguments import keras_arguments
 
 
 @keras.saving.register_keras_serializable(package="kregkit")
-class Adam(keras.optimizers.Adam):
+class Adam(Written, keras.optimizers.Adam):
     """Keras's Adam, and with `bias_correction=False` the rule before the correction was added.
 
     ```

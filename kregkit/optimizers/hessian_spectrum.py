@@ -9,12 +9,13 @@ import numpy as np
 from kregkit._core import rules
 from kregkit._core.backends import require_tensorflow
 from kregkit._core.checks import check_integer
+from kregkit._core.notebook import Notebook
 from kregkit._core.types import Data, Loss
 from kregkit.optimizers._solver import check_constant, objective_of
 
 
 @dataclasses.dataclass(frozen=True)
-class Curvature:
+class Curvature(Notebook):
     """The ends of the Hessian's spectrum at a point, as numbers; `str(curvature)` says in words what they mean.
 
     Args:

@@ -14,6 +14,7 @@ from kregkit._core.checks import check_number
 from kregkit._core.graph import layer_paths, layers_as_called, matches_path
 from kregkit._core.types import Loss, Tensor
 from kregkit._core.weights import variable_path
+from kregkit._core.written import Written
 
 
 def _forwarded(name):
@@ -31,7 +32,7 @@ def _forwarded(name):
 
 
 @keras.saving.register_keras_serializable(package="kregkit")
-class LayerwiseLearningRate(keras.optimizers.Optimizer):
+class LayerwiseLearningRate(Written, keras.optimizers.Optimizer):
     """Gives each variable its own multiple of one optimizer's learning rate.
 
     ```

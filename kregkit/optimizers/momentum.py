@@ -9,11 +9,12 @@ from keras import ops
 from kregkit._core import keras_internals
 from kregkit._core.checks import check_boolean, check_number
 from kregkit._core.types import LearningRate, Tensor
+from kregkit._core.written import Written
 from kregkit.optimizers._arguments import keras_arguments
 
 
 @keras.saving.register_keras_serializable(package="kregkit")
-class Momentum(keras.optimizers.Optimizer):
+class Momentum(Written, keras.optimizers.Optimizer):
     """Gradient descent with a velocity in gradient units, classical or Nesterov.
 
     ```

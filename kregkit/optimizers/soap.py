@@ -12,6 +12,7 @@ from kregkit._core import keras_internals
 from kregkit._core.checks import check_integer, check_number
 from kregkit._core.types import LearningRate, Tensor
 from kregkit._core.weights import variable_path
+from kregkit._core.written import Written
 from kregkit.optimizers._arguments import keras_arguments
 
 
@@ -28,7 +29,7 @@ class _Slots:
 
 
 @keras.saving.register_keras_serializable(package="kregkit")
-class SOAP(keras.optimizers.Optimizer):
+class SOAP(Written, keras.optimizers.Optimizer):
     """Runs Adam in the slowly turning eigenbasis of Shampoo's preconditioner.
 
     For a weight matrix `W` with gradient `G`:

@@ -8,13 +8,14 @@ from keras import ops
 
 from kregkit._core.checks import check_choice, check_number, check_string
 from kregkit._core.types import Tensor
+from kregkit._core.written import Written
 from kregkit.schedules.warmup import check_learning_rate
 
 SHAPES = ("linear", "1-sqrt", "cosine")
 
 
 @keras.saving.register_keras_serializable(package="kregkit")
-class Cooldown(keras.optimizers.schedules.LearningRateSchedule):
+class Cooldown(Written, keras.optimizers.schedules.LearningRateSchedule):
     """Leaves a learning rate as it is until the last `length` steps, in which it falls.
 
     `a(s) = target(s) * (to + (1 - to) * f(u))` with `u = (s - (total_steps - length)) / length`, held within 0 and 1,

@@ -9,10 +9,11 @@ from keras import ops
 
 from kregkit._core.checks import check_integer, check_number, check_string
 from kregkit._core.types import Tensor
+from kregkit._core.written import Written
 
 
 @keras.saving.register_keras_serializable(package="kregkit")
-class CosineCycles(keras.optimizers.schedules.LearningRateSchedule):
+class CosineCycles(Written, keras.optimizers.schedules.LearningRateSchedule):
     """Falls from the maximum to the minimum along half a cosine, `cycles` times over `total_steps`.
 
     `a(s) = low + (high - low) / 2 * (cos(pi * mod(s, C) / C) + 1)`, with steps `s` from 0 and `C = ceil(T / M)` for

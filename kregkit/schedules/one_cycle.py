@@ -8,10 +8,11 @@ from keras import ops
 
 from kregkit._core.checks import check_choice, check_number, check_string
 from kregkit._core.types import Tensor
+from kregkit._core.written import Written
 
 
 @keras.saving.register_keras_serializable(package="kregkit")
-class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
+class OneCycle(Written, keras.optimizers.schedules.LearningRateSchedule):
     """Rises once to the maximum, then falls far below where it started.
 
     From `maximum / initial_divisor` up to `maximum` over the first `warmup_fraction` of the steps, then down to

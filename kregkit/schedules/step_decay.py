@@ -11,6 +11,7 @@ from keras import ops
 
 from kregkit._core.checks import check_number, check_string
 from kregkit._core.types import Tensor
+from kregkit._core.written import Written
 
 # Steps may be int32, so whatever comes later never comes.
 _LARGEST = 2**31 - 1
@@ -20,7 +21,7 @@ _TOLERANCE = 2.4e-7
 
 
 @keras.saving.register_keras_serializable(package="kregkit")
-class StepDecay(keras.optimizers.schedules.LearningRateSchedule):
+class StepDecay(Written, keras.optimizers.schedules.LearningRateSchedule):
     """Multiplies the learning rate by `factor` at regular or at given steps: `a0 * factor ** floor(t / every)`.
 
     Steps are compared as integers, so that the rate changes at exactly the stated step, also where `every` is a

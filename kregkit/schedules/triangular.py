@@ -7,10 +7,11 @@ from keras import ops
 
 from kregkit._core.checks import check_choice, check_number, check_string
 from kregkit._core.types import Tensor
+from kregkit._core.written import Written
 
 
 @keras.saving.register_keras_serializable(package="kregkit")
-class Triangular(keras.optimizers.schedules.LearningRateSchedule):
+class Triangular(Written, keras.optimizers.schedules.LearningRateSchedule):
     """Rises from the minimum to the maximum and falls back, linearly, again and again.
 
     `a(s) = low + (high - low) * decay^n * (1 - |2 s / period - 2 k - 1|)`, with `k = floor(s / period)` and `n = k`, or

@@ -7,6 +7,7 @@ from keras import ops
 
 from kregkit._core.checks import check_number, check_string
 from kregkit._core.types import LearningRate, Tensor
+from kregkit._core.written import Written
 
 
 def check_learning_rate(learning_rate: LearningRate):
@@ -19,7 +20,7 @@ def check_learning_rate(learning_rate: LearningRate):
 
 
 @keras.saving.register_keras_serializable(package="kregkit")
-class Warmup(keras.optimizers.schedules.LearningRateSchedule):
+class Warmup(Written, keras.optimizers.schedules.LearningRateSchedule):
     """Multiplies a learning rate by a line that reaches 1 after `steps` steps.
 
     `a(s) = target(s) * (f + (1 - f) * min((s + 1) / steps, 1))`, so that no step is wasted on a rate of zero. The

@@ -1,5 +1,6 @@
 """Hyperparameter search: random rather than grid, log scales, from coarse to fine, shared by workers. On Optuna."""
 
+from kregkit._core.words import missing_names
 from kregkit.search.choices import Choice, choice
 from kregkit.search.cross_validation import CrossValidation, cross_validate, fold_indices
 from kregkit.search.grid_search import grid
@@ -29,3 +30,5 @@ __all__ = [
     "search",
     "uniform",
 ]
+
+__getattr__ = missing_names(__name__)

@@ -54,7 +54,7 @@ class Engine:
         self.catch = tuple(self.catch) if isinstance(self.catch, (tuple, list)) else (self.catch,)
         if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in self.catch):
             raise ValueError(f"`catch` must be a tuple of classes of exceptions. Received: catch={self.catch!r}")
-        check_integer("verbose", self.verbose, 0, 1)
+        check_integer("verbose", self.verbose, 0, 2)
 
     def _mode(self, space):
         """Returns `"min"` or `"max"`, asking a model if the metric's name isn't one of Keras's."""

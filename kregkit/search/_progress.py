@@ -9,16 +9,16 @@ class Progress:
     Args:
         total: Integer, how many trials there are.
         metric, mode: Strings.
-        verbose: 0 for nothing at all.
+        verbose: 0 for nothing at all, 1 for a bar, 2 for a line per trial without control characters, for files.
     """
 
     def __init__(self, total, metric, mode, verbose):
         self.total, self.metric, self.mode, self.verbose = total, metric, mode, verbose
         self._best = None
+        self._shown = 0
 
     def __enter__(self):
-        if self.verbose:
-            # Keras depends on rich.
+        if self.verbose == 1:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             columns = [BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")]
@@ -28,7 +28,7 @@ class Progress:
         return self
 
     def __exit__(self, *_):
-        if self.verbose:
+        if self.verbose == 1:
             self._bar.stop()
 
     def start_round(self, number, rounds, trials, epochs, space, remarks):
@@ -45,12 +45,19 @@ class Progress:
                 best = trial
         text = f"best {self.metric} {best.value:.4g}" if best else ""
         self._best = best
+        if self.verbose == 2:
+            for trial in trials[self._shown :]:
+                value = trial.state if trial.value is None else f"{trial.value:.4g}"
+                drawn = ", ".join(f"{name} {_short(one)}" for name, one in trial.parameters.items())
+                self._shown += 1
+                self._say(f"trial {self._shown} of {self.total}: {self.metric} {value} ({drawn}); {text}")
+            return
         self._bar.update(self._task, completed=len(trials), description=text)
 
     def finish(self, remarks, trials):
         """Says what was best, or why nothing was, and where a further round would look beyond the ranges."""
         if self._best:
-            drawn = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in self._best.parameters.items())
+            drawn = (f"{name} {_short(value)}" for name, value in self._best.parameters.items())
             self._say(f"best {self.metric} {self._best.value:.4g}: {', '.join(drawn)}")
         elif trials:
             self._say(f"no trial is complete; the first one {trials[0].state}: {trials[0].reason}")
@@ -58,5 +65,11 @@ class Progress:
             self._say(f"a further round would have {name} {remark}: search on from `result.space`")
 
     def _say(self, text):
-        if self.verbose:
+        if self.verbose == 2:
+            print(text, flush=True)
+        elif self.verbose:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _short(value):
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

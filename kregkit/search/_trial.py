@@ -8,7 +8,7 @@ import traceback
 import keras
 import numpy as np
 
-from kregkit._core.metrics import bounds, direction, is_better
+from kregkit._core.metrics import bounds, direction, has_one_value, is_better, one_value
 from kregkit.search.interval import metric_interval
 
 
@@ -38,7 +38,8 @@ class Monitor(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.fits += 1
-        if self.guessed and direction(self.metric, "auto", self.model, "direction") != self.mode:
+        mode = direction(self.metric, "auto" if self.guessed else self.mode, self.model, "direction")
+        if mode != self.mode:
             better = "larger" if self.mode == "min" else "smaller"
             raise ValueError(
                 f"Of the model's {self.metric!r} {better} values are better, unlike those of Keras's metric of this "
@@ -69,9 +70,10 @@ class Monitor(keras.callbacks.Callback):
         # Repeats and folds train the same setting again: the first fit speaks for all.
         if self.reason or value is None or self.fits > 1:
             return
-        if is_better(float(value), self._best, self.mode):
-            self._best = float(value)
-        stop = self.report(epoch, float(value))
+        value = one_value(self.metric, value)
+        if is_better(value, self._best, self.mode):
+            self._best = value
+        stop = self.report(epoch, value)
         if stop and epoch + 1 < self.total:
             self.reason = f"pruned after epoch {epoch + 1}"
             self.model.stop_training = True
@@ -81,7 +83,7 @@ def best_epoch(history, metric, mode):
     """Returns a run's logs at its epoch with the best metric; NaN is never the best.
 
     Raises:
-        ValueError: The history does not hold the metric.
+        ValueError: The history does not hold the metric, or several values of it at each epoch.
     """
     record = getattr(history, "history", history)
     if not isinstance(record, dict) or not record.get(metric):
@@ -89,11 +91,17 @@ def best_epoch(history, metric, mode):
         raise ValueError(f"`train` must return a History that holds {metric!r}. Received: history={keys!r}")
     best, best_index = None, 0
     for epoch, value in enumerate(record[metric]):
-        if is_better(float(value), best, mode):
-            best, best_index = float(value), epoch
+        value = one_value(metric, value)
+        if is_better(value, best, mode):
+            best, best_index = value, epoch
     length = len(record[metric])
-    # With validation_freq > 1 the lists differ in length; those of another length are left out.
-    return {name: float(values[best_index]) for name, values in record.items() if len(values) == length}
+    # With validation_freq > 1 the lists differ in length; those of another length are left out, and so is what has a
+    # value per class.
+    return {
+        name: one_value(name, values[best_index])
+        for name, values in record.items()
+        if len(values) == length and has_one_value(values[best_index])
+    }
 
 
 def run_trial(train, parameters, epochs, seeds, metric, mode, max_loss_ratio, report, guessed=False):

@@ -12,6 +12,7 @@ from kregkit._core.checks import check_choice, check_integer
 from kregkit._core.folds import deal
 from kregkit._core.metrics import bounds
 from kregkit._core.metrics import direction as direction_of
+from kregkit._core.notebook import Notebook
 from kregkit._core.seeds import derived_seed
 from kregkit._core.types import ArrayLike, Data
 from kregkit.search._trial import best_epoch
@@ -20,7 +21,7 @@ from kregkit.search.training import BuildAndFit
 
 
 @dataclasses.dataclass(frozen=True)
-class CrossValidation:
+class CrossValidation(Notebook):
     """What `cross_validate` found.
 
     Args:
@@ -150,7 +151,7 @@ def cross_validate(
         model, own_arguments = trainer.built(parameters or {})
         mode = direction_of(metric, direction, model, "direction")
         history = trainer.fit(model, own_arguments, epochs, callbacks).history
-        histories.append({name: [float(value) for value in values] for name, values in history.items()})
+        histories.append({name: np.asarray(values, "float64").tolist() for name, values in history.items()})
         # A trial that the search has ended needs no further folds.
         if any(getattr(callback, "reason", None) for callback in callbacks):
             break

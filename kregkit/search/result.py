@@ -11,6 +11,7 @@ from kregkit._core.checks import check_integer
 from kregkit._core.files import replacing
 from kregkit._core.metrics import direction as direction_of
 from kregkit._core.metrics import is_better
+from kregkit._core.notebook import Notebook
 from kregkit._core.optional import import_optional
 from kregkit._core.types import Path
 from kregkit.search.ranges import Range
@@ -68,7 +69,7 @@ def trial_of(number: int, index: int, frozen: Any):
     )
 
 
-class SearchResult:
+class SearchResult(Notebook):
     """The trials of a search and what they say. Returned by `search` and `grid`.
 
     Attributes:

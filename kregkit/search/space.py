@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from kregkit._core.checks import check_integer, check_number
+from kregkit._core.notebook import Notebook
 from kregkit.search.choices import Choice
 from kregkit.search.ranges import Range
 
 
-class Space:
+class Space(Notebook):
     """Named ranges of hyperparameters.
 
     Args:
@@ -191,6 +192,11 @@ class Space:
     def to_json(self) -> Any:
         """Returns what identifies the space, as JSON values."""
         return {name: parameter.to_json() for name, parameter in self.parameters.items()}
+
+    def _notebook_text(self) -> str:
+        rows = [("parameter", "range"), *((name, str(range)) for name, range in self.parameters.items())]
+        width = max(len(name) for name, _ in rows) + 2
+        return "\n".join(name.ljust(width) + shown for name, shown in rows)
 
     def __repr__(self):
         return f"Space({', '.join(f'{name}={parameter!r}' for name, parameter in self.parameters.items())})"

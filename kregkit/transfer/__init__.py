@@ -1,5 +1,6 @@
 """Starting from another `W`: heads, freezing, fine-tuning."""
 
+from kregkit._core.words import missing_names
 from kregkit.transfer.backbones import backbone, digits_backbone
 from kregkit.transfer.feature_extraction import features
 from kregkit.transfer.fine_tuning import FineTuned, fine_tune
@@ -33,3 +34,5 @@ __all__ = [
     "strip",
     "unfreeze",
 ]
+
+__getattr__ = missing_names(__name__)

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from kregkit._core.checks import check_integer, check_number
+from kregkit._core.notebook import Notebook
 from kregkit.transfer.similarity import Similarity
 
 # With fewer examples per class, data count as little: a head would be trained on a few hundred examples.
@@ -13,7 +14,7 @@ _ALIKE = 0.6
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Plan(Notebook):
     """How to start from another model's weights.
 
     Args:

@@ -11,6 +11,7 @@ import scipy.optimize
 from kregkit._core import rules
 from kregkit._core.checks import check_number
 from kregkit._core.folds import deal
+from kregkit._core.notebook import Notebook
 from kregkit._core.types import Data
 from kregkit.transfer._data import features_of
 from kregkit.transfer._graph import check_graph, stage_names
@@ -21,7 +22,7 @@ _PENALTY = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearProbe:
+class LinearProbe(Notebook):
     """Linear classifiers on one or several stages of a model.
 
     Args:

@@ -9,6 +9,7 @@ import numpy as np
 
 from kregkit._core import rules
 from kregkit._core.checks import check_integer
+from kregkit._core.notebook import Notebook
 from kregkit._core.types import Data
 from kregkit.transfer._data import labels_of
 from kregkit.transfer._graph import check_graph, stage_names
@@ -19,7 +20,7 @@ _FEW = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class Similarity:
+class Similarity(Notebook):
     """How alike a model's old data and new ones are, by `measure_similarity`.
 
     Args:

@@ -31,7 +31,8 @@ from kregkit.callbacks import (
 
 def averages(callback, model, history):
     state = callback.get_state()
-    return [array for average in state["averages"] for array in average] + [state["updates"]]
+    moments = [array for name in ("mean", "squares", "deviations") for array in state["moments"][name]]
+    return [*(array for average in state["averages"] for array in average), state["updates"], *moments]
 
 
 def members(callback, model, history):
@@ -170,7 +171,7 @@ CASES = [
     ),
     Case(
         PolyakAveraging,
-        lambda directory: PolyakAveraging([0.9, "uniform"], start_step=2),
+        lambda directory: PolyakAveraging([0.9, "uniform"], start_step=2, posterior=True, rank=2, posterior_every=2),
         observe=averages,
         bad=[
             ({"decay": 1.0}, "decay"),
@@ -179,6 +180,9 @@ CASES = [
             ({"decay": [0.9, 0.9]}, "different"),
             ({"start_step": -1}, "start_step"),
             ({"monitor": "val_loss", "mode": "best"}, "mode"),
+            ({"posterior": "yes"}, "posterior"),
+            ({"rank": 1}, "rank"),
+            ({"posterior_every": 0}, "posterior_every"),
         ],
     ),
     Case(

@@ -523,3 +523,47 @@ def test_moves_under_mirrored_strategy():
             fit(model, [average], validation_data=probes.regression(4))
         weights.append([flat(one) for one in average.get_state()["averages"]])
     np.testing.assert_allclose(weights[0], weights[1], rtol=1e-5, atol=1e-6)
+
+
+def swag(rows, rank):
+    """Returns mean, diagonal and deviations, by the formulas of Maddox et al. (2019), of weights at some times."""
+    mean, deviations = np.zeros(rows.shape[1]), []
+    for number, row in enumerate(rows):
+        mean = (number * mean + row) / (number + 1)
+        deviations.append(row - mean)
+    kept = np.array(deviations[-rank:])
+    return mean, ((rows**2).mean(0) - mean**2) / 2, kept.T @ kept / (2 * (len(kept) - 1))
+
+
+@pytest.mark.parametrize("every", [None, 3])
+def test_posterior_against_a_replay(every):
+    optimizer = keras.optimizers.SGD(0.2)
+    model = probes.small_model(optimizer, batch_normalization=True, steps_per_execution=2)
+    record = probes.Record(lambda model: list(model.trainable_weights))
+    average = PolyakAveraging("uniform", start_step=2, posterior=True, rank=3, posterior_every=every)
+    rows = []
+    # On through a second fit, by a copy of what the callback remembers.
+    for epochs in (2, 3):
+        fit(model, [average, record], epochs=epochs)
+        rows.append(record.rows)
+        state, average = average.get_state(), pickle.loads(pickle.dumps(average))
+        average.set_state(state)
+        average.set_model(model)
+    # Averaged updates number 1, 2, ... are those of batches 2, 3, ...
+    chosen = [batch for batch in range(2, 35) if (batch % 7 == 6 if every is None else (batch - 1) % every == 0)]
+    mean, diagonal, low_rank = swag(np.concatenate(rows)[chosen], 3)
+    posterior = average.weight_posterior()
+    trained = [model.weights[index].path for index in posterior.indices]
+    assert trained == [weight.path for weight in model.trainable_weights]
+    np.testing.assert_allclose(posterior.mean, mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(posterior.diagonal, diagonal, rtol=1e-3, atol=1e-7)
+    np.testing.assert_allclose(posterior.deviations.T @ posterior.deviations, low_rank, rtol=1e-3, atol=1e-7)
+    samples = np.array([np.concatenate([w.ravel() for w in posterior.draw(i).values()]) for i in range(2000)])
+    assert (np.abs(np.cov(samples.T) - posterior.covariance()) < 0.2 * posterior.covariance().max()).all()
+
+
+def test_there_is_no_posterior_of_one_time():
+    for average, gathered in [(PolyakAveraging(), 0), (PolyakAveraging(posterior=True), 1)]:
+        fit(probes.small_model(), [average], epochs=1)
+        with pytest.raises(ValueError, match=rf"two times at least.* Received: posterior=.*gathered={gathered}"):
+            average.weight_posterior()

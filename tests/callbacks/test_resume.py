@@ -10,7 +10,7 @@ from callbacks import resume_runs
 from kregkit._core.directory_lock import DirectoryLock
 from kregkit._core.weights import same_bits
 from kregkit.callbacks import CosineDecay, Resume, SnapshotEnsemble
-from kregkit.resume_check import verify
+from kregkit.resume_check import main, verify
 
 pytestmark = pytest.mark.trains
 
@@ -119,6 +119,29 @@ def test_a_finished_run_is_not_trained_again_and_a_longer_one_goes_on(tmp_path):
     assert longer["loss"][:2] == history["loss"] and int(third.optimizer.iterations) == 12
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [path.name for path in newest(tmp_path)]
     assert len(newest(tmp_path)) == 2
+
+
+def test_a_second_fit_with_the_same_object_is_a_run_of_its_own(tmp_path):
+    x, y = resume_runs.arrays(24)
+
+    def program(directory, die=None):
+        keras.utils.set_random_seed(1)
+        model, callbacks = small_model(), [Resume(directory, save_freq=2), Die(die)]
+        try:
+            histories = [
+                model.fit(x, y, batch_size=6, epochs=2, verbose=0, callbacks=callbacks).history for _ in range(2)
+            ]
+        except KeyboardInterrupt:
+            return model, None
+        return model, histories
+
+    whole, histories = program(tmp_path / "whole")
+    assert int(whole.optimizer.iterations) == 16
+    # Within the second fit; the first one is then not trained again.
+    program(tmp_path / "killed", die=13)
+    again, resumed = program(tmp_path / "killed")
+    assert resumed == histories and same_bits(again.get_weights(), whole.get_weights())
+    assert len(newest(tmp_path / "killed" / "fit-2")) == 2
 
 
 def newest(directory):
@@ -247,6 +270,15 @@ def test_backup_and_restore_is_refused_beside_it(tmp_path):
         run(tmp_path, callbacks=[backup])
 
 
+def test_the_command_line_hands_on_what_is_behind_two_dashes(tmp_path, capfd):
+    script = tmp_path / "script.py"
+    script.write_text("import sys; print(sys.argv[1:]); sys.exit(3)")
+    with pytest.raises(SystemExit):
+        main([str(script), "--kills", "1", "--", "--smoke", "-x"])
+    output = capfd.readouterr()
+    assert output.out == "['--smoke', '-x']\n" and "exit code 3" in output.err
+
+
 def test_the_check_finds_a_run_that_goes_on_otherwise(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
@@ -256,6 +288,11 @@ def test_the_check_finds_a_run_that_goes_on_otherwise(tmp_path):
         "write(event='begin', directory=os.path.abspath('run'))\n"
         "open('starts', 'a').write('x')\n"
         "time.sleep(0.2)\n"
+        # As Keras does, which writes the time and addresses into its files.
+        "import zipfile\n"
+        "with zipfile.ZipFile('same.keras', 'w') as archive:\n"
+        "    archive.writestr('metadata.json', str(time.time()))\n"
+        "    archive.writestr('config.json', json.dumps([{'shared_object_id': time.time_ns()}] * 2))\n"
         "write(event='end', directory=os.path.abspath('run'), variables=[['w', 'a']], history={}, epochs=[])\n"
     )
     found = verify(script, kills=1, seed=1)

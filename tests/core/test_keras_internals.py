@@ -481,6 +481,8 @@ def test_orders_of_data():
     )
     inner = tf.data.Dataset.range(3)
     assert internals.dataset_inputs(inner.batch(2)) == [inner], gone(internals.dataset_inputs)
+    (graph,) = internals.dataset_graphs(inner.map(lambda number: number + tf.random.uniform((), 0, 9, tf.int64)))
+    assert any(node.op == "RandomUniformInt" for node in graph.node), gone(internals.dataset_graphs)
     tf.random.set_seed(11)
     assert internals.global_tensorflow_seed() == 11, gone(internals.global_tensorflow_seed)
     tf.random.set_seed(None)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from kregkit._core.metrics import bounds, direction, is_better
+from kregkit._core.metrics import bounds, direction, has_one_value, is_better, one_value
 
 
 @pytest.mark.parametrize(
@@ -219,3 +219,38 @@ def test_a_quantity_needs_a_name(monitor):
 )
 def test_bounds(metric, monitor, expected):
     assert bounds(monitor, metric and compiled([metric])) == expected
+
+
+def multiclass(metric):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    model.compile("sgd", "mse", metrics=[metric])
+    return model
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        keras.metrics.F1Score(name="score"),
+        keras.metrics.R2Score(class_aggregation=None, name="score"),
+        keras.metrics.Precision(thresholds=[0.3, 0.5], name="score"),
+        keras.metrics.FalseNegatives(thresholds=[0.3, 0.5], name="score"),
+    ],
+)
+def test_metrics_with_several_values_are_refused_before_the_first(metric):
+    with pytest.raises(ValueError, match="'val_score' has several values.*average='macro'.*Received: "):
+        direction("val_score", "max", multiclass(metric))
+
+
+def test_metrics_of_several_classes_with_one_value():
+    for metric in (keras.metrics.F1Score(average="macro"), keras.metrics.Precision(thresholds=[0.5])):
+        assert direction(f"val_{metric.name}", model=multiclass(metric)) == "max"
+    # One output has one value, in an array.
+    assert direction("val_f1_score", model=compiled([keras.metrics.F1Score(threshold=0.5)])) == "max"
+
+
+def test_one_value():
+    assert one_value("f1", np.array([0.25])) == 0.25
+    assert one_value("f1", keras.ops.array(0.25)) == 0.25
+    assert has_one_value([0.25]) and not has_one_value([0.25, 0.5])
+    with pytest.raises(ValueError, match=r"'f1' has several values.*Received: f1 of shape \(2,\)"):
+        one_value("f1", keras.ops.array([0.25, 0.5]))

@@ -182,6 +182,19 @@ def test_a_link_is_no_member(tmp_path):
         directory.member_path({"file": "cycle-01.weights.h5", "sha256": "0" * 64})
 
 
+@pytest.mark.parametrize("there", [True, False], ids=["leads to a manifest", "leads nowhere"])
+def test_a_link_is_no_manifest(tmp_path, there):
+    other = SnapshotDirectory(tmp_path / "other")
+    if there:
+        other.write({}, [], finished=True)
+    directory = SnapshotDirectory(tmp_path / "run")
+    directory.path.mkdir()
+    directory.manifest_path.symlink_to(other.manifest_path)
+    with pytest.raises(ValueError, match=r"manifest\.json is a link.*Received: directory="):
+        directory.read()
+    assert directory.exists()
+
+
 def test_members_are_checked_against_their_checksum(tmp_path):
     directory, model = SnapshotDirectory(tmp_path), probes.small_model()
     member = directory.save_member(model, 3)

@@ -59,6 +59,16 @@ def test_images_of_unknown_range_are_refused(dtype, operations):
             fields(structure, operations)
 
 
+def test_images_of_unknown_shape_are_refused():
+    """Bytes would stay in 0..255 without a word."""
+    unknown = tf.TensorSpec(None, tf.uint8)
+    for operations in ([], [RandomFlip()]):
+        with pytest.raises(ValueError, match="shape of the images isn't known.*tf.ensure_shape.*Received: shape=<unk"):
+            fields((unknown, LABEL), operations)
+    assert fields((tf.TensorSpec(None, tf.float32), LABEL), []).image is None
+    assert fields((unknown, LABEL), [], image=None).image is None
+
+
 def test_images_without_channels_are_refused():
     for structure in (spec(28, 28, dtype=tf.uint8), {"image": spec(28, 28)}):
         with pytest.raises(ValueError, match=r"x\[\.\.\., None\].*Received: shape=\(28, 28\)"):

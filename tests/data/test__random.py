@@ -47,3 +47,14 @@ def test_same_numbers_eagerly_in_graph_under_jit_and_in_any_batch():
 def test_normal_numbers_are_normal():
     z = _random.normal(_random.uniform(make_keys(0, 0, tf.range(NUM)), "a", 2)).numpy()[:, 0]
     assert stats.kstest(z, "norm").pvalue > 1e-6
+
+
+def test_noise_is_uniform_and_each_image_has_its_own():
+    u = _random.uniform(make_keys(0, 0, tf.range(4)), "a", 2)
+    noise = _random.noise(tf.cast(u * 2.0**24, tf.int32), (70, 90, 3)).numpy()
+    assert noise.min() >= 0 and noise.max() < 1
+    for one in noise:
+        assert stats.kstest(one.ravel(), "uniform").pvalue > 1e-6
+    pairs = [(noise[0], noise[1]), (noise[0, 1:], noise[0, :-1]), (noise[0, :, 1:], noise[0, :, :-1])]
+    for first, second in [*pairs, (noise[..., 0], noise[..., 1])]:
+        assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 5 / np.sqrt(first.size)

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from kregkit.data import Augment, Cutout, make_keys
+from kregkit.data import Augment, Cutout, RandomErasing, Standardize, make_keys
 
 
 @pytest.mark.parametrize("size", [1, 4, 5])
@@ -28,3 +28,58 @@ def test_centres_are_uniform():
 def test_bad_size():
     with pytest.raises(ValueError, match=r"`size` must be.*Received: size=0"):
         Cutout(0)
+
+
+def rectangle(u, height, width, low, high, ratios):
+    """Returns top, left, height and width by the docstring's words, in float64."""
+    area, shape = low + (high - low) * u[1], np.exp(np.log(ratios[0]) + np.log(ratios[1] / ratios[0]) * u[2])
+    tall = min(max(round(np.sqrt(area * height * width * shape)), 1), height)
+    wide = min(max(round(np.sqrt(area * height * width / shape)), 1), width)
+    return int(u[3] * (height - tall + 1)), int(u[4] * (width - wide + 1)), tall, wide
+
+
+def test_rectangles_against_numpy():
+    images = np.random.default_rng(0).integers(1, 256, (40, 12, 18, 3), dtype="uint8")
+    keys = make_keys(0, 0, tf.range(40))
+    erasing = RandomErasing(0.7, (0.1, 0.4), (0.5, 4.0), value=0.25)
+    draws = Augment([erasing]).draws(keys, 0).numpy().astype("float64")
+    for image, u, one in zip(images, draws, erasing(images, keys).numpy()):
+        expected = (image * np.float32(1 / 255)).copy()
+        if u[0] < 0.7:
+            top, left, tall, wide = rectangle(u, 12, 18, 0.1, 0.4, (0.5, 4.0))
+            expected[top : top + tall, left : left + wide] = 0.25
+        np.testing.assert_allclose(one, expected, atol=1e-7)
+
+
+def test_noise_fills_the_range_inside_and_nothing_outside():
+    images = np.full((60, 24, 24, 3), 128, "uint8")
+    keys = make_keys(0, 0, tf.range(60))
+    augment = Augment([RandomErasing(1.0, (0.2, 0.4))], value_range=(-1, 1))
+    result = augment(images, keys).numpy()
+    inside = np.abs(result - np.float32(128 * 2 / 255 - 1)) > 1e-6
+    assert 0.15 < inside.mean() < 0.45
+    for u, one in zip(augment.draws(keys, 0).numpy().astype("float64"), inside):
+        top, left, tall, wide = rectangle(u, 24, 24, 0.2, 0.4, (0.3, 10 / 3))
+        assert one[top : top + tall, left : left + wide].mean() > 0.99 and one.sum() <= 3 * tall * wide
+    assert stats.kstest(result[inside], "uniform", (-1, 2)).pvalue > 1e-6
+    np.testing.assert_array_equal(augment(images[7:9], keys[7:9]), result[7:9])
+    with pytest.raises(ValueError, match="must follow the operations on colours"):
+        Augment([Standardize(), RandomErasing()])
+    Augment([Standardize(), RandomErasing(value=0.0)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"probability": 1.5}, "probability"),
+        ({"scale": (0.0, 0.2)}, "scale"),
+        ({"scale": (0.2, 1.2)}, "scale"),
+        ({"ratio": (2, 1)}, "ratio"),
+        ({"ratio": 3}, "ratio"),
+        ({"value": "white"}, "value"),
+        ({"value": float("nan")}, "value"),
+    ],
+)
+def test_bad_rectangles(arguments, name):
+    with pytest.raises(ValueError, match=f"`{name}` must be.*Received: {name}="):
+        RandomErasing(**arguments)

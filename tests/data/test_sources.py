@@ -256,6 +256,8 @@ def test_missing_and_empty_folders(tmp_path):
     [
         ((np.zeros((4, 2)), np.zeros(3)), "one length"),
         (np.zeros((0, 8, 8, 3)), "one length"),
+        (([np.zeros((4, 4, 3))] * 2, np.zeros(2)), r"one length.*A list counts as several arrays.*np.stack\(images\)"),
+        ((np.zeros((2, 4, 4, 3)), np.array([0, 1], object)), "Python objects.*astype.*Received: dtype=object"),
         ({}, "one length"),
         (3, "`source` must be"),
         ("no_such_set", "a data set that TFDS knows"),
@@ -432,3 +434,10 @@ def test_structures_of_arrays_and_cached_streams(tmp_path):
     for _ in range(2):
         assert sorted(np.concatenate(list(dataset))) == list(range(7))
     assert list(tmp_path.glob("cache*"))
+
+
+def test_a_mistyped_folder_is_answered_by_the_folder_beside_it(tmp_path, monkeypatch):
+    (tmp_path / "photographs" / "cat").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"Did you mean photographs\? Received: source='photografs'"):
+        open_source("photografs")

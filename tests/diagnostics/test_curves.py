@@ -77,6 +77,10 @@ def test_verdict_bears_a_percent_of_noise(name):
         (curves([2.31, 2.304, 2.303, 2.3028, 2.3027, 2.3026, 2.3027]), ["stuck"]),  # chance among ten
         (curves([0.693] * 5), ["stuck"]),
         (curves([-0.01, 0.02, -0.015, 0.005, 0.01, -0.01]), ["stuck"]),  # a cosine similarity that learns nothing
+        (curves([1.9, 0.1] * 15), ["stuck"]),  # jumps between two levels
+        (curves([1.9, 0.3, 1.6, 0.1, 1.8, 0.4, 1.7, 0.2, 1.5, 0.35, 1.75]), ["stuck"]),
+        (curves([2.45, 2.1, 2.5, 2.3, 2.15, 2.4, 2.1, 2.45, 2.2, 2.35, 2.3, 2.2]), ["stuck"]),  # its start was high
+        (curves([2.3, 2.0, 2.1, 1.7, 1.8, 1.4, 1.5, 1.1, 1.2, 0.8]), []),  # falls more than it bounces
         (curves([2.0, 1.5, 1.2, 1.0, 0.9], [2.0, NAN, NAN, NAN, NAN]), ["validation not finite"]),
         (curves([2.0, 1.5, 1.2, 1.0, 0.9], [2.0, 1.6, INFINITY, 1.2, 1.0]), ["validation not finite"]),
         (curves([2.0, 1.5, NAN, NAN, NAN], [2.0, 1.6, NAN, NAN, NAN]), ["divergence"]),

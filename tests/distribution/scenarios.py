@@ -9,6 +9,7 @@ import signal
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from kregkit import callbacks, data, layers
 
@@ -106,4 +107,50 @@ def killed(strategy, directory, index=0):
     return {"epochs": history.epoch, "loss": history.history["loss"], "weights": weights(model)}
 
 
-SCENARIOS = {"plain": plain, "everything": everything, "killed": killed}
+def resumed(strategy, directory, index=0):
+    """Two fits with `Resume`: worker 1 kills itself within an epoch of the first, the chief in the second, each once.
+
+    Nothing is killed where a file `whole` lies in the directory.
+    """
+    results = {}
+    x, y = regression(80)
+    keras.utils.set_random_seed(10 + index)
+
+    def kill(worker, step):
+        class Kill(keras.callbacks.Callback):
+            def on_train_batch_begin(self, batch, logs=None):
+                flag = directory / f"killed-{worker}"
+                if index == worker and self.model.optimizer.iterations.numpy() == step and not flag.exists():
+                    flag.touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        return [] if (directory / "whole").exists() else [Kill()]
+
+    class Shared(keras.callbacks.Callback):
+        """Draws from NumPy, whose numbers are each worker's own."""
+
+        def on_epoch_end(self, epoch, logs=None):
+            logs["drawn"] = np.random.uniform()
+
+    train = data.pipeline((x, y), BATCH, image=None, seed=3, shard=strategy)
+    model = build(strategy, synchronized=False)
+    average, snapshots = callbacks.PolyakAveraging(0.5), callbacks.SnapshotEnsemble(directory / "snapshots", cycles=2)
+    resume = callbacks.Resume(directory / "pipeline", save_freq=3)
+    history = model.fit(train, epochs=4, verbose=0, callbacks=[snapshots, resume, average, Shared(), *kill(1, 13)])
+    results |= {f"pipeline_{name}": value for name, value in history.history.items()}
+    results["pipeline_weights"] = weights(model)
+
+    # No global seed: the workers agree on one for the order of the arrays.
+    tf.random.set_seed(None)
+    model = build(strategy)
+    resume = callbacks.Resume(directory / "arrays", save_freq=2)
+    cosine = callbacks.CosineDecay()
+    history = model.fit(
+        x, y, batch_size=BATCH, epochs=3, validation_data=(x, y), verbose=0, callbacks=[resume, cosine, *kill(0, 9)]
+    )
+    results |= {f"arrays_{name}": value for name, value in history.history.items()}
+    results["arrays_weights"] = weights(model)
+    return results
+
+
+SCENARIOS = {"plain": plain, "everything": everything, "killed": killed, "resumed": resumed}

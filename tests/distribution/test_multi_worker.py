@@ -123,6 +123,31 @@ def test_a_worker_that_is_killed_and_started_again_resumes(tmp_path):
         np.testing.assert_allclose(worker["weights"], one["weights"], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_workers_that_are_killed_with_resume_end_in_the_same_bits(tmp_path):
+    whole, runs = tmp_path / "whole", tmp_path / "killed"
+    for directory in (whole, runs):
+        directory.mkdir()
+    (whole / "whole").touch()
+    with Cluster("resumed", whole) as cluster:
+        cluster.finish()
+    # The second worker within an epoch of the first fit, then the chief in the second fit.
+    for worker in (1, 0):
+        with Cluster("resumed", runs) as cluster:
+            codes = cluster.wait()
+        assert codes[worker] == -9 and codes[1 - worker] != 0 and (runs / f"killed-{worker}").exists()
+    with Cluster("resumed", runs) as cluster:
+        cluster.finish()
+    for index in range(2):
+        one, other = (dict(np.load(directory / f"result-{index}.npz")) for directory in (whole, runs))
+        for name, expected in one.items():
+            np.testing.assert_array_equal(other[name], expected, err_msg=f"worker {index}: {name}")
+    # Statistics that aren't synchronized and random numbers are each worker's own, all else is not.
+    first, second = (dict(np.load(runs / f"result-{index}.npz")) for index in range(2))
+    for name in first:
+        assert (first[name].tolist() == second[name].tolist()) == (name not in ("pipeline_weights", "pipeline_drawn"))
+
+
 def test_mends_once_and_only_what_keras_lacks(unmended, monkeypatch):
     (trainer, build, _), (module, reduce, _) = unmended
     mended = distribution.enable_multi_worker()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from inference import models as zoo
 
-from kregkit.inference import Ensemble
+from kregkit.inference import Ensemble, marginalize
 
 X, LABELS = zoo.X, zoo.LABELS
 
@@ -57,3 +57,43 @@ def test_targets_that_are_no_class_are_refused(wrong):
     labels[0] = wrong
     with pytest.raises(ValueError, match=rf"from 0 to 2;.* Received: targets from .*{wrong}"):
         Ensemble([zoo.classifier(0), zoo.classifier(1)]).report((X, labels))
+
+
+def test_brier_score_and_bins_of_equal_mass_against_loops():
+    model = zoo.classifier(0)
+    p = model.predict(X, verbose=0).astype("float64")
+    found = Ensemble([model]).report((X, LABELS)).ensemble
+    expected = sum((row[c] - (c == y)) ** 2 for row, y in zip(p, LABELS) for c in range(3)) / 40
+    assert found["Brier score"] == pytest.approx(expected, rel=1e-5)
+    ranks = sorted(range(40), key=lambda i: p[i].max())
+    gap = 0.0
+    for index in range(15):
+        inside = [i for rank, i in enumerate(ranks) if int((rank + 0.5) / 40 * 15) == index]
+        gap += abs(sum(p[i].max() - (p[i].argmax() == LABELS[i]) for i in inside)) / 40
+    assert found["equal-mass calibration error"] == pytest.approx(gap, rel=1e-4)
+
+
+def test_the_brier_score_of_a_binary_output_is_the_squared_error():
+    model = zoo.classifier(0, "sigmoid", head=1, loss="binary_crossentropy")
+    yes = (LABELS > 0).astype(int)
+    score = Ensemble([model]).report((X, yes)).ensemble["Brier score"]
+    assert score == pytest.approx(np.mean((model.predict(X, verbose=0)[:, 0] - yes) ** 2), rel=1e-5)
+
+
+def test_intervals_are_those_of_the_mean():
+    # A mean's bootstrap interval is 1.96 standard errors wide on either side, to the order of 1 / sqrt(examples).
+    x, labels = np.tile(X, (20, 1)), np.tile(LABELS, 20)
+    model = zoo.classifier(0)
+    right = model.predict(x, verbose=0).argmax(-1) == labels
+    report = Ensemble([model]).report((x, labels))
+    low, high = report.intervals["error"]
+    assert high - low == pytest.approx(2 * 1.96 * np.std(right) / np.sqrt(len(x)), rel=0.15)
+    assert low < report.ensemble["error"] < high and "95% from" in str(report)
+
+
+def test_every_predictor_has_a_report():
+    marginal = marginalize(zoo.classifier(0), draws=2, spread=True)
+    report = marginal.report((X, LABELS))
+    p = marginal.predict(X, verbose=0)[0]
+    assert report.ensemble["log loss"] == pytest.approx(-np.log(p[np.arange(40), LABELS]).mean(), rel=1e-4)
+    assert report.members == [] and report.disagreement is None and str(report).count("\n") == 3

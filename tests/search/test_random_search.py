@@ -246,7 +246,7 @@ def test_missing_optuna_names_the_command(monkeypatch):
         ({"sampler": 3}, "sampler"),
         ({"max_loss_ratio": 1}, "max_loss_ratio"),
         ({"timeout": 0}, "timeout"),
-        ({"verbose": 2}, "verbose"),
+        ({"verbose": 3}, "verbose"),
         ({"catch": "MemoryError"}, "catch"),
         ({"pruner": optuna.pruners.MedianPruner}, "pruner"),
         ({"storage": 3}, "storage"),
@@ -267,3 +267,10 @@ def test_history_objects_and_dictionaries_are_alike():
 
     one, other = (search.search(f, space(), [3], epochs=[2], verbose=0) for f in (train, valley))
     assert [trial.value for trial in one.trials] == [trial.value for trial in other.trials]
+
+
+def test_verbose_2_prints_a_line_per_trial_and_no_control_characters(capsys):
+    search.search(valley, space(), trials=[3, 2], epochs=[1, 1], verbose=2)
+    printed = capsys.readouterr().out
+    assert printed.count("\ntrial ") == 5 and "trial 5 of 5" in printed and "\nbest " in printed
+    assert printed.isprintable() or not set(printed) & {"\x1b", "\r", "\b"}

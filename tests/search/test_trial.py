@@ -200,5 +200,10 @@ def test_best_epoch_of_a_history():
     history = {"val_loss": [3.0, float("nan"), 1.0, 2.0], "loss": [1.0, 2.0, 3.0, 4.0], "val_rare": [1.0]}
     assert best_epoch(history, "val_loss", "min") == {"val_loss": 1.0, "loss": 3.0}
     assert best_epoch(history, "val_loss", "max")["loss"] == 1.0
+    # What has a value per class says nothing of one trial; another metric is read beside it.
+    per_class = {"val_loss": [2.0, 1.0], "val_f1_score": [[0.1, 0.2], [0.3, 0.4]]}
+    assert best_epoch(per_class, "val_loss", "min") == {"val_loss": 1.0}
+    with pytest.raises(ValueError, match="'val_f1_score' has several values"):
+        best_epoch(per_class, "val_f1_score", "max")
     with pytest.raises(ValueError, match=r"'val_f1'.*Received"):
         best_epoch(history, "val_f1", "max")

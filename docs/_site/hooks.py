@@ -1,0 +1,155 @@
+"""What `mkdocs build` makes beside the Markdown in `docs/`: the reference, the symbol index, the cards, the scripts.
+
+Everything is read from the sources by `ast`: the site is built where neither TensorFlow nor kregkit is installed.
+"""
+
+import ast
+import pathlib
+import re
+import tomllib
+
+from docstrings import docstring
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "kregkit"
+ROOMS = sorted(path.parent.name for path in PACKAGE.glob("[a-z]*/__init__.py"))
+# What a reader wants first stands first; pages that aren't named here follow.
+PAGES = ["in_your_project", "cheat_sheet", "questions", "coming_from", "works_with", "lecture"]
+DESIGN = ["design", "keras_notes"]
+FROM_ROOT = {"changelog": "CHANGELOG.md", "contributing": "CONTRIBUTING.md", "conduct": "CODE_OF_CONDUCT.md"}
+REFERENCES = re.compile(r"^References?:\s.*?(?=\n\n|\Z)", re.S | re.M)
+EXAMPLE = re.compile(r"^\s*>>> .*?(?=\n\s*\n|\Z)", re.S | re.M)
+
+
+def public_names(room):
+    """Returns a room's docstring, and what it offers: `{name: (file, node)}`."""
+    tree = ast.parse((PACKAGE / room / "__init__.py").read_text(encoding="utf-8"))
+    offered, origins = [], {}
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom):
+            origins |= {alias.name: ROOT / (node.module.replace(".", "/") + ".py") for alias in node.names}
+        elif isinstance(node, ast.Assign) and node.targets[0].id == "__all__":
+            offered = ast.literal_eval(node.value)
+    return ast.get_docstring(tree) or "", {name: (origins[name], find(origins[name], name)) for name in offered}
+
+
+def find(file, name):
+    """Returns the class or function `name` of a file."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+            return node
+    raise PluginError(f"{file} has no class or function {name}")
+
+
+def first_line(file, node):
+    return docstring(file, node).split("\n\n")[0].replace("\n", " ")
+
+
+def reference_page(room):
+    """Returns the page that shows all of a room's public names, by mkdocstrings."""
+    about, names = public_names(room)
+    guide = f"The guide: [{room}](../{room}.md).\n\n" if (ROOT / "docs" / f"{room}.md").exists() else ""
+    lines = [f"# kregkit.{room}\n", about, "\n", guide]
+    return "\n".join(lines + [f"::: kregkit.{room}.{name}\n" for name in names])
+
+
+def symbol_index():
+    """Returns the page that lists every public name with its first line."""
+    rows = []
+    for room in ROOMS:
+        for name, (file, node) in public_names(room)[1].items():
+            kind = "class" if isinstance(node, ast.ClassDef) else "function"
+            link = f"[`{name}`](reference/{room}.md#kregkit.{room}.{name})"
+            rows.append((name.lower(), room, f"| {link} | `{room}` | {kind} | {cell(first_line(file, node))} |"))
+    table = "\n".join(row for *_, row in sorted(rows))
+    return f"# Symbols\n\nEvery public name.\n\n| name | room | is a | what it does |\n|---|---|---|---|\n{table}\n"
+
+
+def cell(text):
+    return text.replace("|", "\\|")
+
+
+def cards_page():
+    """Returns the page of cards: what the sources say, and what `cards.toml` adds to it."""
+    with open(ROOT / "docs" / "_site" / "cards.toml", "rb") as file:
+        cards = tomllib.load(file)
+    text = ["# Cards\n", cards.pop("about")]
+    for title, card in cards.items():
+        room, name = card["symbol"].split(".")
+        origin, node = public_names(room)[1][name]
+        doc = docstring(origin, node)
+        example, references = EXAMPLE.search(doc), REFERENCES.findall(doc)
+        missing = [key for key in ("equation", "settings", "hurts", "cost") if key not in card]
+        if example is None or missing or not (references or "reference" in card):
+            lacks = missing or ("a doctest or a reference",)
+            raise PluginError(f"The card {title!r} lacks {', '.join(lacks)}")
+        reference = card.get("reference") or re.sub(r"^References?: ", "", " ".join(references[0].split()))
+        text += [
+            f"## {title}\n",
+            card.get("what") or first_line(origin, node) + "\n",
+            f"`{card['equation']}`\n",
+            f"```pycon\n{example[0]}\n```\n",
+            "| | |\n|---|---|",
+            f"| settings | {cell(card['settings'])} |",
+            f"| when it hurts | {cell(card['hurts'])} |",
+            f"| cost | {cell(card['cost'])} |",
+            f"| reference | {cell(reference)} |",
+            f"| all arguments | [`{name}`](reference/{room}.md#kregkit.{room}.{name}) |\n",
+        ]
+    return "\n".join(text)
+
+
+def script_page(path):
+    """Returns an example's page: its docstring and its code."""
+    source = path.read_text(encoding="utf-8")
+    about = ast.get_docstring(ast.parse(source)) or ""
+    title, _, rest = about.partition("\n")
+    return f"# {path.stem}\n\n{title}\n{rest}\n\n````python\n{source}````\n"
+
+
+def scripts():
+    return sorted(path for path in (ROOT / "examples").glob("[a-z]*.py"))
+
+
+def on_config(config):
+    """Lays out the navigation; a page of `docs/` that isn't named in it stands among the rooms' pages."""
+    written = {path.stem for path in (ROOT / "docs").glob("*.md")}
+    first = [f"{page}.md" for page in PAGES if page in written]
+    rooms = sorted(written - set(PAGES) - set(DESIGN) - {"index"})
+    config.nav = [
+        {"Start": ["index.md", *first, "cards.md"]},
+        {"Guides": [f"{page}.md" for page in rooms]},
+        {"Examples": [f"examples/{path.stem}.md" for path in scripts()]},
+        {"Reference": ["symbols.md", *(f"reference/{room}.md" for room in ROOMS)]},
+        {"Inside": [f"{page}.md" for page in DESIGN] + ["benchmarks.md", *(f"{page}.md" for page in FROM_ROOT)]},
+    ]
+    return config
+
+
+def on_files(files, config):
+    """Adds the pages that aren't written by hand."""
+    pages = {"symbols.md": symbol_index(), "cards.md": cards_page()}
+    pages |= {f"reference/{room}.md": reference_page(room) for room in ROOMS}
+    pages |= {f"examples/{path.stem}.md": script_page(path) for path in scripts()}
+    pages["benchmarks.md"] = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    pages |= {f"{page}.md": (ROOT / name).read_text(encoding="utf-8") for page, name in FROM_ROOT.items()}
+    for name, content in pages.items():
+        files.append(File.generated(config, name, content=content))
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Turns links that hold on the repository's pages into links that hold on the site."""
+    markdown = re.sub(r"\]\(\.\./examples/(\w+)\.py\)", r"](examples/\1.md)", markdown)
+    markdown = re.sub(r"\]\(\.\./examples/?\)", "](examples/quickstart.md)", markdown)
+    markdown = re.sub(r"\]\(\.\./benchmarks/(README\.md)?\)", "](benchmarks.md)", markdown)
+    if page.file.src_uri.split(".")[0] in FROM_ROOT:
+        markdown = re.sub(r"\]\(docs/", "](", markdown)
+        markdown = re.sub(r"\]\((\w+\.md)", lambda match: "](" + _renamed(match[1]), markdown)
+    return markdown
+
+
+def _renamed(name):
+    return next((f"{page}.md" for page, file in FROM_ROOT.items() if file == name), name)

@@ -1,0 +1,182 @@
+"""Distributions over weights: the last layer's by Laplace, and averages over draws of any."""
+
+import keras
+import numpy as np
+import pytest
+from inference import models as zoo
+from keras import layers
+from scipy import special
+
+from kregkit.inference import Ensemble, WeightPosterior, calibrate, laplace, marginalize
+
+
+def linear(weights, loss="mse", activation=None):
+    """A model of one Dense layer with these weights `(features + 1, outputs)`, the last row its bias."""
+    model = keras.Sequential([keras.Input((len(weights) - 1,)), layers.Dense(weights.shape[1], activation=activation)])
+    model.set_weights([weights[:-1].astype("float32"), weights[-1].astype("float32")])
+    model.compile("sgd", loss)
+    return model
+
+
+def regression(num=60, precision=2.0, std=0.5):
+    """Returns data, the exact posterior's mean and covariance, and the exact log evidence."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(num, 3))
+    y = x @ [1.0, -2.0, 0.5] + 0.3 + std * rng.normal(size=num)
+    features = np.concatenate([x, np.ones((num, 1))], axis=1)
+    covariance = np.linalg.inv(features.T @ features / std**2 + precision * np.eye(4))
+    mean = covariance @ features.T @ y / std**2
+    # Of the marginal distribution of y itself, without weights.
+    marginal = std**2 * np.eye(num) + features @ features.T / precision
+    evidence = -0.5 * (y @ np.linalg.solve(marginal, y) + np.linalg.slogdet(2 * np.pi * marginal)[1])
+    return x, y, features, mean, covariance, evidence
+
+
+def test_bayesian_linear_regression_is_exact():
+    x, y, features, mean, covariance, evidence = regression()
+    posterior = laplace(linear(mean[:, None]), (x, y), prior_precision=2.0, noise_std=0.5)
+    np.testing.assert_allclose(posterior.covariance(), covariance, rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(posterior.mean, mean, rtol=1e-5)
+    assert posterior.information["log_marginal_likelihood"] == pytest.approx(evidence, rel=1e-6)
+    # Of the draws of a posterior, the predictions have the moments that the formula says.
+    marginal = marginalize(linear(mean[:, None]), weights=posterior, draws=12, noise=None, spread=True)
+    prediction, spread = marginal.predict(x.astype("float32"), verbose=0)
+    deviation = np.sqrt(np.einsum("ni,ij,nj->n", features, covariance, features))
+    assert (np.abs(prediction[:, 0] - features @ mean) < 5 * deviation / np.sqrt(12)).all()
+    assert (spread["std"][:, 0] < deviation * np.sqrt(1 + 5 * np.sqrt(2 / 12))).all()
+    assert np.mean(spread["std"][:, 0] / deviation) > 0.5
+
+
+def test_the_marginal_likelihood_chooses_prior_and_noise():
+    x, y, _, mean, _, _ = regression(num=200)
+    posterior = laplace(linear(mean[:, None]), (x, y))
+    assert posterior.information["noise_std"] == pytest.approx(0.5, rel=0.2)
+    best = posterior.information["log_marginal_likelihood"]
+    for precision, std in [(1.1, 1.0), (0.9, 1.0), (1.0, 1.02), (1.0, 0.98)]:
+        numbers = {name: posterior.information[name] for name in ("prior_precision", "noise_std")}
+        numbers = {"prior_precision": numbers["prior_precision"] * precision, "noise_std": numbers["noise_std"] * std}
+        other = laplace(linear(mean[:, None]), (x, y), **numbers)
+        assert other.information["log_marginal_likelihood"] < best
+
+
+def test_logistic_regression_against_numerical_integration():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(150, 1))
+    y = (rng.uniform(size=150) < special.expit(1.5 * x[:, 0] - 0.5)).astype("float64")
+    features = np.concatenate([x, np.ones((150, 1))], axis=1)
+    precision, theta = 1.0, np.zeros(2)
+    for _ in range(20):
+        p = special.expit(features @ theta)
+        hessian = features.T @ (features * (p * (1 - p))[:, None]) + precision * np.eye(2)
+        theta = theta - np.linalg.solve(hessian, features.T @ (p - y) + precision * theta)
+    # The posterior on a grid over six standard deviations.
+    a, b = np.meshgrid(*(theta[i] + np.linspace(-2, 2, 161) for i in range(2)), indexing="ij")
+    f = a[..., None] * x[:, 0] + b[..., None]
+    log_joint = (y * f - np.logaddexp(0, f)).sum(-1) - 0.5 * precision * (a**2 + b**2) + np.log(precision / 2 / np.pi)
+    density = np.exp(log_joint - log_joint.max())
+    cell = (4 / 160) ** 2
+    evidence = np.log(density.sum() * cell) + log_joint.max()
+    density /= density.sum()
+    at = np.array([-3.0, -1.0, 0.0, 1.0, 3.0])
+    expected = (density[..., None] * special.expit(a[..., None] * at + b[..., None])).sum((0, 1))
+    points = np.stack([a.ravel(), b.ravel()]) - theta[:, None]
+    covariance = (density.ravel() * points) @ points.T
+    model = linear(theta[:, None], "binary_crossentropy", "sigmoid")
+    posterior = laplace(model, (x, y), prior_precision=precision)
+    # A Gaussian is not quite what the posterior is: the difference falls with the number of examples.
+    np.testing.assert_allclose(posterior.covariance(), covariance, atol=0.1 * covariance.max())
+    assert posterior.information["log_marginal_likelihood"] == pytest.approx(evidence, abs=0.05)
+    samples = np.array([np.concatenate([w.ravel() for w in posterior.draw(i).values()]) for i in range(2000)])
+    found = special.expit(samples[:, :1] * at + samples[:, 1:]).mean(0)
+    np.testing.assert_allclose(found, expected, atol=0.01)
+
+
+def test_softmax_curvature_against_finite_differences():
+    model = zoo.classifier(0, None)
+    full = laplace(model, (zoo.X, zoo.LABELS), "full", prior_precision=1e-3)
+    head = model.layers[-1]
+    inner = keras.Model(model.inputs, model.layers[-2].output)
+    features = np.concatenate([inner.predict(zoo.X, verbose=0), np.ones((40, 1))], axis=1).astype("float64")
+    theta = np.concatenate([head.kernel.numpy(), head.bias.numpy()[None]]).astype("float64")
+
+    def gradient(flat):
+        return (features.T @ (zoo.softmax(features @ flat.reshape(theta.shape)) - np.eye(3)[zoo.LABELS])).ravel()
+
+    step, flat = 1e-5, theta.ravel()
+    hessian = np.stack([(gradient(flat + step * e) - gradient(flat - step * e)) / 2 / step for e in np.eye(len(flat))])
+    expected = np.linalg.inv(hessian + 1e-3 * np.eye(len(flat)))
+    np.testing.assert_allclose(full.covariance(), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+    # The Kronecker form has the right sum of each factor (Daxberger et al. 2021, appendix B).
+    product = laplace(model, (zoo.X, zoo.LABELS), "kronecker", prior_precision=1e-3)
+    p = zoo.softmax(features @ theta)
+    slopes = np.diag(p.sum(0)) - p.T @ p
+    product_hessian = np.kron(features.T @ features / 40, slopes)
+    expected = np.linalg.inv(product_hessian + 1e-3 * np.eye(len(flat)))
+    np.testing.assert_allclose(product.covariance(), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
+def test_draws_have_the_covariance_and_files_hold_it(tmp_path):
+    random = np.random.default_rng(1)
+    posterior = WeightPosterior(
+        [0, 1], [(2, 2), (2,)], random.normal(size=6), random.uniform(0.1, 1, 6), random.normal(size=(2, 6))
+    )
+    draws = np.array([np.concatenate([array.ravel() for array in posterior.draw(i).values()]) for i in range(4000)])
+    covariance = posterior.covariance()
+    np.testing.assert_allclose(
+        covariance, np.diag(posterior.diagonal) + posterior.deviations.T @ posterior.deviations, rtol=1e-12
+    )
+    scale = np.sqrt(np.outer(np.diag(covariance), np.diag(covariance)))
+    assert (np.abs(np.cov(draws.T) - covariance) < 5 * scale * np.sqrt(2 / 4000)).all()
+    posterior.save(tmp_path / "posterior.npz")
+    loaded = WeightPosterior.load(tmp_path / "posterior.npz")
+    for index, array in loaded.draw(7).items():
+        np.testing.assert_array_equal(array, posterior.draw(7)[index])
+    (tmp_path / "other.npz").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"no posterior in this file.* Received: path="):
+        WeightPosterior.load(tmp_path / "other.npz")
+
+
+def test_average_over_weights_noise_and_members_is_saved_whole(tmp_path):
+    model, other = zoo.classifier(0), zoo.classifier(1)
+    posterior = laplace(model, (zoo.X, zoo.LABELS))
+    marginal = marginalize(Ensemble([model, other]), weights=[posterior, None], draws=3)
+    assert "2 members: 3 draws of weights" in repr(marginal)
+    plain = marginalize(model, weights=posterior, draws=3, noise=None)
+    samples = [posterior.draw([0, 0, draw]) for draw in range(3)]
+    hidden = keras.Model(model.inputs, model.layers[-2].output).predict(zoo.X, verbose=0)
+    (kernel, bias), _ = posterior.indices, posterior.shapes
+    expected = np.mean([zoo.softmax(hidden @ sample[kernel] + sample[bias]) for sample in samples], axis=0)
+    np.testing.assert_allclose(plain.predict(zoo.X, verbose=0), expected, rtol=1e-4)
+    for number, predictor in enumerate((marginal, calibrate(plain, (np.tile(zoo.X, (3, 1)), np.tile(zoo.LABELS, 3))))):
+        predictor.to_model().save(tmp_path / f"{number}.keras")
+        loaded = keras.models.load_model(tmp_path / f"{number}.keras")
+        np.testing.assert_allclose(
+            loaded.predict(zoo.X, verbose=0), predictor.predict(zoo.X, verbose=0), rtol=1e-4, atol=1e-6
+        )
+
+
+def test_refusals():
+    model = zoo.classifier(0)
+    posterior = laplace(model, (zoo.X, zoo.LABELS))
+    for arguments, text in [
+        ({"weights": posterior, "draws": "auto"}, "Received: draws='auto'"),
+        ({"weights": "swag"}, "Received: weights='swag'"),
+        ({"data": zoo.X}, "Received: noise='all', weights=None"),
+        ({"noise": [layers.BatchNormalization]}, "data=x_train.* Received: data=None"),
+    ]:
+        with pytest.raises(ValueError, match=text):
+            marginalize(model, **arguments)
+    with pytest.raises(ValueError, match="made for another model. Received: "):
+        marginalize(zoo.classifier(0, head=4), weights=posterior)
+    convolution = keras.Sequential(
+        [keras.Input((4, 4, 1)), layers.Conv2D(2, 3, activation="softmax"), layers.Flatten()]
+    )
+    convolution.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="that a Dense layer computes.* Received: Dense layers="):
+        laplace(convolution, (np.zeros((3, 4, 4, 1)), np.zeros((3, 8))))
+    with pytest.raises(ValueError, match="Received: structure='diagonal'"):
+        laplace(model, (zoo.X, zoo.LABELS), "diagonal")
+    with pytest.raises(ValueError, match="must be finite.* Received: mean"):
+        WeightPosterior([0], [(1,)], [np.nan])
+    with pytest.raises(ValueError, match="total size. Received: shapes="):
+        WeightPosterior([0], [(2,)], [0.0])
