@@ -27,6 +27,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from kregkit._core import rules
 from kregkit._core.checks import check_integer, check_number
 from kregkit._core.files import file_digest
 from kregkit._core.types import Path
@@ -68,6 +69,13 @@ class Verification:
         return "\n".join([f"not identical after {kills}:", *(f"  {line}" for line in self.differences)])
 
 
+@rules.checked(
+    script=rules.path,
+    arguments=rules.entries(rules.word(empty=True), empty=True),
+    seed=rules.seed,
+    ignored=rules.entries(rules.word(), empty=True),
+    start=rules.function(none=True),
+)
 def verify(
     script: Path | None,
     arguments: Sequence[Any] = (),

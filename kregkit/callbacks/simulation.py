@@ -5,13 +5,20 @@ import copy
 import keras
 import numpy as np
 
+from kregkit._core import rules
 from kregkit._core.backends import require_tensorflow
-from kregkit._core.checks import check_integer, check_number
+from kregkit._core.checks import check_number
 from kregkit.callbacks._tensorflow import compiled_over_steps
 from kregkit.callbacks.learning_rate import RateCallback, Rates, refuse_other_rates
 from kregkit.callbacks.snapshots import SnapshotEnsemble
 
 
+@rules.checked(
+    callbacks=rules.entries(rules.callback, empty=True),
+    epochs=rules.count,
+    steps_per_epoch=rules.count,
+    logs=rules.mapping(none=True, rule=rules.entries()),
+)
 def simulate(
     callbacks: list[keras.callbacks.Callback],
     epochs: int,
@@ -47,8 +54,6 @@ def simulate(
     [0.05, 0.1, 0.1, 0.1, 0.1, 0.05]
     """
     require_tensorflow("simulate")
-    check_integer("epochs", epochs, 1)
-    check_integer("steps_per_epoch", steps_per_epoch, 1)
     check_number("learning_rate", learning_rate, 0, low_open=True)
     refuse_other_rates(callbacks)
     logs = _checked_logs(logs or {}, callbacks, epochs)

@@ -157,7 +157,7 @@ class Fields:
         """Raises an error for boxes, points and masks that would stay where they are while the image moves."""
         unmoved = list(unmoved) if isinstance(unmoved, (list, tuple)) else [unmoved]
         steps = {step for path, _ in _leaves(spec) for step in path}
-        if not steps.issuperset(unmoved):
+        if not all(isinstance(one, (str, int)) for one in unmoved) or not steps.issuperset(unmoved):
             raise ValueError(f"`unmoved` must be keys of the examples, {spec}. Received: unmoved={unmoved!r}")
         acting = [operation for operation in self.augment.operations if self.training or operation.changes_size]
         if not any(operation.moves_pixels or operation.mixes for operation in acting):

@@ -2,9 +2,17 @@
 
 import tensorflow as tf
 
+from kregkit._core import rules
 from kregkit.data import _warp
 
 
+@rules.checked(
+    predictions=rules.tensor(4),
+    matrices=rules.tensor(2, 3),
+    size=rules.pair(rules.whole(1), none=True),
+    spacing=rules.pair(rules.number(0, low_open=True)),
+    exact=rules.boolean,
+)
 def restore(predictions, matrices, size=None, spacing=(1.0, 1.0), exact=False):
     """Maps predictions of one number or distribution per pixel from views back to the images.
 

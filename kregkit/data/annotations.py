@@ -1,5 +1,6 @@
 """How an element holds boxes and points, which move along with their image."""
 
+from kregkit._core import rules
 from kregkit._core.checks import check_choice, check_integer, check_number
 from kregkit.data._arguments import Configured, register
 
@@ -49,7 +50,9 @@ class Boxes(Configured):
         min_visible: float = 0.1,
         max_boxes: int | None = None,
     ):
+        rules.key("key", key)
         self.key = key
+        rules.any_of(rules.key, rules.entries(rules.key, empty=True))("labels", labels)
         self.labels = labels
         self.format = check_choice("format", format, BOX_FORMATS)
         self.min_visible = check_number("min_visible", min_visible, 0, 1)
@@ -80,6 +83,7 @@ class Points(Configured):
     """
 
     def __init__(self, key: str | int | None = None, format: str = "xy"):
+        rules.key("key", key)
         self.key = key
         self.format = check_choice("format", format, POINT_FORMATS)
 

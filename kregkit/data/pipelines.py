@@ -7,7 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kregkit._core.checks import check_boolean, check_integer, check_list, check_path, check_string
+from kregkit._core import rules
+from kregkit._core.checks import check_boolean, check_choice, check_integer, check_list, check_path, check_string
 from kregkit.data._annotations import nothing
 from kregkit.data._distributed import MIN_STEPS, distributed
 from kregkit.data._encoded import window_reader
@@ -137,6 +138,12 @@ def pipeline(
     check_integer("seed", seed, -(2**63), 2**63 - 1)
     check_integer("batch", batch, 0)
     check_integer("buffer_size", buffer_size, 1)
+    check_choice("channels", channels, (0, 1, 3))
+    for name, key in (("image", image), ("label", label)):
+        rules.key(name, key)
+    for name, value, low in (("num_parallel_calls", num_parallel_calls, 1), ("prefetch", prefetch, 0)):
+        if value is not None and not (isinstance(value, int) and value == tf.data.AUTOTUNE):
+            check_integer(name, value, low)
     for name, value in (
         ("training", training),
         ("shuffle", shuffle),

@@ -5,6 +5,7 @@ import io
 
 import numpy as np
 
+from kregkit._core import rules
 from kregkit._core.checks import check_integer, check_list, check_path
 from kregkit._core.optional import import_optional
 from kregkit.data import _annotations
@@ -13,6 +14,7 @@ from kregkit.data._fields import get
 _MOST_NAMES = 3
 
 
+@rules.checked(label=rules.key)
 def preview(dataset, num: int = 16, label: str | int = "label", class_names: list[str] | None = None) -> "Preview":
     """Takes one batch of a pipeline and shows it as a contact sheet: labels, boxes, masks and points drawn in.
 

@@ -81,6 +81,8 @@ class Solarize(Tone):
     num_draws = 2
 
     def __init__(self, threshold: float | tuple[float, float] = 0.5, probability: float = 0.5):
+        if not isinstance(threshold, (tuple, list)):
+            check_number("threshold", threshold, 0, 1)
         self.threshold = threshold
         self._ends()
         self.probability = check_number("probability", probability, 0, 1)

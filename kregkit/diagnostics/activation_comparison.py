@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kregkit._core import rules
 from kregkit._core.checks import check_integer
 from kregkit._core.notebook import Notebook
 from kregkit._core.seeds import derived_seed
@@ -98,6 +99,12 @@ class ActivationComparison(Notebook):
         return "\n".join(rows)
 
 
+@rules.checked(
+    data=rules.optional(rules.data),
+    initializers=rules.entries(rules.word()),
+    activations=rules.entries(rules.word()),
+    batch_normalization=rules.entries(rules.boolean),
+)
 def compare_activations(
     model: keras.Model | Sequence[int] | None = None,
     data: Data = None,

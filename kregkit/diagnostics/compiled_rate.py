@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kregkit._core import rules
 from kregkit._core.checks import check_integer
 from kregkit._core.types import Data
 from kregkit.diagnostics._optimizers import learning_rates
@@ -17,6 +18,7 @@ from kregkit.diagnostics.learning_rate_sweep import affordable_steps, learning_r
 _FEWEST, _LARGE = 30, 100
 
 
+@rules.checked(steps=rules.whole(10, 10**6, none=True))
 def learning_rate(model: keras.Model, data: Data, steps: int | None = None) -> Any:
     """Checks the compiled learning rate against the range in which the loss falls.
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import keras
 import numpy as np
 
+from kregkit._core import rules
 from kregkit._core.checks import check_number
 from kregkit.diagnostics.finding import Finding, Problem
 
@@ -15,6 +16,7 @@ _REGULARISE = (
 )
 
 
+@rules.checked(monitor=rules.word())
 def diagnose_curves(
     history: keras.callbacks.History | Mapping[str, Sequence[float]], monitor: str = "loss", floor: float | None = None
 ) -> Finding:

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from kregkit._core import rules
 from kregkit._core.checks import check_integer
 from kregkit._core.types import Data
 from kregkit.diagnostics._double import DoubleLoss, double_precision
@@ -15,6 +16,7 @@ _STEPS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 _MANY, _GROUP, _SMALL_GROUP = 40, 32, 8
 
 
+@rules.checked(seed=rules.seed)
 def gradient_check(
     model: keras.Model, data: Data, num_weights: int = 6, num_examples: int = 8, seed: int = 0
 ) -> Finding:

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from kregkit._core import rules
 from kregkit._core.checks import check_integer
 from kregkit._core.types import Data
 from kregkit.diagnostics._calls import quiet, recorded
@@ -15,6 +16,7 @@ from kregkit.diagnostics.finding import Finding, Problem
 _MAX_FEATURES, _MAX_TARGETS = 4096, 64
 
 
+@rules.checked(num_permutations=rules.whole(20, 10**6))
 def label_signal(model: keras.Model, data: Data, num_permutations: int = 200) -> Finding:
     """Checks that inputs tell something about labels, before any network is asked to find out what.
 

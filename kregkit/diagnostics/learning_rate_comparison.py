@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kregkit._core import rules
 from kregkit._core.types import Data
 from kregkit._core.weights import assign_values, copy_values
 from kregkit.diagnostics._optimizers import set_learning_rate
@@ -13,6 +14,7 @@ from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics.learning_rate_sweep import learning_rate_range
 
 
+@rules.checked(rates=rules.mapping(none=True, rule=rules.number(0), empty=False), steps=rules.count)
 def compare_learning_rates(
     model: keras.Model, data: Data, rates: Mapping[str, float] | None = None, steps: int = 150
 ) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from kregkit._core import rules
 from kregkit._core.checks import check_integer, check_number
 from kregkit._core.notebook import Notebook
 from kregkit._core.types import Data
@@ -63,6 +64,7 @@ class LearningRateRange(Notebook):
         return self.reason
 
 
+@rules.checked(steps=rules.whole(10, 10**6))
 def learning_rate_range(
     model: keras.Model, data: Data, low: float = 1e-6, high: float = 10.0, steps: int = 100
 ) -> LearningRateRange:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import keras
 
+from kregkit._core import rules
 from kregkit._core.checks import check_integer, check_number
 from kregkit._core.types import Data
 from kregkit.diagnostics._probe import probing
@@ -56,6 +57,7 @@ _SHARES = {
 }
 
 
+@rules.checked(checks=rules.any_of(rules.word(), rules.entries(rules.word())))
 def preflight(
     model: keras.Model,
     data: Data,

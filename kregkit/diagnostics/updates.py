@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kregkit._core import rules
 from kregkit._core.checks import check_integer
 from kregkit._core.types import Data
 from kregkit._core.weights import copy_values, is_kernel
@@ -12,6 +13,7 @@ from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics.finding import Finding, Problem
 
 
+@rules.checked(steps=rules.count)
 def update_ratio(model: keras.Model, data: Data, steps: int = 10) -> Finding:
     """Checks `||update|| / ||weights||` of every kernel over the first steps: about 1e-3 is healthy.
 

@@ -2,10 +2,11 @@
 
 import keras
 
-from kregkit._core import keras_internals
+from kregkit._core import keras_internals, rules
 from kregkit._core.backends import require_tensorflow
 
 
+@rules.checked(model=rules.model)
 def synchronize_batch_normalization(model: keras.Model) -> list[str]:
     """Has every BatchNormalization of a model use the statistics of all replicas' batches together.
 

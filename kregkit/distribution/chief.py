@@ -20,4 +20,6 @@ def is_chief(strategy: Any) -> bool:
     >>> distribution.is_chief(None)
     True
     """
+    if strategy is not None and not hasattr(strategy, "cluster_resolver"):
+        raise ValueError(f"`strategy` must be a tf.distribute.Strategy or None. Received: strategy={strategy!r}")
     return worker_of(strategy).is_chief

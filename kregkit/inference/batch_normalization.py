@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kregkit._core import rules
 from kregkit._core.backends import require_tensorflow
 from kregkit._core.batches import read_batches
 from kregkit._core.normalization import batch_normalizations, batch_statistics_in_inference
@@ -16,6 +17,7 @@ from kregkit.inference._architecture import Architecture, as_tensors, current_va
 from kregkit.inference._moments import Moments
 
 
+@rules.checked(model=rules.model, data=rules.data, steps=rules.whole(1, none=True))
 def recompute_batch_normalization(model, data, batch_size=None, steps=None):
     """Replaces BatchNormalization's moving statistics by those of `data` under the present weights.
 

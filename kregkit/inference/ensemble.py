@@ -109,8 +109,8 @@ class Ensemble(Predictor):
     def __init__(self, models, outputs="auto", reduce="probabilities"):
         require_tensorflow("Ensemble")
         alone = isinstance(models, keras.Model)
-        models = models if alone else list(models)
-        if alone or not models or not all(isinstance(model, keras.Model) for model in models):
+        models = models if alone or not hasattr(models, "__iter__") else list(models)
+        if not isinstance(models, list) or not models or not all(isinstance(model, keras.Model) for model in models):
             raise ValueError(f"`models` must be a non-empty list of Keras models. Received: models={models!r}")
         for model in models:
             if not model.built:

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kregkit._core import rules
 from kregkit._core.backends import require_tensorflow
 from kregkit._core.checks import check_data, check_integer
 from kregkit.inference._weight_evaluator import WeightEvaluator, between, check_same_architecture, warn_of_statistics
@@ -13,6 +14,7 @@ from kregkit.inference._weight_evaluator import WeightEvaluator, between, check_
 _BAR = 40
 
 
+@rules.checked(normalization_data=rules.optional(rules.data))
 def loss_along(
     a: keras.Model,
     b: keras.Model,
@@ -62,7 +64,7 @@ def loss_along(
         if not isinstance(model, keras.Model) or not model.built:
             raise ValueError(f"`{name}` must be a built Keras model. Received: {name}={model!r}")
     check_data("data", data)
-    check_integer("points", points, 3)
+    check_integer("points", points, 3, 10**6)
     check_same_architecture([a, b])
     evaluator = WeightEvaluator(a, data, normalization_data, batch_size)
     warn_of_statistics(evaluator, "normalization_data")

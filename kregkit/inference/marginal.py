@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import keras
 
+from kregkit._core import rules
 from kregkit._core.backends import require_tensorflow
 from kregkit._core.checks import check_choice, check_data, check_integer, check_number
 from kregkit._core.output_kinds import check_outputs
@@ -23,6 +24,13 @@ from kregkit.inference.posterior import WeightPosterior
 from kregkit.inference.report import Report
 
 
+@rules.checked(
+    noise=rules.any_of(rules.choice("all", None), rules.entries(empty=True)),
+    layout=rules.any_of(rules.word(), rules.mapping(rule=rules.word()), rules.entries()),
+    shared=rules.boolean,
+    spread=rules.boolean,
+    data_batch_size=rules.whole(1, none=True),
+)
 def marginalize(
     model,
     draws=16,
@@ -184,8 +192,6 @@ def _drawn_weights(ensemble, weights, normalizations, noise, data, batch_size, s
         )
     if data is not None:
         check_data("data", data)
-    if batch_size is not None:
-        check_integer("data_batch_size", batch_size, 1)
     if weights is None:
         posteriors = [None] * len(models)
     else:

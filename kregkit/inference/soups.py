@@ -6,6 +6,7 @@ import warnings
 import keras
 import numpy as np
 
+from kregkit._core import rules
 from kregkit._core.backends import require_tensorflow
 from kregkit._core.checks import check_boolean, check_data, check_number
 from kregkit._core.weights import swapped
@@ -30,6 +31,11 @@ class DifferentBasinsError(ValueError):
         self.line = line
 
 
+@rules.checked(
+    data=rules.optional(rules.data),
+    model=rules.optional(rules.model),
+    return_members=rules.boolean,
+)
 def soup(
     members: object,
     validation: object,

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kregkit._core import rules
 from kregkit._core.written import Words
 
 
@@ -19,6 +20,27 @@ def second_moment(pieces):
     density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
     below = np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in z])
     return float(np.sum(z**2 * pieces * density * below ** (pieces - 1)) * (z[1] - z[0]))
+
+
+_size = rules.any_of(rules.whole(1), rules.entries(rules.whole(1)))
+_RULES = {
+    "units": rules.whole(1),
+    "filters": rules.whole(1),
+    "pieces": rules.whole(1),
+    "kernel_size": _size,
+    "strides": _size,
+    "dilation_rate": _size,
+    "padding": rules.word(),
+    "use_bias": rules.boolean,
+    "kernel_initializer": rules.keras_object("initializers"),
+    "bias_initializer": rules.keras_object("initializers"),
+    "kernel_regularizer": rules.keras_object("regularizers"),
+}
+
+
+def check_arguments(**arguments):
+    """Raises `ValueError` for an argument that no maxout layer can use."""
+    rules.check(_RULES, **arguments)
 
 
 def initializer(pieces, given=None):

@@ -4,8 +4,7 @@ from typing import Any
 
 import keras
 
-from kregkit._core.checks import check_integer
-from kregkit.layers._pieces import MaxOfPieces, initializer
+from kregkit.layers._pieces import MaxOfPieces, check_arguments, initializer
 
 
 @keras.saving.register_keras_serializable(package="kregkit")
@@ -56,8 +55,14 @@ class Maxout(MaxOfPieces):
         kernel_regularizer: Any = None,
         **kwargs: Any,
     ) -> None:
-        check_integer("units", units, low=1)
-        check_integer("pieces", pieces, low=1)
+        check_arguments(
+            units=units,
+            pieces=pieces,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+        )
         super().__init__(**kwargs)
         self.units = units
         self.pieces = pieces

@@ -5,8 +5,7 @@ from typing import Any, Literal
 
 import keras
 
-from kregkit._core.checks import check_integer
-from kregkit.layers._pieces import MaxOfPieces, initializer
+from kregkit.layers._pieces import MaxOfPieces, check_arguments, initializer
 
 
 @keras.saving.register_keras_serializable(package="kregkit")
@@ -71,8 +70,18 @@ class MaxoutConv2D(MaxOfPieces):
         kernel_regularizer: Any = None,
         **kwargs: Any,
     ) -> None:
-        check_integer("filters", filters, low=1)
-        check_integer("pieces", pieces, low=1)
+        check_arguments(
+            filters=filters,
+            kernel_size=kernel_size,
+            pieces=pieces,
+            strides=strides,
+            padding=padding,
+            dilation_rate=dilation_rate,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+        )
         super().__init__(**kwargs)
         self.filters = filters
         self.pieces = pieces

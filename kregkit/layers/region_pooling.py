@@ -6,12 +6,19 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
+from kregkit._core import rules
 from kregkit._core.checks import check_choice
 from kregkit._core.types import Shape, Tensor
 from kregkit.layers._backend import compile_apart, on_tensorflow, runs_eagerly
 from kregkit.layers._rows import gather, with_gradient
 
 
+@rules.checked(
+    overlapping=rules.boolean,
+    compiled=rules.choice(None, True, False),
+    inputs=rules.tensor(),
+    boundaries=rules.entries(),
+)
 def fractional_max_pool(
     inputs: Tensor,
     boundaries: Sequence[Tensor],
@@ -62,6 +69,8 @@ def fractional_max_pool(
     check_choice("data_format", data_format, ("channels_last", "channels_first"))
     inputs = ops.convert_to_tensor(inputs)
     num_axes = len(inputs.shape) - 2
+    if num_axes < 1:
+        raise ValueError(f"`inputs` must have one or more spatial axes. Received: inputs.shape={tuple(inputs.shape)}")
     if len(boundaries) != num_axes:
         raise ValueError(
             f"`boundaries` must have one sequence for each of the {num_axes} spatial axes. "

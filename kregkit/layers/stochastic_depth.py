@@ -6,7 +6,7 @@ from typing import Any, Literal
 import keras
 from keras import ops, tree
 
-from kregkit._core import keras_internals
+from kregkit._core import keras_internals, rules
 from kregkit._core.checks import check_choice, check_integer, check_number
 from kregkit._core.types import Shape, Tensor
 from kregkit.layers._backend import on_tensorflow, runs_eagerly
@@ -17,6 +17,7 @@ from kregkit.layers._rows import put_rows, random_subset, take_rows
 _UPWARD = 0.501
 
 
+@rules.checked(num_blocks=rules.whole(1, 10**6))
 def linear_survival(num_blocks: int, final: float = 0.5) -> list[float]:
     """Returns the survival probabilities `p_l = 1 - (l / L) (1 - p_L)` of blocks `l = 1 ... L`, first block first.
 

@@ -8,6 +8,7 @@ from keras import ops
 from kregkit._core import keras_internals
 from kregkit._core.types import LearningRate, Tensor
 from kregkit._core.written import Written
+from kregkit.optimizers._arguments import keras_arguments
 
 
 @keras.saving.register_keras_serializable(package="kregkit")
@@ -72,21 +73,23 @@ class Adam(Written, keras.optimizers.Adam):
         name: str | None = "adam",
     ) -> None:
         super().__init__(
-            learning_rate=learning_rate,
-            beta_1=beta_1,
-            beta_2=beta_2,
-            epsilon=epsilon,
-            amsgrad=amsgrad,
-            weight_decay=weight_decay,
-            clipnorm=clipnorm,
-            clipvalue=clipvalue,
-            global_clipnorm=global_clipnorm,
-            use_ema=use_ema,
-            ema_momentum=ema_momentum,
-            ema_overwrite_frequency=ema_overwrite_frequency,
-            loss_scale_factor=loss_scale_factor,
-            gradient_accumulation_steps=gradient_accumulation_steps,
-            name=name,
+            **keras_arguments(
+                learning_rate=learning_rate,
+                beta_1=beta_1,
+                beta_2=beta_2,
+                epsilon=epsilon,
+                amsgrad=amsgrad,
+                weight_decay=weight_decay,
+                clipnorm=clipnorm,
+                clipvalue=clipvalue,
+                global_clipnorm=global_clipnorm,
+                use_ema=use_ema,
+                ema_momentum=ema_momentum,
+                ema_overwrite_frequency=ema_overwrite_frequency,
+                loss_scale_factor=loss_scale_factor,
+                gradient_accumulation_steps=gradient_accumulation_steps,
+                name=name,
+            )
         )
         if not isinstance(bias_correction, bool):
             raise ValueError(f"`bias_correction` must be True or False. Received: bias_correction={bias_correction!r}")

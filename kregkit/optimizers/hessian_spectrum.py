@@ -6,6 +6,7 @@ from typing import Literal
 import keras
 import numpy as np
 
+from kregkit._core import rules
 from kregkit._core.backends import require_tensorflow
 from kregkit._core.checks import check_integer
 from kregkit._core.notebook import Notebook
@@ -72,6 +73,7 @@ class Curvature(Notebook):
         return f"{words}; curvature from {self.smallest:.3g} to {self.largest:.3g}{slope}"
 
 
+@rules.checked(model=rules.model, x=rules.data)
 def curvature(
     model: keras.Model,
     x: Data,

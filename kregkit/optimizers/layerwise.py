@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kregkit._core import keras_internals
+from kregkit._core import keras_internals, rules
 from kregkit._core.checks import check_number
 from kregkit._core.graph import layer_paths, layers_as_called, matches_path
 from kregkit._core.types import Loss, Tensor
@@ -103,6 +103,7 @@ class LayerwiseLearningRate(Written, keras.optimizers.Optimizer):
             )
         if optimizer.built:
             raise ValueError(f"`optimizer` must not have trained or been built yet. Received: optimizer={optimizer!r}")
+        rules.mapping(none=True)("multipliers", multipliers)
         self.multipliers = {}
         for pattern, factor in dict(multipliers or {}).items():
             try:

@@ -6,13 +6,22 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from kregkit._core import keras_internals
+from kregkit._core import keras_internals, rules
 from kregkit._core.backends import require_tensorflow
 from kregkit._core.checks import check_choice, check_integer
 from kregkit._core.types import ArrayLike, Data, Loss
 from kregkit.optimizers._solver import METHODS, check_constant, objective_of, solve
 
 
+@rules.checked(
+    model=rules.model,
+    x=rules.data,
+    callbacks=rules.any_of(rules.callback, rules.entries(rules.callback, none=True, empty=True)),
+    tolerance=rules.number(0, none=True),
+    options=rules.mapping(none=True),
+    jit_compile=rules.boolean,
+    verbose=rules.verbose,
+)
 def minimize(
     model: keras.Model,
     x: Data,
@@ -147,6 +156,16 @@ def minimize(
     return model.history
 
 
+@rules.checked(
+    f=rules.function(),
+    x0=rules.tensor(),
+    callback=rules.function(none=True),
+    bounds=rules.entries(none=True),
+    tolerance=rules.number(0, none=True),
+    options=rules.mapping(none=True),
+    jit_compile=rules.boolean,
+    verbose=rules.verbose,
+)
 def minimize_function(
     f: Callable[[Any], Any],
     x0: ArrayLike,

@@ -7,9 +7,10 @@ import keras
 from keras import ops
 
 from kregkit._core import keras_internals
-from kregkit._core.checks import check_number
+from kregkit._core.checks import check_boolean, check_number
 from kregkit._core.types import LearningRate, Tensor
 from kregkit._core.written import Written
+from kregkit.optimizers._arguments import keras_arguments
 
 
 @keras.saving.register_keras_serializable(package="kregkit")
@@ -71,20 +72,22 @@ class Momentum(Written, keras.optimizers.Optimizer):
         name: str | None = None,
     ) -> None:
         super().__init__(
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            clipnorm=clipnorm,
-            clipvalue=clipvalue,
-            global_clipnorm=global_clipnorm,
-            use_ema=use_ema,
-            ema_momentum=ema_momentum,
-            ema_overwrite_frequency=ema_overwrite_frequency,
-            loss_scale_factor=loss_scale_factor,
-            gradient_accumulation_steps=gradient_accumulation_steps,
-            name=name,
+            **keras_arguments(
+                learning_rate=learning_rate,
+                weight_decay=weight_decay,
+                clipnorm=clipnorm,
+                clipvalue=clipvalue,
+                global_clipnorm=global_clipnorm,
+                use_ema=use_ema,
+                ema_momentum=ema_momentum,
+                ema_overwrite_frequency=ema_overwrite_frequency,
+                loss_scale_factor=loss_scale_factor,
+                gradient_accumulation_steps=gradient_accumulation_steps,
+                name=name,
+            )
         )
         self.momentum = check_number("momentum", momentum, 0, 1, high_open=True)
-        self.nesterov = bool(nesterov)
+        self.nesterov = check_boolean("nesterov", nesterov)
 
     def build(self, var_list: Sequence[Any]) -> None:
         if self.built:

@@ -13,6 +13,7 @@ from kregkit._core.checks import check_integer, check_number
 from kregkit._core.types import LearningRate, Tensor
 from kregkit._core.weights import variable_path
 from kregkit._core.written import Written
+from kregkit.optimizers._arguments import keras_arguments
 
 
 class _Slots:
@@ -109,17 +110,19 @@ class SOAP(Written, keras.optimizers.Optimizer):
         name: str | None = None,
     ) -> None:
         super().__init__(
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            clipnorm=clipnorm,
-            clipvalue=clipvalue,
-            global_clipnorm=global_clipnorm,
-            use_ema=use_ema,
-            ema_momentum=ema_momentum,
-            ema_overwrite_frequency=ema_overwrite_frequency,
-            loss_scale_factor=loss_scale_factor,
-            gradient_accumulation_steps=gradient_accumulation_steps,
-            name=name,
+            **keras_arguments(
+                learning_rate=learning_rate,
+                weight_decay=weight_decay,
+                clipnorm=clipnorm,
+                clipvalue=clipvalue,
+                global_clipnorm=global_clipnorm,
+                use_ema=use_ema,
+                ema_momentum=ema_momentum,
+                ema_overwrite_frequency=ema_overwrite_frequency,
+                loss_scale_factor=loss_scale_factor,
+                gradient_accumulation_steps=gradient_accumulation_steps,
+                name=name,
+            )
         )
         self.beta_1 = check_number("beta_1", beta_1, 0, 1, high_open=True)
         self.beta_2 = check_number("beta_2", beta_2, 0, 1, high_open=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kregkit._core import rules
 from kregkit._core.optional import import_optional
 
 if TYPE_CHECKING:
@@ -17,6 +18,10 @@ _GOOD, _BAD = "#2a8c4a", "#c0392b"
 _WORDS = {"no variety": "the same for every example"}
 
 
+@rules.checked(
+    runs=rules.entries(rules.mapping("initializer", "activation", "batch_normalization", "verdict", "layers")),
+    figure=rules.figure,
+)
 def activation_histograms(runs: Sequence[Mapping[str, Any]], figure: Figure | None = None) -> Figure:
     """Draws histograms of every layer's outputs: one panel per initialiser and activation, depth from top to bottom.
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kregkit._core import rules
 from kregkit._core.checks import check_array, check_axes, check_integer
 from kregkit._core.types import ArrayLike
 from kregkit.plots._axes import finish, new_axes
@@ -62,6 +63,7 @@ def reliability_bins(probabilities: ArrayLike, labels: ArrayLike, num_bins: int 
     }
 
 
+@rules.checked(probabilities=rules.array(), label=rules.label)
 def reliability(
     probabilities: ArrayLike,
     labels: ArrayLike,

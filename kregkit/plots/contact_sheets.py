@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kregkit._core import rules
 from kregkit._core.optional import import_optional
 
 if TYPE_CHECKING:
@@ -16,6 +17,16 @@ if TYPE_CHECKING:
 _COLORS = ("#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#bfef45", "#9a6324")
 
 
+@rules.checked(
+    images=rules.any_of(rules.array(4, finite=False), rules.entries(rules.array(3, finite=False), empty=True)),
+    titles=rules.entries(none=True),
+    boxes=rules.entries(none=True),
+    box_titles=rules.entries(none=True),
+    masks=rules.array(3, none=True),
+    points=rules.entries(none=True),
+    columns=rules.whole(1, 1000, none=True),
+    figure=rules.figure,
+)
 def contact_sheet(
     images: Any,
     titles: list[str] | None = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kregkit._core import rules
 from kregkit.plots._axes import finish, new_axes, whole_numbers
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def _record(history):
 
 def _draw(axes, record, name, convert, label, color):
     if name not in record:
-        raise ValueError(f"The history holds no {name!r}. Received: history={sorted(record)}")
+        raise ValueError(f"The history holds no {name!r}. Received: history={sorted(record)}, name={name!r}")
     validation = record.get(f"val_{name}")
     x = np.arange(1, len(record[name]) + 1)
     look, names = {"linewidth": 1.6}, [label, None]
@@ -42,6 +43,7 @@ def _draw(axes, record, name, convert, label, color):
     return axes
 
 
+@rules.checked(axes=rules.axes, name=rules.word(), label=rules.label, log=rules.boolean)
 def loss_curves(
     history: keras.callbacks.History | Mapping[str, Sequence[float]],
     axes: Axes | None = None,
@@ -81,6 +83,7 @@ def loss_curves(
     return finish(axes)
 
 
+@rules.checked(axes=rules.axes, name=rules.word(), label=rules.label, log=rules.boolean)
 def error_curves(
     history: keras.callbacks.History | Mapping[str, Sequence[float]],
     axes: Axes | None = None,
@@ -126,6 +129,12 @@ def _percent_wrong(accuracy, log):
     return np.where(error > 0, error, np.nan) if log else error
 
 
+@rules.checked(
+    values=rules.mapping(rule=rules.number(), empty=False),
+    axes=rules.axes,
+    intervals=rules.mapping(none=True, rule=rules.array(1)),
+    baseline=rules.word(none=True),
+)
 def errors(
     values: Mapping[str, float],
     axes: Axes | None = None,
@@ -150,6 +159,8 @@ def errors(
     >>> len(axes.patches)
     2
     """
+    if baseline is not None and baseline not in values:
+        raise ValueError(f"`baseline` must be one of {list(values)}. Received: baseline={baseline!r}")
     axes = new_axes(axes, size=(6.4, 0.36 * len(values) + 1.1))
     names = list(values)
     positions = np.arange(len(names))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kregkit._core import rules
 from kregkit._core.optional import import_optional
 from kregkit._core.types import ArrayLike
 from kregkit.plots._axes import finish, new_axes
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@rules.checked(
+    draws=rules.array(1),
+    errors=rules.array(),
+    axes=rules.axes,
+    label=rules.label,
+    baseline=rules.array(none=True),
+    baseline_label=rules.label,
+)
 def error_against_draws(
     draws: Sequence[int],
     errors: ArrayLike,

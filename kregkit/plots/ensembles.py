@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kregkit._core import rules
 from kregkit._core.checks import check_integer
 from kregkit.plots._axes import finish, new_axes, whole_numbers
 
@@ -50,6 +51,14 @@ def subset_errors(
     return errors_by_size
 
 
+@rules.checked(
+    predictions=rules.entries(rules.array()),
+    labels=rules.array(),
+    axes=rules.axes,
+    error=rules.function(),
+    seed=rules.seed,
+    label=rules.label,
+)
 def ensemble_size(
     predictions: Any,
     labels: Any,

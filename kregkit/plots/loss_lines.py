@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kregkit._core import rules
 from kregkit._core.checks import check_array, check_axes
 from kregkit._core.types import ArrayLike
 from kregkit.plots._axes import finish, new_axes
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@rules.checked(label=rules.label)
 def loss_line(
     positions: ArrayLike,
     losses: ArrayLike,

@@ -6,11 +6,17 @@ from typing import Any
 
 import numpy as np
 
+from kregkit._core import rules
 from kregkit._core.optional import import_optional
 
 _INK = "0.25"
 
 
+@rules.checked(
+    landscapes=rules.mapping(rule=rules.mapping("function", "paths", "limits"), empty=False),
+    groups=rules.entries(rules.entries(rules.word()), none=True),
+    colors=rules.mapping(none=True, rule=rules.color),
+)
 def trajectories(
     landscapes: Any, groups: Any = None, colors: Any = None, axes: Any = None, *, below: str = "loss above the lowest"
 ) -> np.ndarray:

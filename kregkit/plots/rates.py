@@ -7,12 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kregkit._core import rules
 from kregkit.plots._axes import finish, new_axes, whole_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@rules.checked(
+    rates=rules.any_of(rules.function(), rules.history, rules.array(1)),
+    axes=rules.axes,
+    steps=rules.whole(1, 10**7, none=True),
+    steps_per_epoch=rules.whole(1, none=True),
+    label=rules.label,
+    log=rules.boolean,
+)
 def learning_rate_curve(
     rates: Any,
     axes: Axes | None = None,
@@ -84,6 +93,7 @@ def learning_rate_curve(
     return finish(axes)
 
 
+@rules.checked(curves=rules.mapping(rule=rules.mapping("rate", "losses"), empty=False), axes=rules.axes)
 def learning_rates(curves: Mapping[str, Any], axes: Axes | None = None) -> Axes:
     """Draws the loss of short runs at several learning rates.
 
@@ -113,6 +123,7 @@ def learning_rates(curves: Mapping[str, Any], axes: Axes | None = None) -> Axes:
     return finish(axes)
 
 
+@rules.checked(sweep=rules.mapping("rates", "losses", "smoothed"), axes=rules.axes)
 def learning_rate_sweep(sweep: Any, axes: Axes | None = None) -> Axes:
     """Draws the loss against the swept learning rate, with the suggestion and the rate in use.
 

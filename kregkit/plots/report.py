@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kregkit._core import rules
 from kregkit._core.optional import import_optional
 from kregkit.plots._axes import finish
 from kregkit.plots.rates import learning_rate_sweep
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _COLORS = {"pass": "#2a8c4a", "warn": "#d98e04", "fail": "#c0392b"}
 
 
+@rules.checked(figure=rules.figure)
 def findings(report: Mapping[str, Any], figure: Figure | None = None) -> Figure:
     """Draws a preflight: the verdicts, the signal through depth, the small batch, the rate's range, update ratios.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from kregkit._core import rules
 from kregkit._core.checks import check_choice
 from kregkit._core.optional import import_optional
 from kregkit.plots._axes import finish, new_axes
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@rules.checked(
+    trials=rules.entries(rules.mapping("parameters", "value")),
+    x=rules.word(),
+    y=rules.word(),
+    axes=rules.axes,
+    log_x=rules.boolean,
+    log_y=rules.boolean,
+    color=rules.word(),
+)
 def search_scatter(
     trials: Sequence[Mapping[str, Any]],
     x: str,
@@ -89,6 +99,7 @@ def search_scatter(
     return finish(axes)
 
 
+@rules.checked(importance=rules.mapping(rule=rules.number(), empty=False), axes=rules.axes)
 def search_importance(importance: Mapping[str, float], axes: Axes | None = None) -> Axes:
     """Draws how much each parameter matters, as horizontal bars, the most important on top.
 
@@ -123,6 +134,9 @@ def search_importance(importance: Mapping[str, float], axes: Axes | None = None)
     return axes
 
 
+@rules.checked(
+    rounds=rules.entries(rules.mapping(rule=rules.mapping())), axes=rules.axes, best=rules.mapping(none=True)
+)
 def search_ranges(rounds: Sequence[Any], axes: Axes | None = None, *, best: Any = None) -> Axes:
     """Draws the range of each parameter in each round, on the scale of the first round's range.
 
@@ -188,6 +202,15 @@ def search_ranges(rounds: Sequence[Any], axes: Axes | None = None, *, best: Any 
     return axes
 
 
+@rules.checked(
+    trials=rules.entries(rules.mapping("parameters", "value")),
+    rounds=rules.entries(rules.mapping(rule=rules.mapping())),
+    importance=rules.mapping(rule=rules.number()),
+    x=rules.word(none=True),
+    y=rules.word(none=True),
+    title=rules.label,
+    color=rules.word(),
+)
 def search_results(
     trials: Sequence[Mapping[str, Any]],
     rounds: Sequence[Any],
@@ -247,6 +270,14 @@ def search_results(
     return axes
 
 
+@rules.checked(
+    curves=rules.mapping(rule=rules.array(2, finite=False), empty=False),
+    axes=rules.axes,
+    budget=rules.word(empty=True),
+    value=rules.word(empty=True),
+    log=rules.boolean,
+    marks=rules.mapping(none=True, rule=rules.number()),
+)
 def best_so_far(
     curves: Mapping[str, Any],
     axes: Axes | None = None,

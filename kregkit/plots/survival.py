@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kregkit._core import rules
 from kregkit._core.checks import check_number
 from kregkit.plots._axes import finish, new_axes, whole_numbers
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@rules.checked(probabilities=rules.entries(rules.number(0, 1)), axes=rules.axes, label=rules.label)
 def survival_probabilities(
     probabilities: Sequence[float], axes: Axes | None = None, *, label: str | None = None
 ) -> Axes:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kregkit._core import rules
 from kregkit.plots._axes import finish, new_axes
 
 if TYPE_CHECKING:
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 _BESIDE = 1.04
 
 
+@rules.checked(
+    errors=rules.mapping(rule=rules.mapping(rule=rules.array(1)), empty=False),
+    axes=rules.axes,
+    labels=rules.mapping(none=True),
+)
 def transfer_curves(
     errors: Mapping[str, Mapping[int, Sequence[float]]],
     axes: Axes | None = None,

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kregkit._core.checks import check_choice, check_number
+from kregkit._core.checks import check_choice, check_number, check_string
 from kregkit._core.types import Tensor
 from kregkit._core.written import Written
 from kregkit.schedules.warmup import check_learning_rate
@@ -59,6 +59,7 @@ class Cooldown(Written, keras.optimizers.schedules.LearningRateSchedule):
         name: str = "Cooldown",
     ) -> None:
         super().__init__()
+        check_string("name", name, none=True)
         self.learning_rate = check_learning_rate(learning_rate)
         self.total_steps = check_number("total_steps", total_steps, 0, low_open=True)
         self.length = check_number("length", length, 0, total_steps, low_open=True)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kregkit._core.checks import check_integer, check_number
+from kregkit._core.checks import check_integer, check_number, check_string
 from kregkit._core.types import Tensor
 from kregkit._core.written import Written
 
@@ -56,9 +56,10 @@ class CosineCycles(Written, keras.optimizers.schedules.LearningRateSchedule):
         name: str = "CosineCycles",
     ) -> None:
         super().__init__()
+        check_string("name", name, none=True)
         self.maximum_learning_rate = check_number("maximum_learning_rate", maximum_learning_rate, 0, low_open=True)
         self.total_steps = check_integer("total_steps", total_steps, 1)
-        self.cycles = check_integer("cycles", cycles, 1)
+        self.cycles = check_integer("cycles", cycles, 1, 10**6)
         self.minimum_learning_rate = check_number(
             "minimum_learning_rate", minimum_learning_rate, 0, maximum_learning_rate
         )

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
-from kregkit._core.checks import check_choice, check_number
+from kregkit._core.checks import check_choice, check_number, check_string
 from kregkit._core.types import Tensor
 from kregkit._core.written import Written
 
@@ -51,6 +51,7 @@ class OneCycle(Written, keras.optimizers.schedules.LearningRateSchedule):
         name: str = "OneCycle",
     ) -> None:
         super().__init__()
+        check_string("name", name, none=True)
         self.maximum_learning_rate = check_number("maximum_learning_rate", maximum_learning_rate, 0, low_open=True)
         self.total_steps = check_number("total_steps", total_steps, 1, low_open=True)
         self.warmup_fraction = check_number("warmup_fraction", warmup_fraction, 0, 1, low_open=True, high_open=True)

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kregkit._core.checks import check_number
+from kregkit._core.checks import check_number, check_string
 from kregkit._core.types import Tensor
 from kregkit._core.written import Written
 
@@ -54,6 +54,7 @@ class StepDecay(Written, keras.optimizers.schedules.LearningRateSchedule):
         name: str = "StepDecay",
     ) -> None:
         super().__init__()
+        check_string("name", name, none=True)
         self.initial_learning_rate = check_number("initial_learning_rate", initial_learning_rate, 0, low_open=True)
         self.factor = check_number("factor", factor, 0, low_open=True)
         if (every is None) == (at is None):

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kregkit._core.checks import check_choice, check_number
+from kregkit._core.checks import check_choice, check_number, check_string
 from kregkit._core.types import Tensor
 from kregkit._core.written import Written
 
@@ -48,6 +48,7 @@ class Triangular(Written, keras.optimizers.schedules.LearningRateSchedule):
         name: str = "Triangular",
     ) -> None:
         super().__init__()
+        check_string("name", name, none=True)
         self.maximum_learning_rate = check_number("maximum_learning_rate", maximum_learning_rate, 0, low_open=True)
         self.minimum_learning_rate = check_number(
             "minimum_learning_rate", minimum_learning_rate, 0, maximum_learning_rate

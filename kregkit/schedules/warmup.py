@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kregkit._core.checks import check_number
+from kregkit._core.checks import check_number, check_string
 from kregkit._core.types import LearningRate, Tensor
 from kregkit._core.written import Written
 
@@ -48,6 +48,7 @@ class Warmup(Written, keras.optimizers.schedules.LearningRateSchedule):
         self, learning_rate: LearningRate, steps: float, start_factor: float = 0.0, name: str = "Warmup"
     ) -> None:
         super().__init__()
+        check_string("name", name, none=True)
         self.learning_rate = check_learning_rate(learning_rate)
         self.steps = check_number("steps", steps, 0, low_open=True)
         self.start_factor = check_number("start_factor", start_factor, 0, 1)

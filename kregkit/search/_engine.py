@@ -5,7 +5,7 @@ import dataclasses
 import multiprocessing
 import time
 
-from kregkit._core.checks import check_choice, check_integer, check_number
+from kregkit._core.checks import check_boolean, check_choice, check_integer, check_number
 from kregkit._core.metrics import direction as direction_of
 from kregkit._core.optional import import_optional
 from kregkit._core.seeds import derived_seed
@@ -42,14 +42,15 @@ class Engine:
         if not isinstance(self.metric, str) or not self.metric:
             raise ValueError(f"`metric` must be the name of a logged quantity. Received: metric={self.metric!r}")
         check_integer("seed", self.seed, 0)
-        check_integer("repeats", self.repeats, 1)
+        check_integer("repeats", self.repeats, 1, 10**6)
         if not isinstance(self.name, str) or not self.name:
             raise ValueError(f"`name` must be a string that isn't empty. Received: name={self.name!r}")
         if self.sampler is not None and not callable(self.sampler):
             raise ValueError(f"`sampler` must be callable, as Optuna's classes are. Received: sampler={self.sampler!r}")
         if self.max_loss_ratio is not None:
             check_number("max_loss_ratio", self.max_loss_ratio, 1, low_open=True)
-        check_number("timeout", self.timeout, 0, low_open=True)
+        check_boolean("fresh_process", self.fresh_process)
+        check_number("timeout", self.timeout, 0, 10**8, low_open=True)
         self.catch = tuple(self.catch) if isinstance(self.catch, (tuple, list)) else (self.catch,)
         if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in self.catch):
             raise ValueError(f"`catch` must be a tuple of classes of exceptions. Received: catch={self.catch!r}")

@@ -84,7 +84,7 @@ def choice(options: Sequence[Any] | Mapping[str, Any]) -> Choice:
     >>> choice({"shallow": (64,), "deep": (64, 64)})
     choice(['shallow', 'deep'])
     """
-    if not isinstance(options, dict) and (isinstance(options, str) or not hasattr(options, "__iter__")):
+    if not isinstance(options, dict) and (isinstance(options, (str, bytes)) or not hasattr(options, "__iter__")):
         options = ()
     pairs = (
         list(options.items()) if isinstance(options, dict) else [(_option_name(option), option) for option in options]

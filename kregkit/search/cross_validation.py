@@ -7,6 +7,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from kregkit._core import rules
 from kregkit._core.checks import check_choice, check_integer
 from kregkit._core.folds import deal
 from kregkit._core.metrics import bounds
@@ -46,6 +47,7 @@ class CrossValidation(Notebook):
         return f"CrossValidation({len(self.values)} folds, {self.metric} {self.mean:.4g}, {interval})"
 
 
+@rules.checked(labels=rules.rows, seed=rules.whole(0), stratify=rules.choice("auto", True, False))
 def fold_indices(
     labels: ArrayLike, folds: int, seed: int = 0, stratify: bool | Literal["auto"] = "auto"
 ) -> list[np.ndarray]:
@@ -67,6 +69,15 @@ def fold_indices(
     return deal(len(labels), folds, seed, labels if stratified else None)
 
 
+@rules.checked(
+    data=rules.data,
+    parameters=rules.mapping(none=True),
+    metric=rules.word(),
+    stratify=rules.choice("auto", True, False),
+    seed=rules.whole(0),
+    callbacks=rules.any_of(rules.function(), rules.entries(rules.callback, empty=True)),
+    epochs=rules.count,
+)
 def cross_validate(
     build: Callable[..., keras.Model],
     data: Data,

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from kregkit._core.checks import check_integer
+from kregkit._core import rules
 from kregkit.search._engine import Engine
 from kregkit.search.result import SearchResult
 from kregkit.search.space import Space
 
 
+@rules.checked(points=rules.any_of(rules.count, rules.mapping(rule=rules.count, empty=False)), epochs=rules.count)
 def grid(
     train: Callable[..., Any], space: Space, points: int | Mapping[str, int], *, epochs: int = 9, **arguments: Any
 ) -> SearchResult:
@@ -51,7 +52,6 @@ def grid(
     """
     if not isinstance(space, Space):
         raise ValueError(f"`space` must be a `Space`. Received: space={space!r}")
-    check_integer("epochs", epochs, 1)
     engine = Engine(train=train, **{"name": "grid", **arguments})
     settings = space.grid(points)
     order = np.random.default_rng(engine.seed).permutation(len(settings))

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
+from kregkit._core import rules
 from kregkit._core.checks import check_number
 
 
+@rules.checked(values=rules.array(1), bounds=rules.pair(rules.real, none=True))
 def mean_interval(
     values: Sequence[float], confidence: float = 0.95, bounds: tuple[float, float] | None = None
 ) -> tuple[float, float, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from kregkit._core import rules
 from kregkit._core.checks import check_integer, check_number
 from kregkit._core.types import Path
 from kregkit.search._engine import Engine
@@ -12,6 +13,7 @@ from kregkit.search.result import SearchResult
 from kregkit.search.space import Space
 
 
+@rules.checked(trials=rules.counts, rounds=rules.count, epochs=rules.counts)
 def search(
     train: Callable[..., Any],
     space: Space,

@@ -6,6 +6,7 @@ import numbers
 from collections.abc import Sequence
 from typing import Any
 
+from kregkit._core import rules
 from kregkit._core.checks import check_integer, check_number
 from kregkit._core.optional import import_optional
 from kregkit.search._parameter import Parameter
@@ -234,6 +235,7 @@ def log_uniform(low: float, high: float, limits: tuple[float, float] | None = No
     return Range(low, high, log=True, limits=_checked_limits(limits, low, high, default))
 
 
+@rules.checked(log=rules.boolean)
 def integer(low: int, high: int, log: bool = False, limits: tuple[int, int] | None = None, step: int = 1) -> Range:
     """Returns a range of integers, both ends among them.
 

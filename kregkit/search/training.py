@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from kregkit._core import rules
 from kregkit._core.types import Data
 from kregkit._core.workers import worker
 
@@ -52,6 +53,7 @@ class BuildAndFit:
     It pickles if `build` and the data do, which trials in fresh processes need.
     """
 
+    @rules.checked(train_data=rules.data, validation_data=rules.optional(rules.data))
     def __init__(
         self, build: Callable[..., keras.Model], train_data: Data, validation_data: Data = None, **fit_arguments: Any
     ) -> None:

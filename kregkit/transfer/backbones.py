@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kregkit._core import keras_internals
+from kregkit._core import keras_internals, rules
 from kregkit._core.background import answers_in_time
 from kregkit._core.checks import check_integer, check_number
 from kregkit._core.replacing import replaced
@@ -24,6 +24,7 @@ _TIMEOUT = 5.0
 _DOWNLOADING = threading.Lock()
 
 
+@rules.checked(name=rules.word(), weights=rules.optional(rules.path))
 def backbone(
     name: str = "digits", weights: Path | None = "imagenet", timeout: float = _TIMEOUT, **arguments: Any
 ) -> keras.Model:
@@ -54,7 +55,7 @@ def backbone(
     >>> backbone("MobileNetV2", weights=None, include_top=False, input_shape=(32, 32, 3)).output_shape
     (None, 1, 1, 1280)
     """
-    check_number("timeout", timeout, 0, low_open=True)
+    check_number("timeout", timeout, 0, 10**8, low_open=True)
     if name == "digits":
         return digits_backbone(**arguments)
     make = getattr(keras.applications, name, None) if isinstance(name, str) else None
@@ -102,6 +103,7 @@ def _answers(origin, timeout):
     return answers_in_time(connects, timeout)
 
 
+@rules.checked(classes=rules.entries(), epochs=rules.count, seed=rules.whole(0))
 def digits_backbone(classes: Sequence[int] = (0, 1, 2, 3, 4), epochs: int = 12, seed: int = 0) -> keras.Model:
     """Returns a convolutional network trained on some of the digits, in seconds: what transfer can be tried on.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from kregkit._core import rules
 from kregkit._core.backends import require_tensorflow
 from kregkit._core.checks import check_integer
 from kregkit._core.types import Data
@@ -38,6 +39,14 @@ class FineTuned:
     plan: Plan
 
 
+@rules.checked(
+    model=rules.model,
+    train=rules.data,
+    validation=rules.optional(rules.data),
+    callbacks=rules.entries(rules.callback, empty=True),
+    batch_size=rules.batch_size,
+    verbose=rules.any_of(rules.choice("auto"), rules.verbose),
+)
 def fine_tune(
     model: keras.Model,
     train: Data,

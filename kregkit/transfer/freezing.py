@@ -5,13 +5,14 @@ from typing import Any
 
 import keras
 
-from kregkit._core import keras_internals
+from kregkit._core import keras_internals, rules
 from kregkit._core.checks import check_integer
 from kregkit._core.graph import all_layers, flat_layers, nested_models
 from kregkit._core.optimizers import leaf_optimizers
 from kregkit.transfer._graph import matching, weighted_layers
 
 
+@rules.checked(model=rules.model)
 def freeze(model: keras.Model, until: keras.layers.Layer | str | None = None) -> Any:
     """Stops layers from training, from the input up to and including a layer; changes `model`.
 
@@ -48,6 +49,7 @@ def freeze(model: keras.Model, until: keras.layers.Layer | str | None = None) ->
     return [layer.name for layer in flat_layers(model) if layer.weights and not layer.trainable]
 
 
+@rules.checked(model=rules.model)
 def unfreeze(model: keras.Model, start: keras.layers.Layer | str | None = None) -> Any:
     """Lets layers train, from a layer up to the output; changes `model`.
 

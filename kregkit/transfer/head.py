@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import keras
 
-from kregkit._core import keras_internals
+from kregkit._core import keras_internals, rules
 from kregkit._core.checks import check_choice, check_integer
 from kregkit._core.graph import flat_layers
 from kregkit.transfer._graph import check_graph, inputs_of, pooled, rebuilt
@@ -22,6 +22,7 @@ _TAIL = (
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 
 
+@rules.checked(name=rules.word())
 def replace_head(
     model: keras.Model,
     num_classes: int,

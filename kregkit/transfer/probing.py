@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import scipy.optimize
 
+from kregkit._core import rules
 from kregkit._core.checks import check_number
 from kregkit._core.folds import deal
 from kregkit._core.notebook import Notebook
@@ -42,6 +43,7 @@ class LinearProbe(Notebook):
         return "\n".join([*lines, f"chance: {self.chance:.1%}"])
 
 
+@rules.checked(seed=rules.whole(0))
 def linear_probe(
     model: keras.Model,
     data: Data,

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kregkit._core import rules
 from kregkit._core.checks import check_integer
 from kregkit._core.notebook import Notebook
 from kregkit._core.types import Data
@@ -41,6 +42,7 @@ class Similarity(Notebook):
         return self.reason
 
 
+@rules.checked(seed=rules.whole(0))
 def measure_similarity(model: keras.Model, data: Data, stages: int = 4, seed: int = 0) -> Any:
     """Estimates how alike new data and those that a model was trained on are, from linear probes of several stages.
 

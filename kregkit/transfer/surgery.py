@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import keras
 
-from kregkit._core import keras_internals
+from kregkit._core import keras_internals, rules
 from kregkit._core.checks import check_integer
 from kregkit._core.graph import flat_layers
 from kregkit._core.weights import assign_values, copy_values
@@ -112,6 +112,7 @@ def strip(model: keras.Model) -> keras.Model:
     return rebuilt(model, drop, unwrap=unwrap)
 
 
+@rules.checked(model=rules.model)
 def reinitialize(
     model: keras.Model, layers: keras.layers.Layer | str | int | Sequence[keras.layers.Layer | str]
 ) -> list[str]:

@@ -7,10 +7,17 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from kregkit._core.checks import check_choice
+from kregkit._core import rules
+from kregkit._core.checks import check_choice, shown
 from kregkit._core.types import Path
 
 
+@rules.checked(
+    trainable=rules.boolean,
+    seed=rules.whole(0),
+    name=rules.word(),
+    file=rules.path,
+)
 def embedding_from_vectors(
     vocabulary: Sequence[str],
     file: Path,
@@ -56,9 +63,10 @@ def embedding_from_vectors(
     [Mikolov et al., 2013](https://arxiv.org/abs/1301.3781)
     """
     check_choice("missing", missing, ("normal", "zeros", "error"))
-    vocabulary = list(vocabulary)
-    if not vocabulary or any(not isinstance(word, str) for word in vocabulary):
-        raise ValueError(f"`vocabulary` must be a list of words. Received: vocabulary={vocabulary[:5]!r}")
+    words = list(vocabulary) if hasattr(vocabulary, "__iter__") else []
+    if not words or any(not isinstance(word, str) for word in words):
+        raise ValueError(f"`vocabulary` must be a list of words. Received: vocabulary={shown(vocabulary)}")
+    vocabulary = words
     wanted = set(vocabulary) | {word.lower() for word in vocabulary}
     vectors, dim = _read(pathlib.Path(file), wanted)
     rows = [vectors.get(word, vectors.get(word.lower())) for word in vocabulary]
