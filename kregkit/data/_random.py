@@ -1,6 +1,7 @@
 """Random numbers as a pure function of integers: no state, no order, the same eagerly, in a graph and under jit."""
 
 import zlib
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -31,7 +32,7 @@ def fold(key, value):
     return _mix(key + _constant(_GOLDEN) * (_uint64(value) + _constant(1)))
 
 
-def make_keys(seed, epoch, index):
+def make_keys(seed: Any, epoch: Any, index: Any) -> Any:
     """Returns the key of each example: the only thing its randomness depends on.
 
     `key = mix(mix(mix(seed), epoch), index)`, a hash of 64 bits.

@@ -1,5 +1,7 @@
 """Predictions for views of images, mapped back to the images' own pixels."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from kregkit._core import rules
@@ -13,7 +15,13 @@ from kregkit.data import _warp
     spacing=rules.pair(rules.number(0, low_open=True)),
     exact=rules.boolean,
 )
-def restore(predictions, matrices, size=None, spacing=(1.0, 1.0), exact=False):
+def restore(
+    predictions: Any,
+    matrices: Any,
+    size: tuple[int, int] | None = None,
+    spacing: tuple[float, float] = (1.0, 1.0),
+    exact: bool = False,
+) -> Any:
     """Maps predictions of one number or distribution per pixel from views back to the images.
 
     The prediction at a position `p` of an image is the view's at `M^-1 p`, where `M` maps positions in the view to
@@ -63,8 +71,8 @@ def restore(predictions, matrices, size=None, spacing=(1.0, 1.0), exact=False):
         return at(tf.round(y), tf.round(x)), seen
     above, left = tf.floor(y), tf.floor(x)
     down, across = (tf.cast(part, predictions.dtype)[..., None] for part in (y - above, x - left))
-    rows = [_between(at(row, left), at(row, left + 1), across) for row in (above, above + 1)]
-    return _between(*rows, down), seen
+    upper, lower = (_between(at(row, left), at(row, left + 1), across) for row in (above, above + 1))
+    return _between(upper, lower, down), seen
 
 
 def _between(first, second, weight):

@@ -1,5 +1,7 @@
 """How an element holds boxes and points, which move along with their image."""
 
+from typing import Any
+
 from kregkit._core import rules
 from kregkit._core.checks import check_choice, check_integer, check_number
 from kregkit.data._arguments import Configured, register
@@ -49,7 +51,7 @@ class Boxes(Configured):
         format: str = "xyxy",
         min_visible: float = 0.1,
         max_boxes: int | None = None,
-    ):
+    ) -> None:
         rules.key("key", key)
         self.key = key
         rules.any_of(rules.key, rules.entries(rules.key, empty=True))("labels", labels)
@@ -82,13 +84,13 @@ class Points(Configured):
     [8.5, 2.5]
     """
 
-    def __init__(self, key: str | int | None = None, format: str = "xy"):
+    def __init__(self, key: str | int | None = None, format: str = "xy") -> None:
         rules.key("key", key)
         self.key = key
         self.format = check_choice("format", format, POINT_FORMATS)
 
 
-def described(argument, value, kind):
+def described(argument: Any, value: Any, kind: Any) -> Any:
     """Returns the `Boxes` or `Points` that an argument of `pipeline` says: itself, or from a key."""
     if value is None:
         return None
@@ -103,7 +105,7 @@ def described(argument, value, kind):
     return value
 
 
-def label_keys(boxes):
+def label_keys(boxes: Any) -> Any:
     """Returns the list of keys of what belongs to the boxes."""
     if boxes.labels is None:
         return []

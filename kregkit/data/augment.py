@@ -3,11 +3,14 @@
 import functools
 import itertools
 import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from kregkit._core.checks import check_choice, check_instance
+from kregkit._core.types import Tensor
 from kregkit.data import _annotations, _random, _warp
 from kregkit.data._arguments import Configured, register
 from kregkit.data._graph_checks import require, text, text_of
@@ -22,12 +25,12 @@ class ValueRange(typing.NamedTuple):
     low: float
     high: float
 
-    def scaled(self, images):
+    def scaled(self, images: Tensor) -> Any:
         """Brings float images in 0..255 to this range."""
         images = images * ((self.high - self.low) / 255)
         return images + self.low if self.low else images
 
-    def floats(self, images):
+    def floats(self, images: Tensor) -> Any:
         """Returns float32 images in this range from uint8 ones, or from float ones that are in it already."""
         floats = tf.cast(images, tf.float32)
         return self.scaled(floats) if images.dtype == tf.uint8 else floats
@@ -58,23 +61,23 @@ class Operation(Configured):
     needs_range = False
 
     @property
-    def parts(self):
+    def parts(self) -> Any:
         """The operations that this one consists of, which share its draws: itself, in most."""
         return [self]
 
-    def __call__(self, images, key=0, **arguments):
+    def __call__(self, images: Tensor, key: Any = 0, **arguments: Any) -> Any:
         """Applies this operation alone: `Augment([self])(images, key, **arguments)`."""
         return Augment([self])(images, key, **arguments)
 
-    def apply(self, images, u, value_range):
+    def apply(self, images: Tensor, u: Tensor, value_range: tuple[float, float]) -> Any:
         """Returns float images, from float images in `value_range` and this operation's draws `(batch, num_draws)`."""
         raise NotImplementedError
 
-    def fuses_after(self, group):
+    def fuses_after(self, group: Tensor) -> Any:
         """Returns whether `run` of the operations in `group` can include this one."""
         return False
 
-    def run(self, group, images, masks, value_range, black):
+    def run(self, group: Tensor, images: Tensor, masks: Tensor, value_range: Any, black: Any) -> Any:
         """Applies operations that fuse, a list of pairs `(operation, u)`, and returns images and masks.
 
         Args:
@@ -130,12 +133,12 @@ class Augment:
 
     def __init__(
         self,
-        operations: list,
+        operations: Sequence[Any],
         value_range: tuple[float, float] = (0.0, 1.0),
         fuse: bool = True,
         boxes: Boxes | None = None,
         points: Points | None = None,
-    ):
+    ) -> None:
         if isinstance(operations, Operation):
             operations = [operations]
         if not isinstance(operations, (list, tuple)) or not all(isinstance(one, Operation) for one in operations):
@@ -182,7 +185,16 @@ class Augment:
             if operation.mixes and not later.mixes:
                 raise ValueError(f"`MixUp` and `CutMix` must come last. Received: operations={self.operations}")
 
-    def __call__(self, images, key, labels=None, masks=None, training=True, boxes=None, points=None):
+    def __call__(
+        self,
+        images: Tensor,
+        key: Any,
+        labels: Tensor = None,
+        masks: Tensor = None,
+        training: bool = True,
+        boxes: Any = None,
+        points: int | Mapping[str, int] | None = None,
+    ) -> Any:
         """Applies the operations.
 
         Args:
@@ -231,12 +243,12 @@ class Augment:
     def __repr__(self):
         return f"Augment({self.operations}, value_range={tuple(self.value_range)}, fuse={self.fuse})"
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = {"operations": self.operations, "value_range": tuple(self.value_range), "fuse": self.fuse}
         return {**config, "boxes": self.boxes, "points": self.points}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Any:
         # Keras serializes objects inside a config, and leaves it to the class to deserialize them.
         return cls(**{
             name: keras.saving.deserialize_keras_object(value) if isinstance(value, (dict, list)) else value
@@ -244,16 +256,16 @@ class Augment:
         })  # fmt: skip
 
     @property
-    def moves(self):
+    def moves(self) -> bool:
         """True if some operation moves pixels."""
         return any(operation.moves_pixels for operation in self.operations)
 
     @property
-    def exact(self):
+    def exact(self) -> bool:
         """True if pixels are only mirrored and shifted by whole pixels, which copies."""
         return all(operation.exact for operation in self.operations if operation.moves_pixels)
 
-    def matrices(self, keys, height, width):
+    def matrices(self, keys: Tensor, height: Tensor, width: Tensor) -> Any:
         """Returns where the pixels of augmented images lie in the images: `(batch, 3, 3)`, as `Views.matrices` does.
 
         `None` where there is no such map: a crop that is smaller than the image, or a lens's distortion.
@@ -270,7 +282,7 @@ class Augment:
             matrices = matrices @ operation.matrix(self.draws(keys, index), height, width)
         return matrices
 
-    def views(self, num_views, seed=0):
+    def views(self, num_views: int, seed: int | None = 0) -> Any:
         """Returns these augmentations as test-time views: see `kregkit.data.RandomViews`."""
         return RandomViews(self, num_views, seed)
 
@@ -296,7 +308,7 @@ class Augment:
         images, labels = self.mix(images, labels, keys, training=training)
         return images, labels, masks, *self.write(annotations, boxes, points, images)
 
-    def read(self, boxes, points, images):
+    def read(self, boxes: Any, points: int | Mapping[str, int], images: Tensor) -> Any:
         """Returns `Annotations` from the boxes and points that a call was given, or `None`."""
         if boxes is None and points is None:
             return None
@@ -307,7 +319,7 @@ class Augment:
         box_format, point_format = (self.boxes or Boxes()).format, (self.points or Points()).format
         return _annotations.read(boxes, rows, box_format, points, point_format, _warp.sizes(images))
 
-    def move(self, annotations, keys, images, training=True):
+    def move(self, annotations: Any, keys: Tensor, images: Tensor, training: bool = True) -> Any:
         """Moves `Annotations` of images before `transform` along with their contents. Returns them."""
         if annotations is None:
             return None
@@ -319,7 +331,7 @@ class Augment:
                 annotations, size = annotations.moved(steps, size, new_size), new_size
         return annotations
 
-    def mix_annotations(self, annotations, keys, images, others=None):
+    def mix_annotations(self, annotations: Any, keys: Tensor, images: Tensor, others: Tensor = None) -> Any:
         """Returns `Annotations` of mixed examples. `others` are those of the partners, by default from the batch."""
         if annotations is None or not self.mixes:
             return annotations
@@ -331,7 +343,7 @@ class Augment:
                 annotations = operation.mix_annotations(annotations, others, draws, _warp.sizes(images))
         return annotations
 
-    def write(self, annotations, boxes, points, images):
+    def write(self, annotations: Any, boxes: Any, points: Any, images: Tensor) -> Any:
         """Returns boxes and points in the form in which a call was given them."""
         size = _warp.sizes(images)
         if boxes is not None:
@@ -344,7 +356,13 @@ class Augment:
             points = _annotations.write_points(annotations, point_format, size, instance, points.shape[-1])
         return boxes, points
 
-    def check_images(self, images, training=True, name=name_in_batch, range_matters=False):
+    def check_images(
+        self,
+        images: Tensor,
+        training: bool = True,
+        name: Callable[[Any], Any] = name_in_batch,
+        range_matters: Any = False,
+    ) -> Any:
         """Raises an error, eagerly or in the graph, if the images break a promise.
 
         Args:
@@ -357,9 +375,17 @@ class Augment:
         if images.dtype.is_floating and (range_matters or any(operation.needs_range for _, operation in active)):
             check_value_range(images, self.value_range, name)
         if None in images.shape[1:3]:
-            self.check_size(*tf.unstack(tf.shape(images)[1:3]), tf.shape(images)[0] == 0, training, name)
+            height, width = tf.unstack(tf.shape(images)[1:3])
+            self.check_size(height, width, tf.shape(images)[0] == 0, training, name)
 
-    def check_size(self, height, width, empty, training=True, name=name_in_batch):
+    def check_size(
+        self,
+        height: Tensor,
+        width: Tensor,
+        empty: Any,
+        training: bool = True,
+        name: Callable[[Any], Any] = name_in_batch,
+    ) -> Any:
         """Raises an error in the graph if images are too small for the first window that is cut out of them."""
         resizing = next((operation for _, operation in self._active(training) if operation.changes_size), None)
         if resizing is not None and resizing.minimum_size is not None:
@@ -372,18 +398,20 @@ class Augment:
                 ),
             )  # fmt: skip
 
-    def check_labels(self, labels, name=name_in_batch):
+    def check_labels(self, labels: Tensor, name: Callable[[Any], Any] = name_in_batch) -> Any:
         """Raises an error, eagerly or in the graph, if the labels can't be mixed. Arguments as for `check_images`."""
         labels = tf.convert_to_tensor(labels)
         for operation in self.operations:
             if operation.mixes:
                 operation.check_labels(labels, name)
 
-    def draws(self, keys, index):
+    def draws(self, keys: Tensor, index: int) -> Any:
         """Returns the uniform numbers of the operation at an index, `(batch, num_draws)`."""
         return _random.uniform(keys, self._names[index], self.operations[index].num_draws)
 
-    def transform(self, images, keys, masks=None, training=True, num_done=0):
+    def transform(
+        self, images: Tensor, keys: Tensor, masks: Tensor = None, training: bool = True, num_done: Any = 0
+    ) -> Any:
         """Applies all operations but the mixing ones to a batch. Returns float32 images in the range, and masks.
 
         Those of the first `num_done` groups have been applied before.
@@ -402,7 +430,7 @@ class Augment:
             keeps_range = keeps_range and first.keeps_range
         return self.value_range.floats(images), masks
 
-    def mix(self, images, labels, keys, others=None, training=True):
+    def mix(self, images: Tensor, labels: Tensor, keys: Tensor, others: Tensor = None, training: bool = True) -> Any:
         """Applies the mixing operations, which come last; at test time labels only take the form that they give.
 
         Args:
@@ -438,7 +466,7 @@ class Augment:
                 images, labels = operation.mix(images, labels, other_images, other_labels, self.draws(keys, index))
         return images, labels
 
-    def partners(self, keys):
+    def partners(self, keys: Tensor) -> Any:
         """Returns each example's partner: the next one in an order drawn by key, never itself in a batch of two."""
         order = tf.argsort(_random.uniform(keys, "partner", 1)[:, 0], stable=True)
         return tf.gather(order, (tf.argsort(order) + 1) % tf.size(order))

@@ -1,10 +1,13 @@
 """Augmentation inside a model."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from kregkit._core.backends import require_tensorflow
 from kregkit._core.checks import check_seed
+from kregkit._core.types import Shape, Tensor
 from kregkit.data._random import keys_from_pair
 from kregkit.data.augment import Augment
 
@@ -34,7 +37,14 @@ class AugmentLayer(keras.layers.Layer):
     (2, 24, 24, 3)
     """
 
-    def __init__(self, operations, value_range=(0.0, 1.0), fuse=True, seed=None, **kwargs):
+    def __init__(
+        self,
+        operations: Any,
+        value_range: tuple[float, float] = (0.0, 1.0),
+        fuse: bool = True,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         require_tensorflow("AugmentLayer")
         # Autocasting would round float images to half precision before they are moved.
         super().__init__(autocast=False, **kwargs)
@@ -54,7 +64,7 @@ class AugmentLayer(keras.layers.Layer):
         self.generator = keras.random.SeedGenerator(seed)
         self.supports_masking = False
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Tensor, training: bool = False) -> Any:
         inputs = tf.convert_to_tensor(inputs)
         if inputs.dtype not in (tf.uint8, tf.float32):
             inputs = tf.cast(inputs, tf.float32)
@@ -62,14 +72,14 @@ class AugmentLayer(keras.layers.Layer):
         outputs = self._augment(inputs, keys_from_pair(pair, tf.shape(inputs)[0]), training=bool(training))
         return tf.cast(outputs, self.compute_dtype)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Any:
         height, width = input_shape[1:3]
         for operation in self.operations:
             if hasattr(operation, "output_size"):
                 height, width = operation.output_size(height, width)
         return (input_shape[0], height, width, input_shape[3])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "operations": [keras.saving.serialize_keras_object(one) for one in self.operations],

@@ -2,10 +2,13 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
 from kregkit._core.checks import check_choice, check_integer, check_number
+from kregkit._core.types import Tensor
 from kregkit.data import _tones, _warp
 from kregkit.data._arguments import register
 from kregkit.data._warp import affine
@@ -32,7 +35,7 @@ class Space:
     """
 
     shear: float
-    shift: object
+    shift: Callable[[Any], Any]
     degrees: float
     factor: float
     bits: int
@@ -50,24 +53,24 @@ class Automatic(Geometric):
     num = 1
 
     @property
-    def num_draws(self):
+    def num_draws(self) -> Any:
         return 3 * self.num
 
     @property
-    def parts(self):
+    def parts(self) -> Any:
         return [self, _Tones(self)]
 
-    def strength(self, u):
+    def strength(self, u: Tensor) -> Any:
         """Returns strengths in [0, 1] from uniform numbers."""
         raise NotImplementedError
 
-    def drawn(self, u):
+    def drawn(self, u: Tensor) -> Any:
         """Yields `(kind, strength, sign)` of each of the `num` operations, vectors of the batch; `kind` is an index."""
         for each in tf.split(u, self.num, axis=-1):
             kind = tf.minimum(tf.cast(each[:, 0] * len(KINDS), tf.int32), len(KINDS) - 1)
             yield kind, self.strength(each[:, 1]), tf.where(each[:, 2] < 0.5, -1.0, 1.0)
 
-    def steps(self, u, height, width):
+    def steps(self, u: Tensor, height: Tensor, width: Tensor) -> Any:
         height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
         space, matrix = self.space, None
         for kind, strength, sign in self.drawn(u):
@@ -177,10 +180,10 @@ class TrivialAugment(Automatic):
 
     space = Space(shear=0.99, shift=lambda side: tf.minimum(32.0, side), degrees=135.0, factor=0.99, bits=6)
 
-    def __init__(self, fill: str = "constant"):
+    def __init__(self, fill: str = "constant") -> None:
         self.fill = check_choice("fill", fill, FILLS)
 
-    def strength(self, u):
+    def strength(self, u: Tensor) -> Any:
         return tf.minimum(tf.floor(u * 31), 30.0) / 30
 
 
@@ -210,10 +213,10 @@ class RandAugment(Automatic):
 
     space = Space(shear=0.3, shift=lambda side: side * (150 / 331), degrees=30.0, factor=0.9, bits=4)
 
-    def __init__(self, num: int = 2, magnitude: float = 9.0, fill: str = "constant"):
+    def __init__(self, num: int = 2, magnitude: float = 9.0, fill: str = "constant") -> None:
         self.num = check_integer("num", num, 1)
         self.magnitude = check_number("magnitude", magnitude, 0, 30)
         self.fill = check_choice("fill", fill, FILLS)
 
-    def strength(self, u):
+    def strength(self, u: Tensor) -> Any:
         return tf.ones_like(u) * (self.magnitude / 30)

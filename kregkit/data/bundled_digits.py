@@ -5,10 +5,12 @@ import pathlib
 import shutil
 import tempfile
 import time
+from typing import Any
 
 from kregkit._core.checks import check_boolean, check_path
 from kregkit._core.files import file_digest, read_json, write_json
 from kregkit._core.optional import import_optional
+from kregkit._core.types import Path
 from kregkit.data import _tfds
 
 # A temporary directory older than this was left by a killed preparation, which takes seconds.
@@ -17,7 +19,9 @@ _STALE_SECONDS = 3600
 _CHECKSUMS = "kregkit_checksums.json"
 
 
-def digits(split="train", data_dir=None, *, as_supervised=True, as_arrays=False):
+def digits(
+    split: Any = "train", data_dir: Path | None = None, *, as_supervised: bool = True, as_arrays: bool = False
+) -> Any:
     """Loads 1,797 real images of handwritten digits, 8x8 pixels, without a network.
 
     The images come with scikit-learn. The first call writes them as an ordinary TFDS data set (about a second, and
@@ -64,7 +68,7 @@ def digits(split="train", data_dir=None, *, as_supervised=True, as_arrays=False)
     return _tfds.read(prepared_digits(data_dir), split, as_supervised, as_arrays)
 
 
-def prepared_digits(data_dir=None):
+def prepared_digits(data_dir: Path | None = None) -> Any:
     """Returns the TFDS builder of the digits, prepared under `data_dir`."""
     tfds = import_optional("tensorflow_datasets", "kregkit.data")
     from kregkit.data._digits_builder import Digits

@@ -2,11 +2,13 @@
 
 import functools
 import math
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from kregkit._core.checks import check_number
+from kregkit._core.types import ArrayLike, Tensor
 from kregkit.data import _warp
 from kregkit.data._arguments import register
 from kregkit.data._random import normal
@@ -22,7 +24,7 @@ class Color(Operation):
 
     needs_range = True
 
-    def transform(self, u, channels, mean):
+    def transform(self, u: Tensor, channels: Tensor, mean: Tensor) -> Any:
         """Returns `(N, n)`, `(batch, channels, channels)` and `(batch, channels)`; or `None` for what it leaves out.
 
         Args:
@@ -32,10 +34,10 @@ class Color(Operation):
         """
         raise NotImplementedError
 
-    def fuses_after(self, group):
+    def fuses_after(self, group: Tensor) -> Any:
         return isinstance(group[-1], Color)
 
-    def run(self, group, images, masks, value_range, black):
+    def run(self, group: Tensor, images: Tensor, masks: Tensor, value_range: tuple[float, float], black: Tensor) -> Any:
         low, high = value_range
         channels = images.shape[-1]
         # To [0, 1] units and back, by the same matrix and offset.
@@ -125,13 +127,15 @@ class ColorJitter(Color):
 
     num_draws = 4
 
-    def __init__(self, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.0):
+    def __init__(
+        self, brightness: float = 0.4, contrast: float = 0.4, saturation: float = 0.4, hue: float = 0.0
+    ) -> None:
         self.brightness = check_number("brightness", brightness, 0, 1)
         self.contrast = check_number("contrast", contrast, 0, 1)
         self.saturation = check_number("saturation", saturation, 0, 1)
         self.hue = check_number("hue", hue, 0, 0.5)
 
-    def transform(self, u, channels, mean):
+    def transform(self, u: Tensor, channels: Tensor, mean: Tensor) -> Any:
         luma = _luma(channels)
         spread = 2 * u - 1
         brightness = 1 + self.brightness * spread[:, :1]
@@ -190,7 +194,9 @@ class PCAColorNoise(Color):
 
     num_draws = 6
 
-    def __init__(self, std=0.1, eigenvalues=None, eigenvectors=None):
+    def __init__(
+        self, std: float = 0.1, eigenvalues: ArrayLike | None = None, eigenvectors: ArrayLike | None = None
+    ) -> None:
         self.std = check_number("std", std, 0)
         for name, value, shape in (("eigenvalues", eigenvalues, (3,)), ("eigenvectors", eigenvectors, (3, 3))):
             if value is not None and np.shape(value) != shape:
@@ -202,7 +208,7 @@ class PCAColorNoise(Color):
         self.eigenvalues = eigenvalues
         self.eigenvectors = eigenvectors
 
-    def fit(self, dataset):
+    def fit(self, dataset: Any) -> Any:
         """Measures the colours of a training set, one batch in memory at a time, and returns `self`.
 
         Args:
@@ -222,7 +228,7 @@ class PCAColorNoise(Color):
         self.eigenvectors = vectors.tolist()
         return self
 
-    def transform(self, u, channels, mean):
+    def transform(self, u: Tensor, channels: Tensor, mean: Tensor) -> Any:
         if self.eigenvalues is None:
             raise ValueError("`PCAColorNoise` must be fitted first: `.fit(dataset)`. Received: eigenvalues=None")
         if channels != 3:

@@ -1,10 +1,12 @@
 """Operations that cut a window out of each image."""
 
 import math
+from typing import Any
 
 import tensorflow as tf
 
 from kregkit._core.checks import check_integer
+from kregkit._core.types import Tensor
 from kregkit.data._arguments import check_size, register
 from kregkit.data._warp import affine
 from kregkit.data.geometry import Geometric
@@ -38,31 +40,31 @@ class RandomCrop(Geometric):
     exact = True
 
     @property
-    def cuts(self):
+    def cuts(self) -> Any:
         return not self.padding
 
-    def __init__(self, padding=4, size=None):
+    def __init__(self, padding: int = 4, size: Any = None) -> None:
         self.padding = check_integer("padding", padding, 0)
         self.size = None if size is None else check_size(size)
 
     @property
-    def margin(self):
+    def margin(self) -> Any:
         return self.padding
 
     @property
-    def changes_size(self):
+    def changes_size(self) -> Any:
         return self.size is not None
 
     @property
-    def invertible(self):
+    def invertible(self) -> Any:
         # A window that is smaller than the image doesn't show all of it; one of the same size is a shift.
         return self.size is None
 
     @property
-    def minimum_size(self):
+    def minimum_size(self) -> Any:
         return None if self.size is None else tuple(side - 2 * self.padding for side in self.size)
 
-    def output_size(self, height, width):
+    def output_size(self, height: Tensor, width: Tensor) -> Any:
         if self.size is None:
             return height, width
         for have, want in zip((height, width), self.size):
@@ -73,7 +75,7 @@ class RandomCrop(Geometric):
                 )
         return self.size
 
-    def move(self, u, height, width):
+    def move(self, u: Tensor, height: Tensor, width: Tensor) -> Any:
         moves = []
         for axis, (have, want) in enumerate(zip((height, width), self.output_size(height, width))):
             choices = have + 2 * self.padding - want + 1
@@ -81,7 +83,7 @@ class RandomCrop(Geometric):
             moves.append((tf.zeros_like(start, tf.bool), tf.minimum(start, choices - 1) - self.padding))
         return tuple(moves)
 
-    def central(self, batch, height, width):
+    def central(self, batch: Tensor, height: Tensor, width: Tensor) -> Any:
         # The middle of an odd number of positions, else the upper left of the two middle ones.
         moves = []
         for have, want in zip((height, width), self.output_size(height, width)):
@@ -123,7 +125,7 @@ class RandomResizedCrop(Geometric):
     changes_size = True
     invertible = False
 
-    def __init__(self, size, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
+    def __init__(self, size: Any, scale: Any = (0.08, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3)) -> None:
         self.size = check_size(size)
         for name, pair, high in (("scale", scale, 1.0), ("ratio", ratio, math.inf)):
             if not (
@@ -139,10 +141,10 @@ class RandomResizedCrop(Geometric):
         self.scale = tuple(map(float, scale))
         self.ratio = tuple(map(float, ratio))
 
-    def output_size(self, height, width):
+    def output_size(self, height: Tensor, width: Tensor) -> Any:
         return self.size
 
-    def part(self, u, height, width):
+    def part(self, u: Tensor, height: Tensor, width: Tensor) -> Any:
         """Returns height, width and centre (from the image's centre, y and x) of the part, in pixels."""
         height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
         fraction = self.scale[0] + (self.scale[1] - self.scale[0]) * u[:, 0]
@@ -155,7 +157,7 @@ class RandomResizedCrop(Geometric):
         part_height = tf.minimum(tf.sqrt(area / ratio), height)
         return part_height, part_width, (u[:, 2] - 0.5) * (height - part_height), (u[:, 3] - 0.5) * (width - part_width)
 
-    def window(self, u, height, width):
+    def window(self, u: Tensor, height: Tensor, width: Tensor) -> Any:
         height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
         if u is None:
             ratio = self.size[1] / self.size[0]
@@ -177,17 +179,17 @@ class RandomResizedCrop(Geometric):
             axes.append((False, start, tf.where(scale >= 1, whole * grid, length), size))
         return tuple(axes)
 
-    def steps(self, u, height, width):
+    def steps(self, u: Tensor, height: Tensor, width: Tensor) -> Any:
         (_, top, part_height, out_height), (_, left, part_width, out_width) = self.window(u, height, width)
         y = top + (part_height - tf.cast(height, tf.float32)) / 2
         x = left + (part_width - tf.cast(width, tf.float32)) / 2
         return [("affine", affine(part_width / out_width, 0.0, x, 0.0, part_height / out_height, y))]
 
-    def central_steps(self, batch, height, width):
+    def central_steps(self, batch: Tensor, height: Tensor, width: Tensor) -> Any:
         return [("affine", matrix + tf.zeros([batch, 1, 1])) for _, matrix in self.steps(None, height, width)]
 
 
-def reduction(scale):
+def reduction(scale: Any) -> Any:
     """Returns by how much a decoder may shrink an image: the largest of 1, 2, 4 and 8 that is at most `scale`."""
     return tf.where(scale >= 8, 8.0, tf.where(scale >= 4, 4.0, tf.where(scale >= 2, 2.0, 1.0)))
 
@@ -218,21 +220,21 @@ class CenterCrop(Geometric):
     changes_size = True
     invertible = False
 
-    def __init__(self, size):
+    def __init__(self, size: Any) -> None:
         self.size = check_size(size)
         self._crop = RandomCrop(0, self.size)
 
     @property
-    def minimum_size(self):
+    def minimum_size(self) -> Any:
         return self.size
 
-    def output_size(self, height, width):
+    def output_size(self, height: Tensor, width: Tensor) -> Any:
         return self._crop.output_size(height, width)
 
-    def move(self, u, height, width):
+    def move(self, u: Tensor, height: Tensor, width: Tensor) -> Any:
         return self.central(tf.shape(u)[0], height, width)
 
-    def central(self, batch, height, width):
+    def central(self, batch: Tensor, height: Tensor, width: Tensor) -> Any:
         return self._crop.central(batch, height, width)
 
 
@@ -265,7 +267,7 @@ class ResizeShortSide(Geometric):
     changes_size = True
     invertible = False
 
-    def __init__(self, size):
+    def __init__(self, size: Any) -> None:
         low, high = size if isinstance(size, (tuple, list)) and len(size) == 2 else (size, size)
         low, high = check_integer("size", low, 1), check_integer("size", high, 1)
         if low > high:
@@ -274,10 +276,10 @@ class ResizeShortSide(Geometric):
         self._range = low, high
 
     @property
-    def least_side(self):
+    def least_side(self) -> Any:
         return self._range[0]
 
-    def output_size(self, height, width):
+    def output_size(self, height: Tensor, width: Tensor) -> Any:
         low, high = self._range
         if height is None or width is None:
             return None, None
@@ -286,7 +288,7 @@ class ResizeShortSide(Geometric):
         size = self.drawn_size(None, height, width)
         return (size[0][0], size[1][0]) if low == high else (None, None)
 
-    def drawn_size(self, u, height, width):
+    def drawn_size(self, u: Tensor, height: Tensor, width: Tensor) -> Any:
         low, high = self._range
         if low == high and isinstance(height, int) and isinstance(width, int):
             return self.output_size(height, width)
@@ -296,21 +298,21 @@ class ResizeShortSide(Geometric):
             short = low + tf.minimum(drawn, high - low)
         height, width = tf.cast(height, tf.int32), tf.cast(width, tf.int32)
         factor = tf.cast(short, tf.float64) / tf.cast(tf.minimum(height, width), tf.float64)
-        sizes = (tf.cast(tf.round(factor * tf.cast(side, tf.float64)), tf.int32) for side in (height, width))
+        sizes: Any = (tf.cast(tf.round(factor * tf.cast(side, tf.float64)), tf.int32) for side in (height, width))
         sizes = tuple(tf.maximum(size, 1) for size in sizes)
         # One size for all is a number.
         return sizes if low < high and u is not None else tuple(size[0] for size in sizes)
 
-    def window(self, u, height, width):
+    def window(self, u: Tensor, height: Tensor, width: Tensor) -> Any:
         out = self.drawn_size(u, height, width)
         return tuple((False, 0, side, size) for side, size in zip((height, width), out))
 
-    def steps(self, u, height, width):
+    def steps(self, u: Tensor, height: Tensor, width: Tensor) -> Any:
         out_height, out_width = (tf.cast(size, tf.float32) for size in self.drawn_size(u, height, width))
         height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
         each = tf.zeros([1]) if u is None else tf.zeros_like(u[:, 0])
         scale_y, scale_x = height / out_height + each, width / out_width + each
         return [("affine", affine(scale_x, 0.0, 0.0, 0.0, scale_y, 0.0))]
 
-    def central_steps(self, batch, height, width):
+    def central_steps(self, batch: Tensor, height: Tensor, width: Tensor) -> Any:
         return [("affine", matrix + tf.zeros([batch, 1, 1])) for _, matrix in self.steps(None, height, width)]

@@ -1,10 +1,13 @@
 """Operations that remove a part of each image."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
 from kregkit._core.checks import check_integer, check_number
+from kregkit._core.types import Tensor
 from kregkit.data import _random, _warp
 from kregkit.data._arguments import check_pair, register
 from kregkit.data._warp import sizes
@@ -34,10 +37,10 @@ class Cutout(Operation):
 
     num_draws = 2
 
-    def __init__(self, size=16):
+    def __init__(self, size: int | Sequence[int] = 16) -> None:
         self.size = check_integer("size", size, 1)
 
-    def apply(self, images, u, value_range):
+    def apply(self, images: Tensor, u: Tensor, value_range: tuple[float, float]) -> Any:
         keep = box_mask(u, self.size, self.size, sizes(images))
         return tf.where(keep[..., None], tf.zeros((), images.dtype), images)
 
@@ -76,7 +79,7 @@ class RandomErasing(Operation):
         scale: tuple[float, float] = (0.02, 0.33),
         ratio: tuple[float, float] = (0.3, 10 / 3),
         value: float | str = "noise",
-    ):
+    ) -> None:
         self.probability = check_number("probability", probability, 0, 1)
         self.scale = check_pair("scale", scale, 1.0)
         self.ratio = check_pair("ratio", ratio)
@@ -85,11 +88,11 @@ class RandomErasing(Operation):
         self.value = value if isinstance(value, str) else check_number("value", value)
 
     @property
-    def needs_range(self):
+    def needs_range(self) -> Any:
         # Noise fills the range, which `Standardize` leaves.
         return self.value == "noise"
 
-    def apply(self, images, u, value_range):
+    def apply(self, images: Tensor, u: Tensor, value_range: tuple[float, float]) -> Any:
         size = sizes(images)
         sides, starts = [], []
         area = self.scale[0] + (self.scale[1] - self.scale[0]) * u[:, 1]
@@ -123,7 +126,7 @@ def _starts(u, sides, size):
         yield tf.cast(tf.floor(u[:, axis] * tf.cast(pixels, tf.float32)), tf.int32) - side // 2
 
 
-def box_mask(u, box_height, box_width, size):
+def box_mask(u: Tensor, box_height: Tensor, box_width: Tensor, size: Any) -> Any:
     """Returns Booleans `(batch, h, w)`: a box of a side of whole pixels around a uniformly drawn pixel."""
     inside = []
     sides = (box_height, box_width)
@@ -134,7 +137,7 @@ def box_mask(u, box_height, box_width, size):
     return inside[0][:, :, None] & inside[1][:, None, :]
 
 
-def box_window(u, box_height, box_width, size):
+def box_window(u: Tensor, box_height: Tensor, box_width: Tensor, size: Any) -> Any:
     """Returns the same boxes as float32 `(batch, 4)`: left, top, right and bottom, cut off at the border."""
     sides = (box_height, box_width)
     edges = []

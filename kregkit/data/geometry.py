@@ -1,10 +1,12 @@
 """Operations that move pixels. Neighbours fuse: the image is resampled once, or only copied where that is exact."""
 
 import math
+from typing import Any
 
 import tensorflow as tf
 
 from kregkit._core.checks import check_choice, check_number
+from kregkit._core.types import Tensor
 from kregkit.data import _warp
 from kregkit.data._arguments import check_range, register
 from kregkit.data._warp import affine
@@ -31,7 +33,7 @@ class Geometric(Operation):
     margin = 0
     fill = None  # An operation that never looks outside fuses with any fill.
 
-    def fuses_after(self, group):
+    def fuses_after(self, group: Tensor) -> Any:
         if not isinstance(group[-1], Geometric):
             return False
         operations = (*group, self)
@@ -41,21 +43,21 @@ class Geometric(Operation):
             fills.add("constant")
         return len(fills) <= 1
 
-    def run(self, group, images, masks, value_range, black):
+    def run(self, group: Tensor, images: Tensor, masks: Tensor, value_range: tuple[float, float], black: Tensor) -> Any:
         return _warp.move(group, images, masks, value_range, black)
 
-    def output_size(self, height, width):
+    def output_size(self, height: Tensor, width: Tensor) -> Any:
         return height, width
 
-    def drawn_size(self, u, height, width):
+    def drawn_size(self, u: Tensor, height: Tensor, width: Tensor) -> Any:
         """Returns the size of the output where it depends on the draws: a number or a vector of the batch each."""
         return self.output_size(height, width)
 
-    def move(self, u, height, width):
+    def move(self, u: Tensor, height: Tensor, width: Tensor) -> Any:
         """Returns `((flip, shift) of rows, (flip, shift) of columns)` of whole pixels, vectors of the batch."""
         raise NotImplementedError
 
-    def steps(self, u, height, width):
+    def steps(self, u: Tensor, height: Tensor, width: Tensor) -> Any:
         """Returns steps from this operation's output back to its input, as `_warp.coordinates` reads them."""
         sizes = (height, width)
         steps = []
@@ -66,7 +68,11 @@ class Geometric(Operation):
         (sign_y, shift_y), (sign_x, shift_x) = steps
         return [("affine", affine(sign_x, 0.0, shift_x, 0.0, sign_y, shift_y))]
 
-    def window(self, u, height, width):
+    def central(self, batch: Any, height: Tensor, width: Tensor) -> Any:
+        """Returns `move` without randomness, for operations that change the size: the central window."""
+        raise NotImplementedError
+
+    def window(self, u: Tensor, height: Tensor, width: Tensor) -> Any:
         """Returns `(flip, start, length, out)` of rows and of columns, for operations that only cut and mirror.
 
         The pixels from `start` on, `length` of them, become `out` pixels, mirrored where `flip`. Numbers, or vectors
@@ -76,7 +82,7 @@ class Geometric(Operation):
         moves = self.central(1, height, width) if u is None else self.move(u, height, width)
         return tuple((flip, start, size, size) for (flip, start), size in zip(moves, out))
 
-    def matrix(self, u, height, width):
+    def matrix(self, u: Tensor, height: Tensor, width: Tensor) -> Any:
         """Returns `(batch, 3, 3)`: the map from positions in the output to positions in the input, from the centre.
 
         Raises:
@@ -118,11 +124,11 @@ class RandomFlip(Geometric):
     exact = True
     cuts = True
 
-    def __init__(self, mode="horizontal", probability=0.5):
+    def __init__(self, mode: str = "horizontal", probability: float = 0.5) -> None:
         self.mode = check_choice("mode", mode, ("horizontal", "vertical", "both"))
         self.probability = check_number("probability", probability, 0, 1)
 
-    def move(self, u, height, width):
+    def move(self, u: Tensor, height: Tensor, width: Tensor) -> Any:
         flip = u < self.probability
         never, still = tf.zeros_like(flip[:, 0]), tf.zeros_like(u[:, 0], tf.int32)
         horizontal = flip[:, 0] if self.mode != "vertical" else never
@@ -150,13 +156,13 @@ class RandomTranslation(Geometric):
 
     num_draws = 2
 
-    def __init__(self, height=0.1, width=0.1, fill="constant"):
+    def __init__(self, height: Tensor = 0.1, width: Tensor = 0.1, fill: str | float = "constant") -> None:
         check_range("height", height, -1, 1)
         check_range("width", width, -1, 1)
         self.height, self.width = height, width
         self.fill = check_choice("fill", fill, FILLS)
 
-    def steps(self, u, height, width):
+    def steps(self, u: Tensor, height: Tensor, width: Tensor) -> Any:
         down = _between(u[:, 0], *check_range("height", self.height, -1, 1)) * tf.cast(height, tf.float32)
         right = _between(u[:, 1], *check_range("width", self.width, -1, 1)) * tf.cast(width, tf.float32)
         return [("affine", affine(1.0, 0.0, -right, 0.0, 1.0, -down))]
@@ -181,12 +187,12 @@ class RandomRotation(Geometric):
 
     num_draws = 1
 
-    def __init__(self, angle=15.0, fill="constant"):
+    def __init__(self, angle: float = 15.0, fill: str | float = "constant") -> None:
         check_range("angle", angle, -360, 360)
         self.angle = angle
         self.fill = check_choice("fill", fill, FILLS)
 
-    def steps(self, u, height, width):
+    def steps(self, u: Tensor, height: Tensor, width: Tensor) -> Any:
         angle = _radians(u[:, 0], self.angle, 360)
         cos, sin = tf.cos(angle), tf.sin(angle)
         return [("affine", affine(cos, sin, 0.0, -sin, cos, 0.0))]
@@ -212,12 +218,12 @@ class RandomStretch(Geometric):
 
     num_draws = 2
 
-    def __init__(self, factor=0.2, same=False, fill="constant"):
+    def __init__(self, factor: float = 0.2, same: bool = False, fill: str | float = "constant") -> None:
         self.factor = check_number("factor", factor, 0, 10)
         self.same = check_choice("same", same, (True, False))
         self.fill = check_choice("fill", fill, FILLS)
 
-    def steps(self, u, height, width):
+    def steps(self, u: Tensor, height: Tensor, width: Tensor) -> Any:
         most = math.log1p(self.factor)
         x, y = _between(u[:, 0], -most, most), _between(u[:, 0 if self.same else 1], -most, most)
         return [("affine", affine(tf.exp(-x), 0.0, 0.0, 0.0, tf.exp(-y), 0.0))]
@@ -241,12 +247,12 @@ class RandomShear(Geometric):
 
     num_draws = 1
 
-    def __init__(self, angle=10.0, fill="constant"):
+    def __init__(self, angle: float = 10.0, fill: str | float = "constant") -> None:
         check_range("angle", angle, -80, 80)
         self.angle = angle
         self.fill = check_choice("fill", fill, FILLS)
 
-    def steps(self, u, height, width):
+    def steps(self, u: Tensor, height: Tensor, width: Tensor) -> Any:
         angle = _radians(u[:, 0], self.angle, 80)
         return [("affine", affine(1.0, -tf.tan(angle), 0.0, 0.0, 1.0, 0.0))]
 
@@ -276,12 +282,12 @@ class LensDistortion(Geometric):
     num_draws = 1
     invertible = False
 
-    def __init__(self, coefficient=0.15, fill="constant"):
+    def __init__(self, coefficient: float = 0.15, fill: str | float = "constant") -> None:
         check_range("coefficient", coefficient, -0.3, 0.3)
         self.coefficient = coefficient
         self.fill = check_choice("fill", fill, FILLS)
 
-    def steps(self, u, height, width):
+    def steps(self, u: Tensor, height: Tensor, width: Tensor) -> Any:
         k = _between(u[:, 0], *check_range("coefficient", self.coefficient, -0.3, 0.3))
         height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
         return [("radial", k, 4.0 / (height * height + width * width))]

@@ -7,10 +7,13 @@ import functools
 import logging
 import os
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from kregkit._core.checks import check_choice, check_path, check_string
+from kregkit._core.types import Path, Tensor
 from kregkit.data._cache import check_cache
 from kregkit.data._image_files import MOST_PIXELS, FileSource
 
@@ -21,18 +24,18 @@ _SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation",
 
 
 def image_folder(
-    directory,
-    split=None,
-    labels=None,
-    channels=3,
-    on_error="raise",
-    cache=False,
+    directory: Path,
+    split: Any = None,
+    labels: Tensor = None,
+    channels: Tensor = 3,
+    on_error: str = "raise",
+    cache: bool | Path = False,
     *,
-    class_names=None,
-    orientation=True,
-    max_pixels=MOST_PIXELS,
-    outside=False,
-):
+    class_names: Sequence[str] | None = None,
+    orientation: bool = True,
+    max_pixels: int | None = MOST_PIXELS,
+    outside: bool = False,
+) -> Any:
     """Opens a folder of images as a source for `pipeline`.
 
     The layout is that of `tfds.ImageFolder`: `directory/[split/]class/image.jpg`, the classes of all splits numbered in

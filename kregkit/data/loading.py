@@ -1,14 +1,24 @@
 """Any TFDS data set by one call that never hangs."""
 
 import difflib
+from typing import Any
 
 from kregkit._core.checks import check_boolean, check_choice, check_path
 from kregkit._core.optional import import_optional
+from kregkit._core.types import Path
 from kregkit.data import _tfds
 from kregkit.data.bundled_digits import prepared_digits
 
 
-def load(name, split, data_dir=None, *, as_supervised=True, shuffle_files=False, download=None):
+def load(
+    name: str,
+    split: Any,
+    data_dir: Path | None = None,
+    *,
+    as_supervised: bool = True,
+    shuffle_files: bool = False,
+    download: bool | None = None,
+) -> Any:
     """Loads any TFDS data set by its name, prepared on this machine or downloaded.
 
     `tfds.load` without a network retries for minutes; this function raises an error within seconds, which says what is
@@ -47,7 +57,9 @@ def load(name, split, data_dir=None, *, as_supervised=True, shuffle_files=False,
     return _tfds.read(builder(name, data_dir, download), split, as_supervised, shuffle_files=shuffle_files)
 
 
-def builder(name, data_dir=None, download=None, file_format=None):
+def builder(
+    name: str, data_dir: Path | None = None, download: bool | None = None, file_format: str | None = None
+) -> Any:
     """Returns the prepared TFDS builder of a name. Arguments and errors as in `load`."""
     tfds = import_optional("tensorflow_datasets", "kregkit.data")
     if not isinstance(name, str) or not name:

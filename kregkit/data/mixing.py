@@ -1,11 +1,14 @@
 """Operations that mix two examples, images and labels."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from kregkit._core.checks import check_choice, check_integer, check_number
+from kregkit._core.types import Tensor
 from kregkit.data._arguments import register
 from kregkit.data._graph_checks import require, text
 from kregkit.data._warp import sizes
@@ -20,7 +23,7 @@ def _beta_quantiles(alpha, num=4096):
     return beta.ppf(np.linspace(0, 1, num + 1), alpha, alpha).astype("float32")
 
 
-def beta_draw(u, alpha):
+def beta_draw(u: Tensor, alpha: float) -> Any:
     """Turns uniform numbers into `Beta(alpha, alpha)` ones, by its quantiles, linear between 4,097 of them."""
     quantiles = tf.constant(_beta_quantiles(alpha))
     position = u * (len(_beta_quantiles(alpha)) - 1)
@@ -34,13 +37,13 @@ class Mixing(Operation):
 
     mixes = True
 
-    def __init__(self, alpha, num_classes, probability, partners):
+    def __init__(self, alpha: float, num_classes: int | None, probability: float, partners: str) -> None:
         self.alpha = check_number("alpha", alpha, 0, low_open=True)
         self.num_classes = None if num_classes is None else check_integer("num_classes", num_classes, 2)
         self.probability = check_number("probability", probability, 0, 1)
         self.partners = check_choice("partners", partners, ("epoch", "batch"))
 
-    def check_labels(self, labels, name):
+    def check_labels(self, labels: Tensor, name: Callable[[Any], Any]) -> Any:
         """Raises an error if these labels can't be mixed.
 
         Args:
@@ -88,7 +91,7 @@ class Mixing(Operation):
             ),
         )  # fmt: skip
 
-    def one_hot(self, labels):
+    def one_hot(self, labels: Tensor) -> Any:
         """Returns labels that can be mixed: floats as they are, integers and Booleans one-hot."""
         if labels.dtype.is_floating:
             return labels
@@ -97,11 +100,11 @@ class Mixing(Operation):
             return tf.cast(numbers, tf.float32)
         return tf.one_hot(numbers[:, 0] if numbers.shape.rank == 2 else numbers, self.num_classes)
 
-    def mix(self, images, labels, other_images, other_labels, u):
+    def mix(self, images: Tensor, labels: Tensor, other_images: Tensor, other_labels: Tensor, u: Tensor) -> Any:
         """Returns mixed images and labels."""
         raise NotImplementedError
 
-    def mix_annotations(self, annotations, others, u, size):
+    def mix_annotations(self, annotations: Any, others: Tensor, u: Tensor, size: Any) -> Any:
         """Returns boxes and points of both, as far as they can still be seen in the mixed image.
 
         Args:
@@ -156,19 +159,21 @@ class MixUp(Mixing):
 
     num_draws = 2
 
-    def __init__(self, alpha=0.2, num_classes=None, probability=1.0, partners="epoch"):
+    def __init__(
+        self, alpha: float = 0.2, num_classes: int | None = None, probability: float = 1.0, partners: str = "epoch"
+    ) -> None:
         super().__init__(alpha, num_classes, probability, partners)
 
     def _weight(self, u):
         return tf.where(u[:, 0] < self.probability, beta_draw(u[:, 1], self.alpha), 1.0)
 
-    def mix_annotations(self, annotations, others, u, size):
+    def mix_annotations(self, annotations: Any, others: Tensor, u: Tensor, size: Any) -> Any:
         weight = self._weight(u)
         # What is less than one of 255 levels isn't there.
         own, other = (tf.cast(each > 1 / 255, tf.float32) for each in (weight, 1 - weight))
         return annotations.scaled(own).joined(others.scaled(other))
 
-    def mix(self, images, labels, other_images, other_labels, u):
+    def mix(self, images: Tensor, labels: Tensor, other_images: Tensor, other_labels: Tensor, u: Tensor) -> Any:
         weight = self._weight(u)
         return self._blend(images, other_images, weight), self._blend(labels, other_labels, weight)
 
@@ -195,19 +200,22 @@ class CutMix(Mixing):
 
     num_draws = 4
 
-    def __init__(self, alpha=1.0, num_classes=None, probability=1.0, partners="epoch"):
+    def __init__(
+        self, alpha: float = 1.0, num_classes: int | None = None, probability: float = 1.0, partners: str = "epoch"
+    ) -> None:
         super().__init__(alpha, num_classes, probability, partners)
 
-    def _sides(self, u, size):
+    def _sides(self, u: Tensor, size: Any) -> tuple[Tensor, Tensor]:
         """Returns the box's height and width, whole pixels `(batch,)`."""
         side = tf.sqrt(1 - tf.where(u[:, 0] < self.probability, beta_draw(u[:, 1], self.alpha), 1.0))
-        return [tf.cast(tf.round(side * tf.cast(pixels, tf.float32)), tf.int32) for pixels in size]
+        height, width = (tf.cast(tf.round(side * tf.cast(pixels, tf.float32)), tf.int32) for pixels in size)
+        return height, width
 
-    def mix_annotations(self, annotations, others, u, size):
+    def mix_annotations(self, annotations: Any, others: Tensor, u: Tensor, size: Any) -> Any:
         window = box_window(u[:, 2:], *self._sides(u, size), size)
         return annotations.outside(window).joined(others.inside(window))
 
-    def mix(self, images, labels, other_images, other_labels, u):
+    def mix(self, images: Tensor, labels: Tensor, other_images: Tensor, other_labels: Tensor, u: Tensor) -> Any:
         size = sizes(images)
         box = box_mask(u[:, 2:], *self._sides(u, size), size)
         kept = 1 - tf.reduce_mean(tf.cast(box, tf.float32), (1, 2))

@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -9,6 +11,7 @@ import tensorflow as tf
 
 from kregkit._core import rules
 from kregkit._core.checks import check_boolean, check_choice, check_integer, check_list, check_path, check_string
+from kregkit._core.types import Path, Tensor
 from kregkit.data._annotations import nothing
 from kregkit.data._distributed import MIN_STEPS, distributed
 from kregkit.data._encoded import window_reader
@@ -24,36 +27,36 @@ from kregkit.data.augment import Augment
 
 
 def pipeline(
-    source,
-    batch_size,
-    operations=(),
-    seed=0,
-    training=True,
-    shuffle=True,
-    drop_remainder=False,
-    epoch=0,
-    batch=0,
-    shard=None,
-    cache=False,
-    service=None,
+    source: Any,
+    batch_size: int,
+    operations: Sequence[Any] = (),
+    seed: int | None = 0,
+    training: bool = True,
+    shuffle: bool = True,
+    drop_remainder: bool = False,
+    epoch: int = 0,
+    batch: Tensor = 0,
+    shard: Any = None,
+    cache: bool | Path = False,
+    service: str | None = None,
     *,
-    split="train",
-    data_dir=None,
-    image="image",
-    label="label",
-    masks=None,
-    boxes=None,
-    points=None,
-    unmoved=(),
-    value_range=(0.0, 1.0),
-    fuse=True,
-    with_keys=False,
-    buffer_size=10_000,
-    on_error="raise",
-    channels=3,
-    num_parallel_calls=tf.data.AUTOTUNE,
-    prefetch=tf.data.AUTOTUNE,
-):
+    split: Any = "train",
+    data_dir: Path | None = None,
+    image: str = "image",
+    label: str = "label",
+    masks: Tensor = None,
+    boxes: Any = None,
+    points: int | Mapping[str, int] | None = None,
+    unmoved: Sequence[str] = (),
+    value_range: tuple[float, float] = (0.0, 1.0),
+    fuse: bool = True,
+    with_keys: bool = False,
+    buffer_size: int = 10_000,
+    on_error: str = "raise",
+    channels: Tensor = 3,
+    num_parallel_calls: int = tf.data.AUTOTUNE,
+    prefetch: int = tf.data.AUTOTUNE,
+) -> tf.data.Dataset:
     """Makes an ordinary `tf.data.Dataset` of augmented batches, for `model.fit` or anything else.
 
     What comes out is a pure function of `(seed, epoch, example)`: the same at any parallelism and any number of shards,

@@ -1,7 +1,11 @@
 """What a model will see, for the eye, before the long run."""
 
+from __future__ import annotations
+
 import base64
 import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,11 +15,14 @@ from kregkit._core.optional import import_optional
 from kregkit.data import _annotations
 from kregkit.data._fields import get
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _MOST_NAMES = 3
 
 
 @rules.checked(label=rules.key)
-def preview(dataset, num: int = 16, label: str | int = "label", class_names: list[str] | None = None) -> "Preview":
+def preview(dataset: Any, num: int = 16, label: str | int = "label", class_names: list[str] | None = None) -> Preview:
     """Takes one batch of a pipeline and shows it as a contact sheet: labels, boxes, masks and points drawn in.
 
     The pipeline's epoch is left as it was. A source that can be read once only has given its first batch away.
@@ -75,7 +82,9 @@ class Preview:
     without those that were dropped), `box_titles`, `masks`. Each is `None` where there is none.
     """
 
-    def __init__(self, element, fields, num, label, class_names):
+    def __init__(
+        self, element: Any, fields: Any, num: int, label: str | int, class_names: Sequence[str] | None
+    ) -> None:
         images = np.asarray(get(element, fields.image))[:num]
         size = images.shape[1:3]
         self.images = _to_show(images, fields.augment)
@@ -100,7 +109,7 @@ class Preview:
             found = _annotations.read(None, [], "xyxy", points, fields.points.format, size).points.numpy()
             self.points = [one[one[:, 2] > 0, :2] for one in found]
 
-    def plot(self, figure=None):
+    def plot(self, figure: Figure | None = None) -> Any:
         """Draws the sheet on a matplotlib Figure, a new one by default, and returns it."""
         from kregkit import plots
 
@@ -108,7 +117,7 @@ class Preview:
             self.images, self.titles, self.boxes, self.box_titles, self.masks, self.points, figure=figure
         )
 
-    def save(self, path: str):
+    def save(self, path: str) -> Any:
         """Writes the sheet to an image file, such as `"sheet.png"`."""
         self._drawn().savefig(check_path("path", path), dpi=130)
 

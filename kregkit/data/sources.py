@@ -6,11 +6,13 @@ anything is read, and `describe(index)`, what an error calls an example.
 """
 
 import pathlib
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from kregkit._core.types import Path
 from kregkit.data._cache import open_cache
 from kregkit.data._epochs import plain
 from kregkit.data._graph_checks import text
@@ -22,15 +24,15 @@ class Source:
     batched = False
     skip = False
 
-    def first(self, num):
+    def first(self, num: int) -> Any:
         """Returns a batch of the first examples, and a batch with the labels of all; `None` for what isn't known."""
         return None, None
 
-    def first_spec(self):
+    def first_spec(self) -> Any:
         """Returns the structure of the first example if it is known more exactly than `spec`, else `None`."""
         return None
 
-    def describe(self, index):
+    def describe(self, index: int) -> Any:
         """Returns a string tensor from an integer tensor."""
         return text("Example ", index, " of the source")
 
@@ -40,7 +42,7 @@ class ArraySource(Source):
 
     batched = True
 
-    def __init__(self, arrays):
+    def __init__(self, arrays: Any) -> None:
         arrays = without_lists(arrays)
         leaves = keras.tree.flatten(arrays)
         lengths = {len(array) if np.ndim(array) else None for array in leaves}
@@ -58,15 +60,15 @@ class ArraySource(Source):
                 "labels.astype('int64'), or make one array of many by np.stack(images), whose sizes must be equal. "
                 f"Received: dtype=object, shapes={[array.shape for array in objects]}"
             )
-        self.size = lengths.pop()
+        self.size: Any = lengths.pop()
         with tf.device("CPU:0"):
             self.arrays = keras.tree.map_structure(tf.convert_to_tensor, arrays)
         self.spec = keras.tree.map_structure(lambda a: tf.TensorSpec(a.shape[1:], a.dtype), self.arrays)
 
-    def fetch(self, indices):
+    def fetch(self, indices: Any) -> Any:
         return keras.tree.map_structure(lambda array: tf.gather(array, indices), self.arrays)
 
-    def first(self, num):
+    def first(self, num: int) -> Any:
         return self.fetch(tf.range(min(num, self.size))), self.arrays
 
 
@@ -77,7 +79,7 @@ class SequenceSource(Source):
     structure, the types and the ranks of the first one.
     """
 
-    def __init__(self, sequence, cache=False):
+    def __init__(self, sequence: Any, cache: bool | Path = False) -> None:
         self.sequence = sequence
         self.size = len(sequence)
         if not self.size:
@@ -100,19 +102,19 @@ class SequenceSource(Source):
     def _read_anew(self, index):
         return fitted(without_lists(self.sequence[index]), self.spec, f"Example {index} of the source", "the first one")
 
-    def fetch(self, index):
+    def fetch(self, index: int) -> Any:
         return read_in_python(self._read, index, self.spec)
 
-    def first(self, num):
+    def first(self, num: int) -> Any:
         return keras.tree.map_structure(lambda value: tf.convert_to_tensor(value)[None], self._first), None
 
-    def first_spec(self):
+    def first_spec(self) -> Any:
         return keras.tree.map_structure(
             lambda value: tf.TensorSpec.from_tensor(tf.convert_to_tensor(value)), self._first
         )
 
 
-def fitted(example, spec, name, model):
+def fitted(example: Any, spec: Any, name: str, model: keras.Model) -> Any:
     """Returns the arrays of an example or batch, of the types of `spec`; raises an error if they are unlike it."""
     keras.tree.assert_same_structure(spec, example)
     values = []
@@ -128,7 +130,7 @@ def fitted(example, spec, name, model):
     return values
 
 
-def read_in_python(read, index, spec):
+def read_in_python(read: Any, index: int, spec: Any) -> Any:
     """Returns tensors of the structure `spec` from the list of arrays that `read(index)` returns."""
     specs = keras.tree.flatten(spec)
     values = tf.numpy_function(lambda i: read(int(i)), [index], [part.dtype for part in specs], stateful=False)
@@ -140,7 +142,7 @@ def read_in_python(read, index, spec):
 class StreamSource(Source):
     """Examples that come one after another, from a `tf.data.Dataset` of single examples."""
 
-    def __init__(self, dataset, cache=False):
+    def __init__(self, dataset: Any, cache: bool | Path = False) -> None:
         self.spec = dataset.element_spec
         self.size = known_size(dataset)
         if isinstance(cache, (str, pathlib.Path)):
@@ -197,7 +199,7 @@ def _on_disk(dataset, size, path):
     return cached if size is None else cached.apply(tf.data.experimental.assert_cardinality(size))
 
 
-def known_size(dataset):
+def known_size(dataset: Any) -> Any:
     """Returns the number of examples, or `None` where only reading tells it."""
     size = int(dataset.cardinality())
     if size == tf.data.INFINITE_CARDINALITY:
@@ -209,7 +211,7 @@ def known_size(dataset):
     return size if size > 0 else None
 
 
-def without_lists(arrays):
+def without_lists(arrays: Any) -> Any:
     # Lists of numbers or strings are arrays. Of arrays they become tuples, since `tf.data` would stack them.
     if isinstance(arrays, dict):
         return {key: without_lists(value) for key, value in arrays.items()}

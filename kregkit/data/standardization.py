@@ -1,8 +1,11 @@
 """Centres and scales images by what was measured on the training set."""
 
+from typing import Any
+
 import numpy as np
 
 from kregkit._core.checks import check_array, check_choice, shown
+from kregkit._core.types import Tensor
 from kregkit.data._arguments import register
 from kregkit.data.augment import Operation
 
@@ -37,7 +40,9 @@ class Standardize(Operation):
     random = False
     keeps_range = False
 
-    def __init__(self, mean="channel", scale=True, mean_value=None, std_value=None):
+    def __init__(
+        self, mean: Tensor = "channel", scale: Any = True, mean_value: Any = None, std_value: Any = None
+    ) -> None:
         self.mean = check_choice("mean", mean, ("channel", "image"))
         self.scale = check_choice("scale", scale, (True, False))
         check_array("mean_value", mean_value, none=True)
@@ -47,14 +52,16 @@ class Standardize(Operation):
             raise ValueError(f"`std_value` must not be negative. Received: std_value={shown(std_value)}")
         self.std_value = std_value
 
-    def fit(self, dataset):
+    def fit(self, dataset: Any) -> Any:
         """Measures a training set in float64, one batch in memory at a time, and returns `self`.
 
         Args:
             dataset: As for `PCAColorNoise.fit`, with any number of channels. With `mean="image"` all images must
                 have the same size.
         """
-        total = square = 0.0
+        total: Any = 0.0
+        square: Any = 0.0
+        origin: Any = None
         count = 0
         for images in image_batches(dataset):
             pixels = images.astype("float64")
@@ -66,7 +73,7 @@ class Standardize(Operation):
                     f"Received: shape={pixels.shape[1:]} after {np.shape(total)}"
                 )
             # Around the first batch's mean, so that squares don't cancel.
-            origin = pixels.mean(0) if not count else origin  # noqa: F821
+            origin = pixels.mean(0) if not count else origin
             pixels = pixels - origin
             total, square, count = total + pixels.sum(0), square + (pixels**2).sum(0), count + len(pixels)
         shift = total / count
@@ -75,7 +82,7 @@ class Standardize(Operation):
         self.std_value = np.sqrt(np.atleast_2d(variance).reshape(-1, variance.shape[-1]).mean(0)).tolist()
         return self
 
-    def apply(self, images, u, value_range):
+    def apply(self, images: Tensor, u: Tensor, value_range: tuple[float, float]) -> Any:
         low, high = value_range
         if self.mean_value is None:
             raise ValueError("`Standardize` must be fitted first: `.fit(dataset)`. Received: mean_value=None")
@@ -90,7 +97,7 @@ class Standardize(Operation):
         return ((images - low) / (high - low) - mean) / std if (low, high) != (0.0, 1.0) else (images - mean) / std
 
 
-def image_batches(dataset):
+def image_batches(dataset: Any) -> Any:
     """Yields NumPy batches of images in [0, 1] units from arrays or any iterable of images, batches or examples."""
     if hasattr(dataset, "shape"):
         dataset = np.array_split(np.asarray(dataset), max(1, len(dataset) // 256))

@@ -1,8 +1,11 @@
 """Operations on tones: fewer levels, inverted highlights, stretched and equalised histograms, sharpness."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from kregkit._core.checks import check_integer, check_number
+from kregkit._core.types import Tensor
 from kregkit.data import _tones, _warp
 from kregkit.data._arguments import check_range, register
 from kregkit.data.augment import Operation
@@ -12,14 +15,15 @@ class Tone(Operation):
     """An operation on levels, on each image with a probability. The first draw says whether, the others how."""
 
     needs_range = True
+    probability: float
 
-    def apply(self, images, u, value_range):
+    def apply(self, images: Tensor, u: Tensor, value_range: tuple[float, float]) -> Any:
         low, high = value_range
         values = _tones.levels(images, value_range)
         chosen = u[:, 0] < self.probability
         return self.change(values, chosen, u) * ((high - low) / 255) + low
 
-    def change(self, values, chosen, u):
+    def change(self, values: Tensor, chosen: Tensor, u: Tensor) -> Any:
         """Returns levels 0..255 from float levels and which images are chosen, `(batch,)`."""
         raise NotImplementedError
 
@@ -47,7 +51,7 @@ class Posterize(Tone):
 
     num_draws = 2
 
-    def __init__(self, bits: int | tuple[int, int] = 4, probability: float = 0.5):
+    def __init__(self, bits: int | tuple[int, int] = 4, probability: float = 0.5) -> None:
         pair = bits if isinstance(bits, (tuple, list)) and len(bits) == 2 else (bits, bits)
         ends = [check_integer("bits", end, 1, 8) for end in pair]
         if ends[0] > ends[1]:
@@ -55,7 +59,7 @@ class Posterize(Tone):
         self.bits = bits
         self.probability = check_number("probability", probability, 0, 1)
 
-    def change(self, values, chosen, u):
+    def change(self, values: Tensor, chosen: Tensor, u: Tensor) -> Any:
         low, high = self.bits if isinstance(self.bits, (tuple, list)) else (self.bits, self.bits)
         bits = tf.minimum(low + tf.floor(u[:, 1] * (high - low + 1)), float(high))
         return _tones.posterize(values, _each(tf.where(chosen, 2.0 ** (8 - bits), 0.0)))
@@ -80,7 +84,7 @@ class Solarize(Tone):
 
     num_draws = 2
 
-    def __init__(self, threshold: float | tuple[float, float] = 0.5, probability: float = 0.5):
+    def __init__(self, threshold: float | tuple[float, float] = 0.5, probability: float = 0.5) -> None:
         if not isinstance(threshold, (tuple, list)):
             check_number("threshold", threshold, 0, 1)
         self.threshold = threshold
@@ -91,7 +95,7 @@ class Solarize(Tone):
         pair = self.threshold if isinstance(self.threshold, (tuple, list)) else (self.threshold, self.threshold)
         return check_range("threshold", pair, 0, 1)
 
-    def change(self, values, chosen, u):
+    def change(self, values: Tensor, chosen: Tensor, u: Tensor) -> Any:
         low, high = self._ends()
         threshold = 255 * (low + (high - low) * u[:, 1])
         return _tones.solarize(values, _each(tf.where(chosen, threshold, 256.0)))
@@ -115,10 +119,10 @@ class AutoContrast(Tone):
 
     num_draws = 1
 
-    def __init__(self, probability: float = 0.5):
+    def __init__(self, probability: float = 0.5) -> None:
         self.probability = check_number("probability", probability, 0, 1)
 
-    def change(self, values, chosen, u):
+    def change(self, values: Tensor, chosen: Tensor, u: Tensor) -> Any:
         channels = values.shape[-1]
         extremes = _tones.measured_where(chosen, values, _tones.extremes, [0.0] * channels + [255.0] * channels)
         factor, offset = (each[:, None, None] for each in _tones.stretch(extremes))
@@ -146,10 +150,10 @@ class Equalize(Tone):
 
     num_draws = 1
 
-    def __init__(self, probability: float = 0.5):
+    def __init__(self, probability: float = 0.5) -> None:
         self.probability = check_number("probability", probability, 0, 1)
 
-    def change(self, values, chosen, u):
+    def change(self, values: Tensor, chosen: Tensor, u: Tensor) -> Any:
         return _tones.only_where(chosen, values, _tones.equalize)
 
 
@@ -175,12 +179,12 @@ class Sharpness(Tone):
 
     num_draws = 2
 
-    def __init__(self, amount: float | tuple[float, float] = 0.9, probability: float = 1.0):
+    def __init__(self, amount: float | tuple[float, float] = 0.9, probability: float = 1.0) -> None:
         check_range("amount", amount, -1, 10)
         self.amount = amount
         self.probability = check_number("probability", probability, 0, 1)
 
-    def change(self, values, chosen, u):
+    def change(self, values: Tensor, chosen: Tensor, u: Tensor) -> Any:
         low, high = check_range("amount", self.amount, -1, 10)
         factor = tf.where(chosen, 1 + low + (high - low) * u[:, 1], 1.0)
         return _warp.compiled(_tones.sharpen, values)(values, factor)

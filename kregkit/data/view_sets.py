@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from kregkit._core.checks import check_list, check_number
+from kregkit._core.types import Tensor
 from kregkit.data._arguments import register
 from kregkit.data.views import MultiScale, RandomViews, Views, check_images
 
@@ -31,7 +33,7 @@ class D4(Views):
 
     num_views = 8
 
-    def each(self, images):
+    def each(self, images: Tensor) -> Any:
         check_images(images)
         views = []
         for image in (images, ops.transpose(images, (0, 2, 1, 3))):
@@ -39,7 +41,7 @@ class D4(Views):
             views += two + [ops.flip(view, axis=1) for view in two]
         return views
 
-    def matrices(self, height, width):
+    def matrices(self, height: Tensor, width: Tensor) -> Any:
         mirrors = [np.diag([x, y, 1]) for x, y in [(1, 1), (-1, 1), (1, -1), (-1, -1)]]
         transposed = np.array([[0, 1, 0], [1, 0, 0], [0, 0, 1]])
         return np.array([*mirrors, *(transposed @ mirror for mirror in mirrors)], "float32")
@@ -61,13 +63,13 @@ class Scales(MultiScale):
     [(2, 4, 6, 1), (2, 8, 12, 1)]
     """
 
-    def __init__(self, factors: Sequence[float] = (0.75, 1, 1.25), crops: Views | None = None):
+    def __init__(self, factors: Sequence[float] = (0.75, 1, 1.25), crops: Views | None = None) -> None:
         check_list("factors", factors, lambda name, value: check_number(name, value, 0, low_open=True))
         super().__init__([1] * len(factors), crops)
         self.sizes = self.factors = [float(factor) for factor in factors]
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Any:
         crops = config["crops"]
         return cls(
             config["factors"], keras.saving.deserialize_keras_object(crops) if isinstance(crops, dict) else crops
@@ -93,7 +95,7 @@ class ViewProduct(Views):
     24
     """
 
-    def __init__(self, views: list[Views]):
+    def __init__(self, views: list[Views]) -> None:
         views = [keras.saving.deserialize_keras_object(each) if isinstance(each, dict) else each for each in views]
         if not views or not all(isinstance(each, Views) and not isinstance(each, RandomViews) for each in views):
             raise ValueError(
@@ -103,16 +105,16 @@ class ViewProduct(Views):
         self.views = views
         self.num_views = math.prod(int(each.num_views or 0) for each in views)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"views": [keras.saving.serialize_keras_object(each) for each in self.views]}
 
-    def each(self, images):
+    def each(self, images: Tensor) -> Any:
         made = [images]
         for views in self.views:
             made = [view for one in made for view in views.each(one)]
         return made
 
-    def matrices(self, height, width):
+    def matrices(self, height: Tensor, width: Tensor) -> Any:
         found = [(np.eye(3), (height, width))]
         for views in self.views:
             after = []

@@ -1,10 +1,14 @@
 """Test-time views: several versions of each image, whose predictions are averaged."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
 
 from kregkit._core.checks import check_integer
+from kregkit._core.types import Tensor
 from kregkit.data._arguments import Configured, check_size, register
 
 
@@ -22,12 +26,12 @@ class Views(Configured):
     name, and is registered with Keras (`keras.saving.register_keras_serializable`) to be part of a saved model.
     """
 
-    num_views: int | None = None
+    num_views: Any = None
 
-    def each(self, images):
+    def each(self, images: Tensor) -> Any:
         raise NotImplementedError
 
-    def matrices(self, height, width):
+    def matrices(self, height: Tensor, width: Tensor) -> Any:
         """Returns where each view's pixels lie in an image of this size, or `None` where views don't show all of it.
 
         Args:
@@ -40,11 +44,11 @@ class Views(Configured):
         """
         return None
 
-    def __call__(self, images):
+    def __call__(self, images: Tensor) -> Any:
         return ops.stack(self.each(images), axis=0)
 
 
-def check_images(images):
+def check_images(images: Tensor) -> Any:
     """Raises `ValueError` for what isn't a batch of images, whose rows and columns views would mistake."""
     if len(images.shape) != 4:
         raise ValueError(
@@ -92,10 +96,10 @@ class FiveCrop(Views):
 
     num_views = 5
 
-    def __init__(self, size):
+    def __init__(self, size: int | Sequence[int]) -> None:
         self.size = check_size(size)
 
-    def each(self, images):
+    def each(self, images: Tensor) -> Any:
         height, width = _check_fits(images, self.size)
         down, right = height - self.size[0], width - self.size[1]
         corners = [(0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2)]
@@ -121,7 +125,7 @@ class TenCrop(FiveCrop):
 
     num_views = 10
 
-    def each(self, images):
+    def each(self, images: Tensor) -> Any:
         five = super().each(images)
         return five + [ops.flip(view, axis=2) for view in five]
 
@@ -141,18 +145,18 @@ class Flips(Views):
     (2, 2, 8, 8, 1)
     """
 
-    def __init__(self, vertical=False):
+    def __init__(self, vertical: bool = False) -> None:
         if not isinstance(vertical, bool):
             raise ValueError(f"`vertical` must be True or False. Received: vertical={vertical!r}")
         self.vertical = vertical
         self.num_views = 4 if vertical else 2
 
-    def each(self, images):
+    def each(self, images: Tensor) -> Any:
         check_images(images)
         two = [images, ops.flip(images, axis=2)]
         return two + [ops.flip(view, axis=1) for view in two] if self.vertical else two
 
-    def matrices(self, height, width):
+    def matrices(self, height: Tensor, width: Tensor) -> Any:
         signs = [(1, 1), (-1, 1), (1, -1), (-1, -1)][: self.num_views]
         return np.array([np.diag([x, y, 1]) for x, y in signs], "float32")
 
@@ -181,7 +185,7 @@ class MultiScale(Views):
     Reference: [He et al., 2016](https://arxiv.org/abs/1512.03385), section 3.4
     """
 
-    def __init__(self, sizes, crops=None):
+    def __init__(self, sizes: Sequence[int], crops: Any = None) -> None:
         if not isinstance(sizes, (list, tuple)) or not sizes:
             raise ValueError(f"`sizes` must be a sequence of integers. Received: sizes={sizes!r}")
         self.sizes = [check_integer("sizes", size, 1) for size in sizes]
@@ -191,7 +195,7 @@ class MultiScale(Views):
         self.num_views = len(sizes) * (crops.num_views if crops else 1)
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Any:
         crops = config["crops"]
         return cls(config["sizes"], keras.saving.deserialize_keras_object(crops) if isinstance(crops, dict) else crops)
 
@@ -199,13 +203,13 @@ class MultiScale(Views):
         scales = [size / min(height, width) for size in self.sizes]
         return [(round(height * scale), round(width * scale)) for scale in scales]
 
-    def matrices(self, height, width):
+    def matrices(self, height: Tensor, width: Tensor) -> Any:
         if self.crops is not None:
             return None
         return np.array([np.diag([width / w, height / h, 1]) for h, w in self._shapes(height, width)], "float32")
 
-    def each(self, images):
-        views = []
+    def each(self, images: Tensor) -> Any:
+        views: list[Any] = []
         for shape in self._shapes(*_known_size(images)):
             floats = ops.cast(images, "float32") if "float" not in str(images.dtype) else images
             resized = ops.image.resize(
@@ -214,7 +218,7 @@ class MultiScale(Views):
             views += self.crops.each(resized) if self.crops else [resized]
         return views
 
-    def __call__(self, images):
+    def __call__(self, images: Tensor) -> Any:
         if len(self.sizes) > 1 and not self.crops:
             raise ValueError(
                 "Views of several sizes can't be one tensor: use `each(images)`, or give `crops=`. "
@@ -241,7 +245,7 @@ class RandomViews(Views):
     (4, 2, 8, 8, 1)
     """
 
-    def __init__(self, augment, num_views, seed=0):
+    def __init__(self, augment: Any, num_views: int, seed: int | None = 0) -> None:
         if isinstance(augment, dict):
             augment = keras.saving.deserialize_keras_object(augment)
         if not hasattr(augment, "transform") or augment.mixes:
@@ -250,7 +254,7 @@ class RandomViews(Views):
         self.num_views = check_integer("num_views", num_views, 1)
         self.seed = check_integer("seed", seed)
 
-    def each(self, images):
+    def each(self, images: Tensor) -> Any:
         import tensorflow as tf
 
         from kregkit.data._random import make_keys

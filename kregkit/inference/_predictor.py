@@ -3,6 +3,8 @@
 import contextlib
 import functools
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -28,7 +30,7 @@ class Predictor:
     """
 
     _outputs = "auto"
-    training_data = ()
+    training_data: Sequence[Any] = ()
 
     def __init__(self, models):
         self._compile_arguments = _measures(models)

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,13 +13,16 @@ from kregkit._core.backends import require_tensorflow
 from kregkit._core.batches import read_batches
 from kregkit._core.normalization import batch_normalizations, batch_statistics_in_inference
 from kregkit._core.replacing import replaced_all
+from kregkit._core.types import Data, Tensor
 from kregkit._core.weights import assign_values
 from kregkit.inference._architecture import Architecture, as_tensors, current_values
 from kregkit.inference._moments import Moments
 
 
 @rules.checked(model=rules.model, data=rules.data, steps=rules.whole(1, none=True))
-def recompute_batch_normalization(model, data, batch_size=None, steps=None):
+def recompute_batch_normalization(
+    model: keras.Model, data: Data, batch_size: int | None = None, steps: int | None = None
+) -> Any:
     """Replaces BatchNormalization's moving statistics by those of `data` under the present weights.
 
     Averaged weights need it: the statistics that training left behind belong to other weights. With `n_b`, `m_b` and
@@ -82,11 +86,11 @@ class BatchStatistics:
         noise: Callable `(draw, rows)` to a context manager in which the model's noise is drawn, or `None`.
     """
 
-    def __init__(self, architecture, layers, noise=None):
+    def __init__(self, architecture: Any, layers: Any, noise: Any = None) -> None:
         self.architecture, self.layers, self.noise = architecture, layers, noise
         self._traced = architecture.traced(self._run)
 
-    def measured(self, values, batches, draw=0):
+    def measured(self, values: Tensor, batches: Any, draw: Tensor = 0) -> Any:
         """Returns a list of pairs of a moving statistic and its value; `None` where there is no batch.
 
         Args:
@@ -96,7 +100,7 @@ class BatchStatistics:
         """
         moments = Moments(squares=True)
         # Per layer: how many numbers, and the state of `moments`.
-        totals = [(np.float64(0), (np.zeros(layer.moving_mean.shape),) * 2) for layer in self.layers]
+        totals: list[Any] = [(np.float64(0), (np.zeros(layer.moving_mean.shape),) * 2) for layer in self.layers]
         empty = True
         for x in batches:
             empty = False

@@ -140,7 +140,7 @@ class Calibrated(Predictor):
     ((120, 3), 'calibrated')
     """
 
-    def __init__(self, predictor: Ensemble | Marginal, calibrators: list):
+    def __init__(self, predictor: Ensemble | Marginal, calibrators: list) -> None:
         self.predictor, self.calibrators = predictor, calibrators
         self._models, self._outputs = predictor._models, predictor._outputs
         super().__init__(self._models)

@@ -1,7 +1,10 @@
 """Several models that predict as one."""
 
+from __future__ import annotations
+
 import pathlib
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,6 +15,7 @@ from kregkit._core.files import replacing
 from kregkit._core.output_kinds import check_outputs
 from kregkit._core.snapshot_directory import SnapshotDirectory
 from kregkit._core.training_data import seen_arrays, training_arrays
+from kregkit._core.types import Data, Path, Tensor
 from kregkit._core.weights import swapped
 from kregkit._core.written import Name, call_of
 from kregkit.inference._architecture import Architecture, current_values, shared_architectures
@@ -33,7 +37,7 @@ class Member(Predictor):
         information: Dictionary about its training, such as a snapshot's `cycle`, `epoch` and `logs`.
     """
 
-    def __init__(self, architecture, values, name, information=None):
+    def __init__(self, architecture: Any, values: Tensor, name: str, information: Any = None) -> None:
         self._models = [architecture.model]
         super().__init__(self._models)
         self.architecture = architecture
@@ -47,7 +51,7 @@ class Member(Predictor):
     def _predict_batch(self, inputs, first_example):
         return self.architecture(self.values, inputs, 0, first_example)
 
-    def to_model(self):
+    def to_model(self) -> keras.Model:
         """Returns a new Keras model, uncompiled, with this member's weights."""
         return rebuilt(self.architecture.model, self.values, self.architecture.model.name)
 
@@ -61,7 +65,7 @@ class DrawnMember(Member):
         number: Integer, the draw's number from 1.
     """
 
-    def __init__(self, base, drawn, number):
+    def __init__(self, base: Any, drawn: dict[int, Any], number: int) -> None:
         values = [drawn.get(index, value) for index, value in enumerate(base.values)]
         super().__init__(base.architecture, values, f"draw {number} of {base.name}", base.information)
         self.base, self.drawn = base, drawn
@@ -106,7 +110,7 @@ class Ensemble(Predictor):
     Reference: [Huang et al., 2017](https://arxiv.org/abs/1704.00109)
     """
 
-    def __init__(self, models, outputs="auto", reduce="probabilities"):
+    def __init__(self, models: Any, outputs: str = "auto", reduce: str = "probabilities") -> None:
         require_tensorflow("Ensemble")
         alone = isinstance(models, keras.Model)
         models = models if alone or not hasattr(models, "__iter__") else list(models)
@@ -146,8 +150,14 @@ class Ensemble(Predictor):
 
     @classmethod
     def from_directory(
-        cls, directory, last=None, model=None, custom_objects=None, outputs="auto", reduce="probabilities"
-    ):
+        cls,
+        directory: Path,
+        last: int | None = None,
+        model: keras.Model | None = None,
+        custom_objects: dict[str, Any] | None = None,
+        outputs: str = "auto",
+        reduce: str = "probabilities",
+    ) -> Any:
         """Opens the members of a snapshot run, also of an unfinished one.
 
         Args:
@@ -201,7 +211,7 @@ class Ensemble(Predictor):
         ensemble.training_data = training_arrays(model)
         return ensemble
 
-    def with_drawn_weights(self, weight_draws):
+    def with_drawn_weights(self, weight_draws: Any) -> Any:
         """Returns the ensemble of draws of its members' weights; `WeightDraws` makes them."""
         drawn = [
             [DrawnMember(member, values, number) for number, values in enumerate(draws, 1)]
@@ -214,12 +224,12 @@ class Ensemble(Predictor):
         return ensemble
 
     @property
-    def members(self):
+    def members(self) -> list[Any]:
         """List of the members; each has a `name`, `predict`, `evaluate`, `to_model` and `information`."""
         return list(self._members)
 
     @property
-    def weights(self):
+    def weights(self) -> list[float]:
         """List of the members' weights in the mean; they sum to 1."""
         return [count / sum(self._counts) for count in self._counts]
 
@@ -242,7 +252,7 @@ class Ensemble(Predictor):
             for index, member in enumerate(self._members)
         ]
 
-    def to_model(self):
+    def to_model(self) -> keras.Model:
         """Returns the ensemble as one functional Keras model, made of the members and of Keras's own layers.
 
         Its inputs and outputs are called as those of the first member. It is compiled with the members' loss and
@@ -271,7 +281,7 @@ class Ensemble(Predictor):
             model.optimizer.build(model.trainable_variables)
         return model
 
-    def save(self, path):
+    def save(self, path: Path) -> None:
         """Writes `to_model()` to a `.keras` file, which `keras.models.load_model` opens.
 
         The file is there whole or not at all. kregkit is needed to open it only if members contain its layers.
@@ -283,7 +293,9 @@ class Ensemble(Predictor):
         with replacing(path) as temporary:
             model.save(temporary)
 
-    def select(self, validation, rounds=None, loss=None, batch_size=None):
+    def select(
+        self, validation: Data, rounds: int | None = None, loss: Any = None, batch_size: int | None = None
+    ) -> Ensemble:
         """Returns the ensemble of the members that are best together on validation data, by greedy selection.
 
         Each round adds the member that lowers the average's loss most, one already taken included, whose weight in the

@@ -72,10 +72,10 @@ def loss_along(
     return walked(evaluator, one, other, np.linspace(0.0, 1.0, points))
 
 
-def walked(evaluator, one, other, positions):
+def walked(evaluator: Any, one: Any, other: Any, positions: Any) -> Any:
     """Returns the `LossAlong` of a `WeightEvaluator` between the weights that two callables give."""
     measured = [evaluator(between(one(), other(), position)) for position in positions]
-    losses, errors = zip(*measured)
+    losses, errors = (list(one) for one in zip(*measured))
     return LossAlong(positions, losses, None if errors[0] is None else errors)
 
 
@@ -96,7 +96,7 @@ class LossAlong:
     1.0
     """
 
-    def __init__(self, positions: list[float], losses: list[float], errors: list[float] | None = None):
+    def __init__(self, positions: list[float], losses: list[float], errors: list[float] | None = None) -> None:
         self.positions, self.losses = np.asarray(positions, "float64"), np.asarray(losses, "float64")
         self.errors = None if errors is None else np.asarray(errors, "float64")
         if not 3 <= len(self.positions) == len(self.losses):

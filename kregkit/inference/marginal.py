@@ -1,8 +1,11 @@
 """Averaging predictions over noise layers, test-time views and ensemble members."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -10,6 +13,7 @@ from kregkit._core import rules
 from kregkit._core.backends import require_tensorflow
 from kregkit._core.checks import check_choice, check_data, check_integer, check_number
 from kregkit._core.output_kinds import check_outputs
+from kregkit._core.types import Data, Loss
 from kregkit._core.written import call_of
 from kregkit.inference._averaging import MERGES
 from kregkit.inference._draw_passes import DrawCounter, Sampler, Settings, default_rows
@@ -32,23 +36,23 @@ from kregkit.inference.report import Report
     data_batch_size=rules.whole(1, none=True),
 )
 def marginalize(
-    model,
-    draws=16,
-    views=None,
-    noise="all",
-    reduce="probabilities",
-    spread=False,
-    seed=0,
-    batch_size=None,
-    outputs="auto",
-    shared=False,
-    tolerance=0.01,
-    max_draws=1024,
-    layout="auto",
+    model: keras.Model,
+    draws: int | str = 16,
+    views: Any = None,
+    noise: Any = "all",
+    reduce: str = "probabilities",
+    spread: bool = False,
+    seed: int | None = 0,
+    batch_size: int | None = None,
+    outputs: str = "auto",
+    shared: bool = False,
+    tolerance: float = 0.01,
+    max_draws: int = 1024,
+    layout: str = "auto",
     weights: WeightPosterior | Sequence[WeightPosterior | None] | None = None,
     data: object = None,
     data_batch_size: int | None = None,
-):
+) -> Marginal:
     """Averages a model's noise out at test time: `y = E_z[f(x, z)]`, the mean over draws of `z`.
 
     `z` is everything that made training random: dropout of all kinds, also inside recurrent and attention layers;
@@ -238,7 +242,7 @@ class Marginal(Predictor):
     ((3, 1), 'marginal')
     """
 
-    def __init__(self, model, noise, views, settings):
+    def __init__(self, model: keras.Model, noise: Any, views: Any, settings: Any) -> None:
         self._ensemble = model if isinstance(model, Ensemble) else Ensemble([model])
         if isinstance(model, Ensemble) and settings.outputs == "auto":
             settings = dataclasses.replace(settings, outputs=model.outputs)
@@ -295,20 +299,29 @@ class Marginal(Predictor):
     def _predict_batch(self, inputs, first_example):
         return self._sampler(inputs, first_example())
 
-    def compile(self, loss=None, metrics=None, loss_weights=None, weighted_metrics=None):
+    def compile(
+        self, loss: Loss = None, metrics: Any = None, loss_weights: Any = None, weighted_metrics: Any = None
+    ) -> None:
         super().compile(loss, metrics, loss_weights, weighted_metrics)
         if self._mean is not None:
             self._mean.compile(loss, metrics, loss_weights, weighted_metrics)
 
     compile.__doc__ = Predictor.compile.__doc__
 
-    def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
+    def predict(
+        self,
+        x: Data,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        steps: int | None = None,
+        callbacks: Sequence[keras.callbacks.Callback] | None = None,
+    ) -> Any:
         with self._counted(verbose):
             return super().predict(x, batch_size, verbose, steps, callbacks)
 
     predict.__doc__ = Predictor.predict.__doc__
 
-    def evaluate(self, x=None, y=None, **arguments):
+    def evaluate(self, x: Data = None, y: Data = None, **arguments: Any) -> Any:
         if self._mean is not None:
             return self._mean.evaluate(x, y, **arguments)
         with self._counted(arguments.get("verbose", "auto")):
@@ -343,7 +356,7 @@ class Marginal(Predictor):
         # Some draws of many examples, rather than all of few: Keras's work per batch is done less often.
         return min(rows, max(32, rows // 8))
 
-    def to_model(self):
+    def to_model(self) -> keras.Model:
         """Returns a Keras model that does the same and can be saved as a `.keras` file, which kregkit opens.
 
         It has copies of the weights. It is compiled with the model's loss and metrics, if there are any and there is

@@ -57,7 +57,7 @@ class WeightPosterior:
         deviations: np.ndarray | None = None,
         rotations: tuple[np.ndarray, np.ndarray] | None = None,
         information: dict | None = None,
-    ):
+    ) -> None:
         self.indices = [check_integer("indices", index, 0) for index in indices]
         self.shapes = [tuple(int(size) for size in shape) for shape in shapes]
         self.sizes = [int(np.prod(shape)) for shape in self.shapes]

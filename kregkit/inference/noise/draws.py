@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,7 +17,7 @@ class NotFoldableError(ValueError):
     """A layer draws noise that all rows of a batch share, so several draws can't share a batch."""
 
 
-def key_of_state(state, start, stream, use):
+def key_of_state(state: dict[str, Any], start: str | None, stream: Any, use: Any) -> Any:
     """Returns a key `(2,)` that follows from a seed generator's state, another one for each batch, stream and use.
 
     Args:
@@ -47,13 +48,13 @@ class Draws:
         shared: Boolean, whether all examples meet the same noise.
     """
 
-    def __init__(self, seed, draws, batch, start, shared=False):
+    def __init__(self, seed: int | None, draws: Any, batch: Any, start: Any, shared: bool = False) -> None:
         self.seed, self.draws, self.batch, self.start = seed, draws, batch, start
         self.shared = shared
         self.num_draws = draws.shape[0]
-        self._uses = {}
+        self._uses: dict[Any, Any] = {}
 
-    def uniform(self, layer_index, shape, noise_shape=None):
+    def uniform(self, layer_index: int, shape: Any, noise_shape: Any = None) -> Any:
         """Returns uniform numbers in [0, 1), float32, to be combined with a tensor of a shape.
 
         Args:
@@ -65,16 +66,16 @@ class Draws:
         """
         return self._for_rows(_UNIFORM, layer_index, shape, noise_shape)
 
-    def normal(self, layer_index, shape):
+    def normal(self, layer_index: int, shape: Any) -> Any:
         """Returns standard normal numbers; arguments as in `uniform`."""
         return self._for_rows(_NORMAL, layer_index, shape, None)
 
-    def uniform_per_draw(self, layer_index, shape):
+    def uniform_per_draw(self, layer_index: int, shape: Any) -> Any:
         """Returns uniform numbers `(k, *shape)` that all examples of a draw share."""
         numbers = self._numbers(_UNIFORM, layer_index, _product(shape), together=True)
         return tf.reshape(numbers, [self.num_draws, *shape])
 
-    def key(self, layer_index):
+    def key(self, layer_index: int) -> Any:
         """Returns a seed `(2,)` for `keras.random`, the same for all batches: for noise that a whole draw shares.
 
         Raises:
@@ -82,16 +83,16 @@ class Draws:
         """
         return self._words(layer_index, tf.zeros((), "int64"))
 
-    def key_of_batch(self, layer_index):
+    def key_of_batch(self, layer_index: int) -> Any:
         """Returns a seed `(2,)` for `keras.random`, another one for each batch and draw; raises as `key` does."""
         return self._words(layer_index, self.start)
 
-    def own_key(self, index, state):
+    def own_key(self, index: int, state: dict[str, Any]) -> Any:
         """Returns a key for the generator with an index; the `next_key` of `own_numbers`."""
         return self.key_of_batch(_OWN + index)
 
     @property
-    def drew(self):
+    def drew(self) -> Any:
         """Boolean, whether anything has been drawn."""
         return bool(self._uses)
 
@@ -101,7 +102,7 @@ class Draws:
         operation = tf.raw_ops.StatelessRandomUniformFullIntV2
         return operation(shape=[2], key=self._next_key(layer_index), counter=counter, alg=_PHILOX, dtype=tf.uint32)
 
-    def require_one_draw(self, noise):
+    def require_one_draw(self, noise: Any) -> Any:
         """Raises `NotFoldableError` if several draws share this pass; `noise` says what they can't share."""
         if self.num_draws > 1:
             raise NotFoldableError(noise)
@@ -164,41 +165,41 @@ class NoiseSource:
     layer_index: int
 
     @property
-    def num_draws(self):
+    def num_draws(self) -> int:
         """Integer, how many draws share the batch."""
         return self.draws.num_draws
 
     @property
-    def shared(self):
+    def shared(self) -> bool:
         """Boolean, whether all examples of a draw shall meet the same noise."""
         return self.draws.shared
 
-    def uniform(self, shape, per_replica=True):
+    def uniform(self, shape: Any, per_replica: bool = True) -> Any:
         """Returns uniform float32 numbers in [0, 1) of a shape whose first axis is the batch's rows."""
         return self.draws.uniform(self.layer_index, list(shape))
 
-    def uniform_per_draw(self, shape):
+    def uniform_per_draw(self, shape: Any) -> Any:
         """Returns uniform float32 numbers `(num_draws, *shape)`, the same for all examples."""
         return self.draws.uniform_per_draw(self.layer_index, shape)
 
-    def key(self, ordered=True):
+    def key(self, ordered: Any = True) -> Any:
         """Returns an integer key `(2,)`, the same for all batches of a draw.
 
         Raises an error if several draws share the batch, on which the passes are made with one draw each.
         """
         return self.draws.key(self.layer_index)
 
-    def key_of_unknown(self, ordered=True):
+    def key_of_unknown(self, ordered: Any = True) -> Any:
         """Returns a key for a layer whose noise may be each row's: another one for each batch, unless it is shared."""
         return self.key() if self.shared else self.draws.key_of_batch(self.layer_index)
 
-    def examples(self):
+    def examples(self) -> Any:
         """Returns the int32 numbers `(rows,)` of the batch's examples in the data set; zeros where noise is shared."""
         numbers = tf.range(tf.cast(self.draws.batch, "int64")) + self.draws.start
         numbers = tf.zeros_like(numbers) if self.shared else numbers
         return tf.tile(tf.cast(numbers % 2**31, "int32"), [self.num_draws])
 
-    def uniform_of_unknown(self, shape, per_replica=True):
+    def uniform_of_unknown(self, shape: Any, per_replica: bool = True) -> Any:
         """Returns uniform numbers for a layer that doesn't say whether its shapes' first axis is the batch's rows.
 
         A size that is only known when the graph runs is taken for the number of rows. A known one may be that by
