@@ -11,12 +11,16 @@ kregkit's own pipeline with its resampling replaced by that operation. albumenta
 there are cores, each making whole batches.
 
 A pass is timed as `fit` makes it, from asking for an iterator to its last batch. What the start of a pass costs
-(kregkit's operations are compiled for each iterator) is printed beside.
+(a new iterator prepares all functions again; kregkit's later passes read on) is printed beside.
 
 Automatic augmentation stands apart: kregkit's TrivialAugment and RandAugment beside keras.layers.RandAugment, which
 draws two kinds for a batch where kregkit does for each image.
 
-    python benchmarks/augmentation.py [--smoke] [--no-memory] [--no-training] [--no-automatic]
+Then folders of JPEG photographs beside `tf.image.decode_and_crop_jpeg` and `tf.image`, and what the first batch of a
+pass costs in short and long passes.
+
+    python benchmarks/augmentation.py [--smoke] [--no-memory] [--no-training] [--no-throughput] [--no-photographs]
+                                        [--no-passes] [--no-automatic]
 """
 
 import argparse
@@ -35,8 +39,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 from _memory import forget_peak, resident
+from _photographs import print_passes, print_photographs
 
-BATCH = {32: 128, 224: 16}
+BATCH = {8: 32, 32: 128, 224: 16}
 # Over a hundred batches, so that a pass is not mainly its start.
 NUM = {32: 16_384, 224: 1920}
 MEMORY_NUM = 192
@@ -411,6 +416,8 @@ def main():
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--no-training", action="store_true")
     parser.add_argument("--no-throughput", action="store_true")
+    parser.add_argument("--no-photographs", action="store_true")
+    parser.add_argument("--no-passes", action="store_true")
     parser.add_argument("--no-automatic", action="store_true")
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -436,6 +443,15 @@ def main():
         print_throughput(results, peaks)
     elif peaks:
         print("MB added at 224x224:", ", ".join(f"{name} {peak}" for name, peak in peaks.items()))
+    if not arguments.no_photographs:
+        print_photographs(arguments.smoke)
+    if not arguments.no_passes:
+        print_passes(
+            arguments.smoke,
+            images,
+            lambda x, size: kregkit_dataset(x, size, False),
+            lambda x, size: tf_image_dataset(x, size, False),
+        )
     if not arguments.no_automatic:
         automatic(arguments.smoke, min(repeats, 2))
     if not arguments.no_training:

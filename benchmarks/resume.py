@@ -1,6 +1,7 @@
 """What checkpoints cost: `Resume` beside Keras's `BackupAndRestore` and a plain fit, at one save per 100 steps.
 
     python benchmarks/resume.py           # about ten minutes on two cores
+    python benchmarks/resume.py --only digits --rounds 5
     python benchmarks/resume.py --smoke   # few steps of the small model, for seeing that it runs
 
 The three fits take turns, one epoch each, in a new random order each round. `Resume` writes in the background; what is
@@ -11,6 +12,7 @@ threads, the writing one among them, and so an upper bound where a processor idl
 changes them. Goal: `Resume` below 2%.
 """
 
+import argparse
 import os
 import statistics
 import sys
@@ -75,10 +77,17 @@ def fit_with(make, callbacks, steps):
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", help="a part of a model's name", default="digits" if SMOKE else "")
+    parser.add_argument("--rounds", type=int, default=2 if SMOKE else None, help="epochs of each fit that count")
+    parser.add_argument("--smoke", action="store_true")
+    arguments = parser.parse_args()
     for name, make, steps, rounds in (
-        ("digits CNN", digits_model, 4 * EVERY + EVERY // 3, 2 if SMOKE else 15),
-        ("MobileNetV2, 64 pixels", mobilenet, EVERY + EVERY // 3, 5),
-    )[: 1 if SMOKE else 2]:
+        ("digits CNN", digits_model, 4 * EVERY + EVERY // 3, arguments.rounds or 15),
+        ("MobileNetV2, 64 pixels", mobilenet, EVERY + EVERY // 3, arguments.rounds or 5),
+    ):
+        if arguments.only not in name:
+            continue
         with tempfile.TemporaryDirectory() as directory:
             resume = Resume(f"{directory}/resume", save_freq=EVERY)
             backup = keras.callbacks.BackupAndRestore(f"{directory}/backup", save_freq=EVERY)

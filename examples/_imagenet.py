@@ -158,7 +158,7 @@ def efficientnet_lite0(
 
     Returns:
         The model. The blocks' outputs are the layers `block_0` to `block_15`; the stem and the head are `stem` and
-        `head`, and the averaged features `pool`.
+        `top`, and the averaged features `pool`.
 
     Raises:
         ImportError: The package with the weights is not installed.
@@ -176,8 +176,8 @@ def efficientnet_lite0(
         for repeat in range(repeats):
             x = _block(x, f"block_{index}", size, stride if repeat == 0 else 1, expansion, channels)
             index += 1
-    x = layers.Conv2D(1280, 1, use_bias=False, name="head_conv")(x)
-    x = _normalized(x, "head_bn", "head")
+    x = layers.Conv2D(1280, 1, use_bias=False, name="top_conv")(x)
+    x = _normalized(x, "top_bn", "top")
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     if include_top:
         x = layers.Dense(1000, name="logits")(x)
@@ -216,7 +216,7 @@ def _assign(model: keras.Model, tensors: dict[str, np.ndarray]) -> None:
         ],
         "Dense": lambda name: [tensors[f"{name}.weight"].T, tensors[f"{name}.bias"]],
     }
-    outer = {"stem_conv": "_conv_stem", "stem_bn": "_bn0", "head_conv": "_conv_head", "head_bn": "_bn1"}
+    outer = {"stem_conv": "_conv_stem", "stem_bn": "_bn0", "top_conv": "_conv_head", "top_bn": "_bn1"}
     inner = {"expand": "_expand_conv", "expand_bn": "_bn0", "depthwise": "_depthwise_conv", "depthwise_bn": "_bn1"}
     inner |= {"project": "_project_conv", "project_bn": "_bn2", "": "_bn2"}
     for layer in model.layers:

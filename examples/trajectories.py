@@ -2,14 +2,15 @@
 
     python examples/trajectories.py [--smoke]
 
-Every rule runs at the best learning rate of its own for each landscape, found on one grid: at a shared rate AdaGrad,
-whose steps only shrink, would stand still. Draws three pictures:
+Draws, to examples/output/:
 
-- `trajectories.png`: paths over contours, and losses against steps;
+- `problem.png` and `problem.gif`: SGD and momentum at one small rate, what is wrong with SGD, and the gradient's size;
+- `fair.png`: all rules, each with its own rate, momentum and betas on each landscape, found on one grid;
 - `momentum.png`: velocity, gradient and step of momentum and of Nesterov's momentum;
 - `taylor.png`: the steps of gradient descent and of Newton's method in one dimension.
 """
 
+import functools
 import pathlib
 import sys
 
@@ -21,28 +22,46 @@ matplotlib.use("Agg")
 import keras
 import matplotlib.pyplot as plt
 import tensorflow as tf
+from matplotlib import animation
 
 from kregkit import optimizers, plots
 
 SMOKE = "--smoke" in sys.argv
 OUTPUT = pathlib.Path(__file__).parent / "output"
 STEPS = 15 if SMOKE else 80
-RATES = np.geomspace(1e-2, 1, 3) if SMOKE else np.geomspace(1e-4, 31.6, 23)
+RATES = np.geomspace(1e-2, 1, 2) if SMOKE else np.geomspace(1e-3, 10, 17)
+SHARED_RATE = 0.03
 NOISE = 0.6
-SEEDS = 1 if SMOKE else 5
+SEEDS = 1 if SMOKE else 3
 
+
+def momentum(rho, nesterov=False):
+    return lambda: optimizers.Momentum(0.1, momentum=rho, nesterov=nesterov)
+
+
+def adam(beta_1, beta_2, **options):
+    return lambda: optimizers.Adam(0.1, beta_1, beta_2, **options)
+
+
+def soap(beta_1, beta_2):
+    return lambda: optimizers.SOAP(0.1, beta_1=beta_1, beta_2=beta_2, precondition_frequency=1)
+
+
+# Each rule with the settings that are tried beside its rate.
 RULES = {
-    "SGD": lambda: keras.optimizers.SGD(0.1),
-    "momentum": lambda: optimizers.Momentum(0.1, momentum=0.9),
-    "Nesterov": lambda: optimizers.Momentum(0.1, momentum=0.9, nesterov=True),
+    "SGD": {"": lambda: keras.optimizers.SGD(0.1)},
+    "momentum": {f"{rho}": momentum(rho) for rho in (0.5, 0.7, 0.9)},
+    "Nesterov": {f"{rho}": momentum(rho, True) for rho in (0.5, 0.7, 0.9)},
+    "AdaGrad": {"": lambda: keras.optimizers.Adagrad(0.1, initial_accumulator_value=0.0)},
     "L-BFGS": None,
-    "AdaGrad": lambda: keras.optimizers.Adagrad(0.1, initial_accumulator_value=0.0),
-    "RMSProp": lambda: keras.optimizers.RMSprop(0.1),
-    "Adam, uncorrected": lambda: optimizers.Adam(0.1, bias_correction=False),
-    "Adam": lambda: optimizers.Adam(0.1),
-    "SOAP": lambda: optimizers.SOAP(0.1, beta_1=0.9, beta_2=0.8, precondition_frequency=1),
+    "RMSProp": {f"{rho}": (lambda rho=rho: keras.optimizers.RMSprop(0.1, rho)) for rho in (0.9, 0.99)},
+    "Adam, uncorrected": {
+        f"{one}, {two}": adam(one, two, bias_correction=False) for one, two in ((0.9, 0.999), (0.5, 0.9))
+    },
+    "Adam": {f"{one}, {two}": adam(one, two) for one, two in ((0.9, 0.999), (0.9, 0.9), (0.5, 0.9))},
+    "SOAP": {f"{one}, {two}": soap(one, two) for one, two in ((0.9, 0.8), (0.5, 0.8), (0.5, 0.95))},
 }
-GROUPS = [["SGD", "momentum", "Nesterov", "L-BFGS"], ["AdaGrad", "RMSProp", "Adam, uncorrected", "Adam", "SOAP"]]
+GROUPS = [["SGD", "momentum", "Nesterov", "AdaGrad", "L-BFGS"], ["RMSProp", "Adam, uncorrected", "Adam", "SOAP"]]
 COLORS = {
     "SGD": "#6c757d",
     "momentum": "#2a6fbb",
@@ -58,79 +77,77 @@ INK = "0.25"
 ARROWS = {"velocity": "#2a9d8f", "gradient": "#d1495b", "step": "#2b4c9b"}
 
 
-def turned(x, y):
-    """Returns the coordinates in a frame at 40 degrees, which is no axis of any rule."""
-    c, s = np.cos(np.radians(40)), np.sin(np.radians(40))
-    return c * x + s * y, c * y - s * x
-
-
-def valley(x, y):
-    return (x**2 + 60 * y**2) / 2
-
-
-def rotated_valley(x, y):
-    return valley(*turned(x, y))
-
-
-def saddle(x, y):
-    return (x**2 - y**2) / 2 + y**4 / 4
-
-
-def two_minima(x, y):
-    return x**4 / 4 - x**2 / 2 + 0.12 * x + y**2 / 2
-
-
+TURN = np.radians(40)  # Which is no axis of any rule.
+ROTATION = np.array([[np.cos(TURN), np.sin(TURN)], [-np.sin(TURN), np.cos(TURN)]])
 LOW = min(np.roots([1, 0, -1, 0.12]).real)  # The deeper of the two minima.
+STILL = {"quadratic": np.diag([1.0, 60.0]), "quartic": (0.0, 0.0), "tilt": 0.0}
+# Each loss is `(w'Aw) / 2 + sum(q w^4) / 4 + tilt w_1`, so that one traced function descends them all.
 LANDSCAPES = {
     "ill-conditioned valley": {
-        "function": valley, "start": (-2.4, 0.9), "limits": ((-2.8, 1.2), (-1.3, 1.3)), "minima": [(0, 0)],
+        **STILL, "start": (-2.4, 0.9), "limits": ((-2.8, 1.2), (-1.3, 1.3)), "minima": [(0, 0)],
         "note": "condition number 60",
     },
     "rotated valley": {
-        "function": rotated_valley, "start": (-2.3, -0.5), "limits": ((-2.8, 1.8), (-2.4, 1.9)), "minima": [(0, 0)],
-        "note": "the same, turned by 40 degrees",
+        **STILL, "quadratic": ROTATION.T @ np.diag([1.0, 60.0]) @ ROTATION, "start": (-2.3, -0.5),
+        "limits": ((-2.8, 1.8), (-2.4, 1.9)), "minima": [(0, 0)], "note": "the same, turned by 40 degrees",
     },
     "saddle point": {
-        "function": saddle, "start": (-1.8, 1e-3), "limits": ((-2.1, 1.5), (-1.7, 1.7)), "minima": [(0, 1), (0, -1)],
-        "lowest": -0.25, "note": "starting almost on the ridge",
+        **STILL, "quadratic": np.diag([1.0, -1.0]), "quartic": (0.0, 1.0), "start": (-1.8, 1e-3),
+        "limits": ((-2.1, 1.5), (-1.7, 1.7)), "minima": [(0, 1), (0, -1)], "lowest": -0.25,
+        "note": "starting almost on the ridge",
     },
     "local minimum": {
-        "function": two_minima, "start": (2.0, 1.2), "limits": ((-2.2, 2.4), (-1.7, 1.7)), "minima": [(LOW, 0)],
-        "lowest": float(two_minima(LOW, 0)), "note": "the star is the deeper one",
+        **STILL, "quadratic": np.diag([-1.0, 1.0]), "quartic": (1.0, 0.0), "tilt": 0.12, "start": (2.0, 1.2),
+        "limits": ((-2.2, 2.4), (-1.7, 1.7)), "minima": [(LOW, 0)],
+        "lowest": LOW**4 / 4 - LOW**2 / 2 + 0.12 * LOW, "note": "the star is the deeper one",
     },
     "noisy gradient": {
-        "function": valley, "start": (-2.4, 0.9), "limits": ((-2.8, 1.2), (-1.3, 1.3)), "minima": [(0, 0)],
-        "noise": NOISE, "note": "the first valley; dashed: without noise",
+        **STILL, "start": (-2.4, 0.9), "limits": ((-2.8, 1.2), (-1.3, 1.3)), "minima": [(0, 0)], "noise": NOISE,
+        "note": "the first valley",
     },
 }  # fmt: skip
 
 
-def runner(make, function, start, noise):
-    """Returns `run(rate, seed)`, the path of a rule. The weights are a 2x1 matrix, so that SOAP has a side to turn."""
-    start = tf.constant(np.reshape(start, (2, 1)), tf.float32)
-    weights = keras.Variable(start)
+def loss_of(landscape):
+    """Returns the loss as a function of both coordinates."""
+    (a, b), (_, c) = landscape["quadratic"]
+    p, q = landscape["quartic"]
+    return lambda x, y: (a * x**2 + 2 * b * x * y + c * y**2) / 2 + (p * x**4 + q * y**4) / 4 + landscape["tilt"] * x
+
+
+def slope_of(landscape, path):
+    """Returns the gradient's length at every point of a path."""
+    path = np.asarray(path, float)
+    gradient = path @ landscape["quadratic"] + np.asarray(landscape["quartic"]) * path**3 + [landscape["tilt"], 0]
+    return np.linalg.norm(gradient, axis=1)
+
+
+@functools.cache
+def runner(make):
+    """Returns `run(landscape, rate, seed)`, a rule's path. The weights are a 2x1 matrix, so that SOAP can turn them."""
+    weights = keras.Variable(np.zeros((2, 1), "float32"))
     optimizer = make()
     optimizer.build([weights])
     fresh = [keras.ops.convert_to_numpy(variable).copy() for variable in optimizer.variables]
 
     @tf.function
-    def descend(seed):
-        path = tf.TensorArray(tf.float32, STEPS + 1, element_shape=(2, 1)).write(0, start)
+    def descend(quadratic, quartic, tilt, noise, seed):
+        path = tf.TensorArray(tf.float32, STEPS + 1, element_shape=(2, 1)).write(0, weights.value)
         for step in tf.range(STEPS):
-            with tf.GradientTape() as tape:
-                loss = function(weights[0, 0], weights[1, 0])
-            gradient = tape.gradient(loss, weights.value)
+            gradient = tf.linalg.matmul(quadratic, weights.value) + quartic * weights.value**3 + tilt
             gradient += noise * tf.random.stateless_normal((2, 1), tf.stack([seed, step]))
             optimizer.apply([gradient], [weights])
             path = path.write(step + 1, tf.convert_to_tensor(weights))
         return path.stack()
 
-    def run(rate, seed=0):
+    def run(landscape, rate, seed=0):
         for variable, value in zip(optimizer.variables, fresh):
             variable.assign(value)
-        weights.assign(start)
+        weights.assign(np.reshape(landscape["start"], (2, 1)))
         optimizer.learning_rate = rate
-        return descend(tf.constant(seed)).numpy()[:, :, 0]
+        column = [np.reshape(landscape["quartic"], (2, 1)), np.array([[landscape["tilt"]], [0.0]])]
+        parts = [landscape["quadratic"], *column, landscape.get("noise", 0.0)]
+        return descend(*(tf.constant(part, tf.float32) for part in parts), tf.constant(seed)).numpy()[:, :, 0]
 
     return run
 
@@ -141,7 +158,7 @@ def score(path, landscape):
     x, y = path.T.astype("float64")
     if not np.all((left <= x) & (x <= right) & (bottom <= y) & (y <= top)):
         return np.inf
-    losses = landscape["function"](x, y) - landscape.get("lowest", 0.0)
+    losses = loss_of(landscape)(x, y) - landscape.get("lowest", 0.0)
     return np.mean(np.log(np.maximum(losses[STEPS // 2 :], 1e-7)))
 
 
@@ -158,39 +175,102 @@ def second_order_path(function, start):
 
 
 def tuned_paths(title, landscape):
-    """Returns each rule's path at its best rate, and the rates."""
+    """Returns each rule's path with its best settings, and what these are."""
     paths, labels = {}, {}
     noise = landscape.get("noise", 0.0)
-    for name, make in RULES.items():
-        if make is None:
-            if noise:
-                continue  # A line search needs a loss that stays put; `minimize_function` refuses another one.
-            paths[name] = second_order_path(landscape["function"], np.array(landscape["start"]))
+    for name, settings in RULES.items():
+        if settings is None:
+            if not noise:  # A line search needs a loss that stays put; `minimize_function` refuses another one.
+                paths[name] = second_order_path(loss_of(landscape), np.array(landscape["start"]))
             continue
-        run = runner(make, landscape["function"], landscape["start"], noise)
-        seeds = range(SEEDS if noise else 1)
-        scores = [np.mean([score(run(rate, seed), landscape) for seed in seeds]) for rate in RATES]
-        best = int(np.argmin(scores))
-        if best in (0, len(RATES) - 1) and not SMOKE:
-            print(f"{title}: the best rate of {name} lies on the grid's edge: {RATES[best]:.2g}")
-        paths[name] = run(RATES[best])
-        labels[name] = f"({RATES[best]:.2g})"
+        scores = {}
+        for setting, make in list(settings.items())[: 1 if SMOKE else None]:
+            for rate in RATES:
+                runs = [runner(make)(landscape, rate, seed) for seed in range(SEEDS if noise else 1)]
+                scores[setting, rate] = np.mean([score(run, landscape) for run in runs])
+        setting, rate = min(scores, key=scores.get)
+        if rate in (RATES[0], RATES[-1]) and not SMOKE:
+            print(f"{title}: the best rate of {name} lies on the grid's edge: {rate:.2g}")
+        paths[name] = runner(settings[setting])(landscape, rate)
+        labels[name] = f"({rate:.2g}; {setting})" if setting else f"({rate:.2g})"
     return paths, labels
 
 
-def draw_trajectories():
+def draw_fair():
     drawn = {}
     for title, landscape in LANDSCAPES.items():
         paths, labels = tuned_paths(title, landscape)
-        drawn[title] = {**landscape, "paths": paths, "labels": labels}
+        drawn[title] = {**landscape, "function": loss_of(landscape), "paths": paths, "labels": labels}
         print(f"{title}:", ", ".join(f"{name} {labels.get(name, '')}" for name in paths))
-    still = drawn["ill-conditioned valley"]["paths"]
-    noisy = drawn["noisy gradient"]
-    noisy["faint"] = {name: valley(*still[name].T.astype("float64")) for name in noisy["paths"]}
     axes = plots.trajectories(drawn, GROUPS, COLORS)
     figure = axes[0, 0].figure
-    figure.suptitle("Update rules, each at its best learning rate", fontsize=16, fontweight="bold", color="0.2")
-    save(figure, "trajectories.png")
+    title = "Fair: each rule at its best rate (in brackets; then its momentum or betas)"
+    figure.suptitle(title, fontsize=16, fontweight="bold", color="0.2")
+    save(figure, "fair.png")
+
+
+def problem():
+    """Returns the landscapes with the paths of SGD and momentum at one rate."""
+    drawn = {}
+    for title, landscape in LANDSCAPES.items():
+        # In a steep valley much momentum swings wide; to leave a minimum it takes much.
+        rho = "0.9" if title in ("saddle point", "local minimum") else "0.7"
+        rules = {"SGD": RULES["SGD"][""], "momentum": RULES["momentum"][rho]}
+        paths = {name: runner(make)(landscape, SHARED_RATE) for name, make in rules.items()}
+        slopes = {name: slope_of(landscape, path) for name, path in paths.items()}
+        note = f"{landscape['note']}; momentum {rho}"
+        drawn[title] = {**landscape, "function": loss_of(landscape), "paths": paths, "below": slopes, "note": note}
+    return drawn
+
+
+def draw_problem():
+    drawn = problem()
+    axes = plots.trajectories(drawn, colors=COLORS, below="length of the gradient")
+    figure = axes[0, 0].figure
+    title = f"The problem: SGD and momentum at the same learning rate of {SHARED_RATE}"
+    figure.suptitle(title, fontsize=16, fontweight="bold", color="0.2")
+    save(figure, "problem.png")
+    animate(drawn)
+
+
+def animate(drawn):
+    """Saves the paths of `problem.png` step by step."""
+    whole = {title: {**landscape, "paths": {}} for title, landscape in drawn.items()}
+    empty = {name: np.array([landscape["start"]]) for landscape in drawn.values() for name in landscape["paths"]}
+    for landscape in whole.values():
+        start = np.array([landscape["start"]])
+        landscape["paths"] = {name: np.repeat(start, 2, axis=0) for name in empty}
+        landscape["below"] = {name: values[:1] for name, values in landscape["below"].items()}
+    axes = plots.trajectories(whole, colors=COLORS, below="length of the gradient")
+    figure = axes[0, 0].figure
+    figure.set_size_inches(13, 5)
+    figure.suptitle(f"SGD and momentum at the same rate of {SHARED_RATE}", fontsize=14, fontweight="bold", color="0.2")
+    lines = []
+    for column, landscape in enumerate(drawn.values()):
+        slopes = np.concatenate(list(landscape["below"].values()))
+        axes[1, column].set(xlim=(0, STEPS), ylim=(slopes.min() / 1.5, slopes.max() * 1.5))
+        for name, path in landscape["paths"].items():
+            color = COLORS[name]
+            (trail,) = axes[0, column].plot([], [], "-", color=color, linewidth=1.6, zorder=40)
+            (head,) = axes[0, column].plot([], [], "o", color=color, markersize=6, zorder=41)
+            (curve,) = axes[1, column].plot([], [], "-", color=color, linewidth=1.6)
+            lines.append((trail, head, curve, path, landscape["below"][name]))
+
+    def show(step):
+        for trail, head, curve, path, slope in lines:
+            trail.set_data(*path[: step + 1].T)
+            head.set_data(*path[step : step + 1].T)
+            curve.set_data(np.arange(step + 1), slope[: step + 1])
+
+    figure.canvas.draw()
+    figure.set_layout_engine("none")  # Laid out once, not in every frame.
+    frames = [*range(0, STEPS + 1, 2), *[STEPS] * 8]
+    film = animation.FuncAnimation(figure, show, frames)
+    OUTPUT.mkdir(exist_ok=True)
+    film.save(OUTPUT / "problem.gif", animation.PillowWriter(fps=8), dpi=60)
+    plt.close(figure)
+    size = (OUTPUT / "problem.gif").stat().st_size
+    print(f"saved {OUTPUT / 'problem.gif'}, {size / 1e6:.2f} MB")
 
 
 def draw_arrows(panels, function):
@@ -338,6 +418,7 @@ def save(figure, name):
     print("saved", OUTPUT / name)
 
 
-draw_trajectories()
+draw_problem()
+draw_fair()
 draw_momentum()
 draw_taylor()

@@ -62,17 +62,20 @@ class Verification:
 
     def __str__(self):
         kills = f"{self.kills} kills, {self.kills_in_writes} of them within a write"
+        if self.identical and self.kills == 0:
+            return "nothing is proved: the program ended before it could be killed; let it train longer"
         if self.identical:
             return f"bit-identical after {kills}: {self.compared} variables, logs and files"
         return "\n".join([f"not identical after {kills}:", *(f"  {line}" for line in self.differences)])
 
 
 @rules.checked(
-    script=rules.path,
-    arguments=rules.entries(rules.word(empty=True), empty=True),
+    script=rules.optional(rules.path),
+    arguments=rules.entries(empty=True),
     seed=rules.seed,
     ignored=rules.entries(rules.word(), empty=True),
     start=rules.function(none=True),
+    verbose=rules.boolean,
 )
 def verify(
     script: Path | None,
@@ -82,6 +85,7 @@ def verify(
     timeout: float = 600.0,
     ignored: Sequence[str] = IGNORED,
     start: Callable[..., Any] | None = None,
+    verbose: bool = False,
 ) -> Verification:
     """Runs a program without and with kills, and compares what both runs end in.
 
@@ -94,6 +98,7 @@ def verify(
         ignored: List of patterns of file names that aren't compared.
         start: Function `(directory, environment)` that starts the program there in another way, and returns an object
             with `pid`, `poll()` and `wait()` like those of `subprocess.Popen`. Defaults to running `script`.
+        verbose: Boolean, whether to print what is being done. Defaults to `False`.
 
     Returns:
         A `Verification`.
@@ -116,7 +121,9 @@ def verify(
             return subprocess.Popen(command, cwd=directory, env={**os.environ, **environment})
 
     with tempfile.TemporaryDirectory(prefix="resume-check-", ignore_cleanup_errors=True) as root:
-        whole, killed = (_Run(pathlib.Path(root) / name, start, timeout) for name in ("whole", "killed"))
+        say = (lambda line: print(f"resume_check: {line}", flush=True)) if verbose else lambda line: None
+        whole, killed = (_Run(pathlib.Path(root) / name, start, timeout, say) for name in ("whole", "killed"))
+        say("a run to its end")
         whole.finish()
         whole.check()
         count, in_writes = killed.finish_with_kills(kills, whole, random.Random(seed))
@@ -127,11 +134,11 @@ def verify(
 class _Run:
     """One run of the program: its directory, the record that `Resume` writes, and its processes."""
 
-    def __init__(self, path, start, timeout):
+    def __init__(self, path, start, timeout, say):
         self.directory = path / "work"
         self.directory.mkdir(parents=True)
         self.record_path = path / "record.jsonl"
-        self._start, self._timeout = start, timeout
+        self._start, self._timeout, self._say = start, timeout, say
 
     def start(self):
         return self._start(str(self.directory), {RECORD: str(self.record_path)})
@@ -169,6 +176,7 @@ class _Run:
         """Returns how often the program was killed, and how often of these within a write."""
         count = in_writes = 0
         for number in range(kills):
+            self._say(f"a run to be killed ({number + 1} of {kills})")
             process, seen = self.start(), len(self.record())
             begun = self._wait(process, lambda seen=seen: len(self.record()) > seen)
             if not begun:
@@ -191,6 +199,7 @@ class _Run:
             process.wait()
             count += 1
             in_writes += aimed and self._writes()
+        self._say(f"a run that goes on to its end after {count} kills")
         self.finish()
         return count, in_writes
 
@@ -336,11 +345,12 @@ def main(arguments=None):
             options.seed,
             options.timeout,
             (*IGNORED, *options.ignore),
+            verbose=True,
         )
     except (ValueError, RuntimeError) as error:
         parser.exit(2, f"{error}\n")
     print(found)
-    return 0 if found.identical else 1
+    return 0 if found.identical and found.kills else 1
 
 
 if __name__ == "__main__":

@@ -168,6 +168,6 @@ def test_all_weights_of_the_file_are_in_the_network(network):
     counted = sum(tensor.size for name, tensor in tensors.items() if "num_batches" not in name)
     assert network.count_params() == counted == 4_694_024
     assert network.get_layer("block_0").output.shape == (None, 112, 112, 16)
-    assert network.get_layer("head").output.shape == (None, 7, 7, 1280)
+    assert network.get_layer("top").output.shape == (None, 7, 7, 1280)
     kernel = network.get_layer("block_3_depthwise").kernel
     np.testing.assert_array_equal(kernel[1, 4, 7, 0], tensors["_blocks.3._depthwise_conv.weight"][7, 0, 1, 4])

@@ -41,8 +41,13 @@ def layers_as_called(model):
     A subclass is called once on symbolic inputs of the shapes that it was built on; nothing is computed.
 
     Raises:
-        ValueError: The subclass can't be called so.
+        ValueError: The model isn't built, or the subclass can't be called so.
     """
+    if not model.built:
+        raise ValueError(
+            "The order in which a model calls its layers isn't known before it is built: call it on a batch, or give "
+            f"it an Input, first. Received: model={model!r}"
+        )
     if keras_internals.functional_of(model) is None:
         return _layers_as_traced(model)
     layers = []

@@ -60,9 +60,10 @@ class Resume(TracedCallback):
             warning: the weights then aren't those of an uninterrupted run. Defaults to `"replay"`.
 
     Raises:
-        ValueError: An argument is out of range. In `fit`, before anything is changed: the order of the data can't be
-            repeated; the checkpoint is of another model, optimizer, data set or list of callbacks; another process
-            uses the directory; `BackupAndRestore` is in the list.
+        ValueError: An argument is out of range. In `fit`, before the first step: the model is built by that step. In
+            `fit`, before anything is changed: the order of the data can't be repeated; the checkpoint is of another
+            model, optimizer, data set or list of callbacks; another process uses the directory; `BackupAndRestore` is
+            in the list.
 
     Example:
 
@@ -211,6 +212,12 @@ class Resume(TracedCallback):
         self._prepared = False
         try:
             super().on_train_begin(logs)
+            if not self.model.built:
+                raise ValueError(
+                    "The model makes its weights in its first step, and a new process couldn't put them back before "
+                    "that: call it once on a batch of inputs before `fit`. "
+                    f"Received: model={self.model.name!r}"
+                )
             self._run_variables, self._due = None, False
             self._since_save, self._batches_done, self._saved_at = 0, 0, time.monotonic()
             if self._loaded is not None:
@@ -283,7 +290,7 @@ class Resume(TracedCallback):
     def begin(self) -> None:
         """Called after every callback's `on_train_begin`."""
         self.train_step.prepare()
-        if self._loaded is None and self.model.built and self.train_step.steps_done() == 0:
+        if self._loaded is None and self.train_step.steps_done() == 0:
             # A run that is killed before its next checkpoint begins again with the same weights and seeds.
             self._save(keras_internals.running_fit(self.model)["initial_epoch"], 0, None)
 

@@ -9,7 +9,7 @@ from kregkit.data.augment_layer import AugmentLayer
 from kregkit.data.automatic import RandAugment, TrivialAugment
 from kregkit.data.bundled_digits import digits
 from kregkit.data.color import ColorJitter, PCAColorNoise
-from kregkit.data.crops import RandomCrop, RandomResizedCrop
+from kregkit.data.crops import CenterCrop, RandomCrop, RandomResizedCrop, ResizeShortSide
 from kregkit.data.erasing import Cutout, RandomErasing
 from kregkit.data.geometry import (
     LensDistortion,
@@ -26,13 +26,16 @@ from kregkit.data.pipelines import pipeline
 from kregkit.data.previews import Preview, preview
 from kregkit.data.standardization import Standardize
 from kregkit.data.tones import AutoContrast, Equalize, Posterize, Sharpness, Solarize
+from kregkit.data.view_sets import D4, Scales, ViewProduct
 from kregkit.data.views import FiveCrop, Flips, MultiScale, RandomViews, TenCrop, Views
 
 __all__ = [
+    "D4",
     "Augment",
     "AugmentLayer",
     "AutoContrast",
     "Boxes",
+    "CenterCrop",
     "ColorJitter",
     "CutMix",
     "Cutout",
@@ -56,11 +59,14 @@ __all__ = [
     "RandomStretch",
     "RandomTranslation",
     "RandomViews",
+    "ResizeShortSide",
+    "Scales",
     "Sharpness",
     "Solarize",
     "Standardize",
     "TenCrop",
     "TrivialAugment",
+    "ViewProduct",
     "Views",
     "digits",
     "image_folder",

@@ -76,7 +76,7 @@ class Augmenter:
         transformed = self.fields.transform(element, keys)
         other = None
         if self.epoch_partners:
-            partner = self._partner(keys)
+            partner = self.partner(keys)
             other_keys = make_keys(self.seed, epoch, partner)
             other = self.source.fetch(partner)
             self._check(other, partner)
@@ -92,7 +92,7 @@ class Augmenter:
         transformed = self._transform_one(element, key, index)
         other = None
         if self.epoch_partners:
-            partner = self._partner(key[None])[0]
+            partner = self.partner(key[None])[0]
             other, key_of_other = self.source.fetch(partner), make_keys(self.seed, epoch, partner)
             if self.source.skip:
                 other, good = other
@@ -154,7 +154,7 @@ class Augmenter:
         self._check(batch, index[None])
         return keras.tree.map_structure(lambda value: value[0], self.fields.transform(batch, key[None]))
 
-    def _partner(self, keys):
+    def partner(self, keys):
         """Returns which example of the source each is mixed with."""
         # 24 bits from each of two draws reach every example of a source of up to 2^48.
         u = tf.cast(uniform(keys, "partner", 2), tf.float64)

@@ -63,7 +63,7 @@ class Fields:
         self._check_unmoved(spec if first is None else first, unmoved)
 
     def _find_image(self, spec, name):
-        path = _image_path(spec, name)
+        path = image_path(spec, name)
         entry = None if path is None else get(spec, path)
         shape = getattr(entry, "shape", None)
         if isinstance(shape, tf.TensorShape) and shape.rank is None:
@@ -224,6 +224,10 @@ class Fields:
         """Returns the paths of boxes and points of which examples have different numbers."""
         return [path for path in self._annotation_paths() if get(spec, path).shape[0] is None]
 
+    def moves_images_alone(self):
+        """Returns whether examples have no masks, boxes or points."""
+        return self.masks is None and not self._annotation_paths()
+
     def _annotation_paths(self):
         return [path for path in (self.box_path, *self.row_paths, self.point_path) if path is not None]
 
@@ -275,7 +279,7 @@ def check_single(spec, image):
     ranks = [leaf.shape.rank for leaf in leaves]
     if image is None or not ranks or None in ranks or 0 in ranks or len({leaf.shape[0] for leaf in leaves}) > 1:
         return
-    path = _image_path(spec, image)
+    path = image_path(spec, image)
     first = leaves[0] if path is None else get(spec, path)
     rank, shape = first.shape.rank, first.shape
     # Numbers of rows that aren't known are a batch's; but a photograph's size isn't known either.
@@ -288,11 +292,11 @@ def check_single(spec, image):
         )
 
 
-def _image_path(spec, name):
+def image_path(spec, name):
     if isinstance(spec, dict):
         return (name,) if name in spec else None
     if isinstance(spec, (tuple, list)):
-        inner = _image_path(spec[0], name) if spec else None
+        inner = image_path(spec[0], name) if spec else None
         return None if inner is None else (0, *inner)
     return ()
 

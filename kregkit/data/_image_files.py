@@ -30,7 +30,7 @@ class FileSource:
         paths: List of paths.
         labels: List of integers.
         class_names: List of the classes' names.
-        channels: 0 (as in the file), 1 or 3.
+        channels: 0 (as in the file), 1, 3 or 4.
         on_error: `"raise"` or `"skip"`. What was skipped is logged once per file and kept in `skipped`.
         cache: `True` keeps decoded images in memory, a path in a directory.
         orientation: Boolean, whether to turn images as their EXIF header says.
@@ -38,6 +38,7 @@ class FileSource:
     """
 
     batched = False
+    encoded = True
 
     def __init__(
         self,
@@ -61,6 +62,8 @@ class FileSource:
         self.max_pixels = None if max_pixels is None else check_integer("max_pixels", max_pixels, 1)
         # The name under which the cache keeps an image depends on the file's path, time and size.
         self._cache = open_cache(cache, {"kind": "image files"})
+        # What a cache keeps is decoded.
+        self.in_part = cache is False
         self.spec = (tf.TensorSpec((None, None, channels or None), tf.uint8), tf.TensorSpec((), tf.int64))
 
     def first(self, num):
@@ -96,28 +99,13 @@ class FileSource:
         if cached is not None:
             return cached[0]
         try:
-            content = _content(path)
-            self._check_size(content)
-            image = _decoded(content, self.channels)
-            if self.orientation:
-                image = upright(image, exif_orientation(content))
-            if not image.size:
-                raise ValueError("it has no pixels")
+            image = decoded_content(_content(path), self.channels, self.orientation, self.max_pixels)
         except (OSError, ValueError, tf.errors.OpError) as error:
             # TensorFlow puts the node's name in braces before the reason.
             reason = str(getattr(error, "message", error)).splitlines()[0].rpartition("}} ")[2][:200]
             raise UnreadableImage(f"The image file {path} can't be read: {reason}") from None
         self._cache.put(name, [image])
         return image
-
-    def _check_size(self, content):
-        """Raises an error if the file's header says that the image, with all its frames, has too many pixels."""
-        num = num_pixels(content)
-        if self.max_pixels is not None and num is not None and num > self.max_pixels:
-            raise ValueError(
-                f"it would have {num} pixels, more than `max_pixels={self.max_pixels}`, which may be a bomb that fills "
-                "the memory; raise `max_pixels` if it is none"
-            )
 
     def _decode_or_skip(self, index):
         path = self.paths[index]
@@ -130,6 +118,25 @@ class FileSource:
                 self.skipped[path] = str(error).partition("can't be read: ")[2]
                 _LOG.warning("Skipped %s (%d so far): %s", path, len(self.skipped), self.skipped[path])
             return np.zeros((1, 1, self.channels or 3), "uint8"), False
+
+    def report(self, index):
+        """Raises the error of a file that can't be read, or logs that it is skipped."""
+        path = self.paths[index]
+        _, good = self._decode_or_skip(index)
+        if good and self.skip and path not in self.skipped:
+            self.skipped[path] = "its window can't be decoded"
+            _LOG.warning("Skipped %s (%d so far): %s", path, len(self.skipped), self.skipped[path])
+
+    def fetch_encoded(self, index):
+        """Returns the bytes of a file, its example without an image, and its orientation if it is known before."""
+        content = tf.io.read_file(tf.gather(self._path_tensor, index)) if self.in_part else tf.constant("")
+        return content, (content, tf.gather(self.labels, index)), None
+
+    def whole(self, index):
+        """Returns an image, whatever `on_error` says."""
+        image = tf.numpy_function(self._decode, [index], tf.uint8, stateful=False)
+        image.set_shape(self.spec[0].shape)
+        return image
 
     def fetch(self, index):
         """Returns an example; with `on_error="skip"`, a pair of it and whether it could be read."""
@@ -148,6 +155,27 @@ def _content(path):
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise ValueError("it is no ordinary file")
         return file.read()
+
+
+def decoded_content(content, channels, orientation, max_pixels):
+    """Returns the pixels of an image file, upright if `orientation`, uint8 `(h, w, channels)`."""
+    check_num_pixels(content, max_pixels)
+    image = _decoded(content, channels)
+    if orientation:
+        image = upright(image, exif_orientation(content))
+    if not image.size:
+        raise ValueError("it has no pixels")
+    return image
+
+
+def check_num_pixels(content, max_pixels):
+    """Raises an error if a file's header says that the image, with all its frames, has too many pixels."""
+    num = num_pixels(content)
+    if max_pixels is not None and num is not None and num > max_pixels:
+        raise ValueError(
+            f"it would have {num} pixels, more than `max_pixels={max_pixels}`, which may be a bomb that fills the "
+            "memory; raise `max_pixels` if it is none"
+        )
 
 
 def num_pixels(content):
@@ -215,7 +243,15 @@ def _num_pixels_of_jpeg(content):
 
 
 def _decoded(content, channels):
-    """Returns the pixels of an image file; what `tf.io.decode_image` doesn't do: palettes of BMP, grey BMP and GIF."""
+    """Returns the pixels of an image file.
+
+    Beyond `tf.io.decode_image`: palettes of BMP, grey BMP and GIF, four channels of files that have no alpha.
+    """
+    if channels == 4:
+        image = _decoded(content, 0)
+        num = image.shape[-1]
+        alpha = image[..., -1:] if num in (2, 4) else np.full_like(image[..., :1], 255)
+        return np.concatenate([image[..., :3] if num > 2 else np.repeat(image[..., :1], 3, -1), alpha], -1)
     by_hand = channels == 1 and content[:2] in (b"BM", b"GI")
     is_palette = content[:2] == b"BM" and content[28:30] == b"\x08\0"
     wanted = 0 if is_palette else 3 if by_hand else channels

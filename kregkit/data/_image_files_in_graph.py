@@ -6,8 +6,10 @@ import numpy as np
 import tensorflow as tf
 
 from kregkit.data._cache import _Nothing
+from kregkit.data._decoding import upright_in_graph
 from kregkit.data._exif import exif_orientation
-from kregkit.data._image_files import FileSource
+from kregkit.data._graph_checks import require, text
+from kregkit.data._image_files import FileSource, check_num_pixels
 
 
 def in_graph(source):
@@ -27,34 +29,64 @@ def in_graph(source):
 
 
 class _GraphFileSource:
-    """The files of a `FileSource`, decoded by the operation that decodes them there."""
+    """The files of a `FileSource`, decoded by the operations that decode them there."""
 
     batched = skip = False
+    encoded = in_part = True
 
     def __init__(self, source):
         self.spec, self.size = source.spec, source.size
         self.first, self.first_spec, self.describe = source.first, source.first_spec, source.describe
+        self.channels, self.orientation, self.max_pixels = source.channels, source.orientation, source.max_pixels
         self.original = source
         self._paths, self._labels = source._path_tensor, source.labels
         # Known before, since TensorFlow has no operation that reads the header.
-        self._orientations = tf.constant([_orientation(path, source.orientation) for path in source.paths])
+        self._orientations = tf.constant(
+            [_orientation(path, source.orientation, source.max_pixels) for path in source.paths]
+        )
+
+    def fetch_encoded(self, index):
+        content = tf.io.read_file(tf.gather(self._paths, index))
+        return content, (content, tf.gather(self._labels, index)), tf.gather(self._orientations, index)
+
+    def whole(self, index):
+        content = tf.io.read_file(tf.gather(self._paths, index))
+        if self.max_pixels is not None:
+            num = _num_pixels(content)
+            # The file may have been replaced since the header was read.
+            require(
+                num <= self.max_pixels,
+                lambda: text(
+                    self.describe(index), " cannot be read: it would have ", num, f" pixels, more than `max_pixels="
+                    f"{self.max_pixels}`. Received: max_pixels={self.max_pixels}",
+                ),
+            )  # fmt: skip
+        image = tf.io.decode_image(content, channels=self.channels, expand_animations=False)
+        image.set_shape(self.spec[0].shape)
+        return upright_in_graph(image, tf.gather(self._orientations, index))
 
     def fetch(self, index):
-        content = tf.io.read_file(tf.gather(self._paths, index))
-        image = tf.io.decode_image(content, channels=self.original.channels, expand_animations=False)
-        image.set_shape(self.spec[0].shape)
-        orientation = tf.gather(self._orientations, index)
-        image = tf.cond(orientation >= 5, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
-        image = tf.cond(_among(orientation, (2, 3, 6, 7)), lambda: tf.reverse(image, [1]), lambda: image)
-        image = tf.cond(_among(orientation, (3, 4, 7, 8)), lambda: tf.reverse(image, [0]), lambda: image)
-        return tf.ensure_shape(image, self.spec[0].shape), tf.gather(self._labels, index)
+        return self.whole(index), tf.gather(self._labels, index)
 
 
-def _among(orientation, values):
-    return tf.reduce_any(orientation == tf.constant(values))
+def _num_pixels(content):
+    """Returns the pixels of a JPEG or PNG file by its header, int64; 0 for what has none, which can't be decoded."""
+
+    def png():
+        sides = tf.cast(tf.io.decode_raw(tf.strings.substr(content, 16, 8), tf.uint8), tf.int64)
+        return tf.reduce_prod(
+            tf.linalg.matvec(tf.reshape(sides, (2, 4)), tf.constant([2**24, 2**16, 2**8, 1], tf.int64))
+        )
+
+    def jpeg():
+        return tf.reduce_prod(tf.cast(tf.image.extract_jpeg_shape(content)[:2], tf.int64))
+
+    is_jpeg = tf.strings.substr(content, 0, 2) == b"\xff\xd8"
+    is_png = (tf.strings.length(content) >= 24) & (tf.strings.substr(content, 0, 4) == b"\x89PNG")
+    return tf.cond(is_jpeg, jpeg, lambda: tf.cond(is_png, png, lambda: tf.constant(0, tf.int64)))
 
 
-def _orientation(path, wanted):
+def _orientation(path, wanted, max_pixels):
     """Returns the EXIF orientation of a JPEG or PNG file; its pages alone are read that hold the header."""
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -62,6 +94,10 @@ def _orientation(path, wanted):
                 raise ValueError(
                     f"`service` needs JPEG or PNG files. Received: path={path!r}, which begins with {content[:8]!r}"
                 )
+            try:
+                check_num_pixels(content, max_pixels)
+            except ValueError as error:
+                raise ValueError(f"The image file {path} can't be read: {error}") from None
             return np.int32(exif_orientation(content) if wanted else 1)
     except OSError as error:
         raise ValueError(f"The image file {path} can't be read: {error}") from None

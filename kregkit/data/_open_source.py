@@ -12,6 +12,7 @@ from kregkit._core.checks import check_choice, check_path
 from kregkit._core.optional import import_optional
 from kregkit.data import _tfds
 from kregkit.data._cache import check_cache
+from kregkit.data._encoded_streams import EncodedStream, encoded_tfds
 from kregkit.data._epochs import plain
 from kregkit.data.image_folders import image_folder
 from kregkit.data.loading import builder as prepared_builder
@@ -40,7 +41,7 @@ def open_source(source, split="train", data_dir=None, cache=False, on_error="rai
 
 
 def _open(source, split, data_dir, cache, on_error, channels):
-    if hasattr(source, "fetch"):
+    if hasattr(source, "fetch") or isinstance(source, EncodedStream):
         if cache is not False:
             raise ValueError(f"`cache` of an opened source goes to `image_folder`. Received: cache={cache!r}")
         return source
@@ -101,7 +102,8 @@ def _from_builder(builder, split, cache, on_error, channels):
         _tfds.check_split(builder, split)
         sequence = builder.as_data_source(split)
         return SequenceSource(_Supervised(sequence, builder.info.supervised_keys) if supervised else sequence, cache)
-    return _stream(_tfds.read(builder, split, supervised), cache)
+    encoded = None if cache else encoded_tfds(builder, split, supervised)
+    return _stream(_tfds.read(builder, split, supervised), cache) if encoded is None else encoded
 
 
 class _Supervised:

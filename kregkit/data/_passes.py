@@ -91,7 +91,10 @@ class _Series:
     def __init__(self, dataset, num_batches):
         self._num_batches, self._num_passes = num_batches, 0
         self._taken = taken = integer_variable(0, "taken")
-        iterator = iter(dataset)
+        # A pass begins when its first batch is asked for, and no earlier.
+        ahead = tf.data.Options()
+        ahead.experimental_optimization.inject_prefetch = False
+        iterator = iter(dataset.with_options(ahead))
 
         def read(number):
             # After an error nobody knows where the next pass begins.

@@ -220,8 +220,20 @@ def steps_of(group, batch, height, width):
             steps += _central_steps(operation, batch, height, width)
         else:
             steps += operation.central_steps(batch, height, width)
-        height, width = operation.output_size(height, width)
-    return steps, (height, width)
+        height, width = operation.drawn_size(u, height, width)
+    return steps, tuple(_one_size(size, [operation for operation, _ in group]) for size in (height, width))
+
+
+def _one_size(size, operations):
+    """Returns the one number in a vector of sizes."""
+    if not tf.is_tensor(size) or not size.shape.rank:
+        return size
+    if size.shape[0] != 1:
+        raise ValueError(
+            "Images of a batch must come out in one size: let a crop follow at once, such as "
+            f"`RandomCrop(0, size=224)`. Received: operations={operations}"
+        )
+    return size[0]
 
 
 def _central_steps(operation, batch, height, width):

@@ -46,6 +46,8 @@ class Operation(Configured):
     changes_size = False
     # Pair (height, width): smaller images are an error. `None` if any size will do.
     minimum_size = None
+    # Integer: no side that comes out is shorter. `None` if that isn't known.
+    least_side = None
     # True if contents of the image move to other positions.
     moves_pixels = False
     # True if it mixes each example with another one, labels too: it defines `mix` and `one_hot`.
@@ -163,6 +165,14 @@ class Augment:
         self._functions: dict[typing.Any, typing.Any] = {}
 
     def _check_order(self):
+        for operation, later in itertools.pairwise(self.operations):
+            if None not in (operation.least_side, later.minimum_size) and operation.least_side < max(
+                later.minimum_size
+            ):
+                raise ValueError(
+                    f"{later} needs images of at least its size, and {operation} gives shorter sides. "
+                    f"Received: operations={self.operations}"
+                )
         for operation, later in itertools.combinations(self.operations, 2):
             if not operation.keeps_range and (not later.keeps_range or later.needs_range):
                 raise ValueError(
@@ -194,14 +204,16 @@ class Augment:
             points come as `Boxes` and `Points` say: -1 for those that are seen no longer.
         """
         images, keys, single = as_batch(images, key)
-        others = {"labels": labels, "masks": masks, "boxes": boxes, "points": points}
-        if single:
-            if self.mixes and training:
-                raise ValueError("`MixUp` and `CutMix` need a batch. Received: images of rank 3")
-            others = tf.nest.map_structure(
-                lambda value: None if value is None else tf.convert_to_tensor(value)[None], others
-            )
-        others = tf.nest.map_structure(lambda value: None if value is None else tf.convert_to_tensor(value), others)
+        if single and self.mixes and training:
+            raise ValueError("`MixUp` and `CutMix` need a batch. Received: images of rank 3")
+
+        def tensor(value):
+            value = None if value is None else tf.convert_to_tensor(value)
+            return value[None] if single and value is not None else value
+
+        others = {"labels": tensor(labels), "masks": tensor(masks), "points": tensor(points)}
+        in_dictionary = isinstance(boxes, dict)
+        others["boxes"] = {name: tensor(value) for name, value in boxes.items()} if in_dictionary else tensor(boxes)
         if tf.executing_eagerly():
             try:
                 results = self._compiled(images, others)(images, keys, others, bool(training))
@@ -344,12 +356,16 @@ class Augment:
         active = self._active(training)
         if images.dtype.is_floating and (range_matters or any(operation.needs_range for _, operation in active)):
             check_value_range(images, self.value_range, name)
-        resizing = next((operation for _, operation in active if operation.changes_size), None)
-        if resizing is not None and resizing.minimum_size is not None and None in images.shape[1:3]:
-            height, width = tf.unstack(tf.shape(images)[1:3])
+        if None in images.shape[1:3]:
+            self.check_size(*tf.unstack(tf.shape(images)[1:3]), tf.shape(images)[0] == 0, training, name)
+
+    def check_size(self, height, width, empty, training=True, name=name_in_batch):
+        """Raises an error in the graph if images are too small for the first window that is cut out of them."""
+        resizing = next((operation for _, operation in self._active(training) if operation.changes_size), None)
+        if resizing is not None and resizing.minimum_size is not None:
             most = resizing.minimum_size
             require(
-                (height >= most[0]) & (width >= most[1]) | (tf.shape(images)[0] == 0),
+                (height >= most[0]) & (width >= most[1]) | empty,
                 lambda: text(
                     name(0), f" must be at least {most[0]}x{most[1]} for the window of {resizing}: make the window "
                     "smaller, add `padding`, or use RandomResizedCrop. Received: an image of ", height, "x", width,
@@ -367,14 +383,17 @@ class Augment:
         """Returns the uniform numbers of the operation at an index, `(batch, num_draws)`."""
         return _random.uniform(keys, self._names[index], self.operations[index].num_draws)
 
-    def transform(self, images, keys, masks=None, training=True):
-        """Applies all operations but the mixing ones to a batch. Returns float32 images in the range, and masks."""
+    def transform(self, images, keys, masks=None, training=True, num_done=0):
+        """Applies all operations but the mixing ones to a batch. Returns float32 images in the range, and masks.
+
+        Those of the first `num_done` groups have been applied before.
+        """
         if masks is not None:
             if self.mixes:
                 raise ValueError(f"`MixUp` and `CutMix` can't mix masks. Received: operations={self.operations}")
             check_masks(images, masks)
         keeps_range = True
-        for group in self._groups(training):
+        for group in self._groups(training)[num_done:]:
             # Zeros outside mean black, which is the range's lower end; the mean, after `Standardize`.
             black = 0.0 if images.dtype == tf.uint8 or not keeps_range else self.value_range.low
             pairs = [(operation, self.draws(keys, index) if training else None) for index, operation in group]

@@ -37,6 +37,10 @@ class RandomCrop(Geometric):
     num_draws = 2
     exact = True
 
+    @property
+    def cuts(self):
+        return not self.padding
+
     def __init__(self, padding=4, size=None):
         self.padding = check_integer("padding", padding, 0)
         self.size = None if size is None else check_size(size)
@@ -81,7 +85,7 @@ class RandomCrop(Geometric):
         # The middle of an odd number of positions, else the upper left of the two middle ones.
         moves = []
         for have, want in zip((height, width), self.output_size(height, width)):
-            start = tf.fill([batch], (have - want) // 2)
+            start = tf.zeros([batch], tf.int32) + (have - want) // 2
             moves.append((tf.zeros_like(start, tf.bool), start))
         return tuple(moves)
 
@@ -94,6 +98,10 @@ class RandomResizedCrop(Geometric):
     Where it would stick out, `r` is brought to the nearest value for which it fits (others draw again, up to ten
     times, which a fixed number of draws per image can't). Bilinear, without smoothing before reduction. At test time:
     the largest central part of the output's proportions.
+
+    A part that is larger than the output has whole pixels as its edges; where it is 2, 4 or 8 times as large or more,
+    they are multiples of that. So a decoder can cut it and shrink it, and no edge moves as far as an output
+    pixel.
 
     Args:
         size: Integer or pair `(height, width)` of the output.
@@ -111,6 +119,7 @@ class RandomResizedCrop(Geometric):
     """
 
     num_draws = 4
+    cuts = True
     changes_size = True
     invertible = False
 
@@ -146,16 +155,162 @@ class RandomResizedCrop(Geometric):
         part_height = tf.minimum(tf.sqrt(area / ratio), height)
         return part_height, part_width, (u[:, 2] - 0.5) * (height - part_height), (u[:, 3] - 0.5) * (width - part_width)
 
-    def _onto(self, part_height, part_width, y, x):
-        out_height, out_width = self.size
-        return [("affine", affine(part_width / out_width, 0.0, x, 0.0, part_height / out_height, y))]
+    def window(self, u, height, width):
+        height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
+        if u is None:
+            ratio = self.size[1] / self.size[0]
+            part_width = tf.minimum(width, height * ratio) + tf.zeros([1])
+            part_height, y, x = part_width / ratio, 0.0, 0.0
+        else:
+            part_height, part_width, y, x = self.part(u, height, width)
+        lengths = part_height, part_width
+        scale = tf.minimum(*(length / size for length, size in zip(lengths, self.size)))
+        grid = reduction(scale)
+        axes = []
+        for length, centre, have, size in zip(lengths, (y, x), (height, width), self.size):
+            start = (have - length) / 2 + centre
+            # Less than an output pixel away, on the grid of what a decoder gives.
+            most = tf.floor(have / grid)
+            whole = tf.minimum(tf.round(length / grid), most)
+            first = tf.clip_by_value(tf.round(start / grid), 0.0, most - whole)
+            start = tf.where(scale >= 1, first * grid, start)
+            axes.append((False, start, tf.where(scale >= 1, whole * grid, length), size))
+        return tuple(axes)
 
     def steps(self, u, height, width):
-        return self._onto(*self.part(u, height, width))
+        (_, top, part_height, out_height), (_, left, part_width, out_width) = self.window(u, height, width)
+        y = top + (part_height - tf.cast(height, tf.float32)) / 2
+        x = left + (part_width - tf.cast(width, tf.float32)) / 2
+        return [("affine", affine(part_width / out_width, 0.0, x, 0.0, part_height / out_height, y))]
 
     def central_steps(self, batch, height, width):
+        return [("affine", matrix + tf.zeros([batch, 1, 1])) for _, matrix in self.steps(None, height, width)]
+
+
+def reduction(scale):
+    """Returns by how much a decoder may shrink an image: the largest of 1, 2, 4 and 8 that is at most `scale`."""
+    return tf.where(scale >= 8, 8.0, tf.where(scale >= 4, 4.0, tf.where(scale >= 2, 2.0, 1.0)))
+
+
+@register
+class CenterCrop(Geometric):
+    """Cuts the central window out of each image, in training too: `y[i, j] = x[i + a, j + b]`. An exact copy.
+
+    `a = floor((h - height) / 2)`, `b` alike.
+
+    Args:
+        size: Integer or pair `(height, width)`, the window.
+
+    Raises:
+        ValueError: if the window is larger than the image.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from kregkit.data import CenterCrop
+    >>> tuple(CenterCrop(24)(np.zeros((2, 32, 40, 3), "uint8")).shape)
+    (2, 24, 24, 3)
+    """
+
+    random = False
+    exact = True
+    cuts = True
+    changes_size = True
+    invertible = False
+
+    def __init__(self, size):
+        self.size = check_size(size)
+        self._crop = RandomCrop(0, self.size)
+
+    @property
+    def minimum_size(self):
+        return self.size
+
+    def output_size(self, height, width):
+        return self._crop.output_size(height, width)
+
+    def move(self, u, height, width):
+        return self.central(tf.shape(u)[0], height, width)
+
+    def central(self, batch, height, width):
+        return self._crop.central(batch, height, width)
+
+
+@register
+class ResizeShortSide(Geometric):
+    """Resizes each image, proportions kept, so that its shorter side has `size` pixels: drawn from a range, or fixed.
+
+    `s ~ U{low ... high}` pixels, and `round(s long / short)` for the longer side. At test time `s` is the middle of the
+    range, `(low + high) // 2`. Images of a batch must come out in one size, so that a crop follows: ResNet's training
+    crop is `[ResizeShortSide((256, 480)), RandomCrop(0, size=224)]`, which resamples once. Bilinear, without smoothing
+    before reduction.
+
+    Args:
+        size: Integer, or pair `(low, high)` of integers.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from kregkit.data import Augment, RandomCrop, ResizeShortSide
+    >>> crop = Augment([ResizeShortSide((32, 48)), RandomCrop(0, size=24)])
+    >>> tuple(crop(np.zeros((2, 40, 60, 3), "uint8"), key=0).shape)
+    (2, 24, 24, 3)
+
+    Reference: [Simonyan and Zisserman, 2015](https://arxiv.org/abs/1409.1556), section 3.1; [He et al.,
+    2016](https://arxiv.org/abs/1512.03385), section 3.4
+    """
+
+    num_draws = 1
+    cuts = True
+    changes_size = True
+    invertible = False
+
+    def __init__(self, size):
+        low, high = size if isinstance(size, (tuple, list)) and len(size) == 2 else (size, size)
+        low, high = check_integer("size", low, 1), check_integer("size", high, 1)
+        if low > high:
+            raise ValueError(f"`size` must be an integer or a pair (low, high) in order. Received: size={size!r}")
+        self.size = size if isinstance(size, int) else (low, high)
+        self._range = low, high
+
+    @property
+    def least_side(self):
+        return self._range[0]
+
+    def output_size(self, height, width):
+        low, high = self._range
+        if height is None or width is None:
+            return None, None
+        if low == high and isinstance(height, int) and isinstance(width, int):
+            return tuple(max(1, round(low * side / min(height, width))) for side in (height, width))
+        size = self.drawn_size(None, height, width)
+        return (size[0][0], size[1][0]) if low == high else (None, None)
+
+    def drawn_size(self, u, height, width):
+        low, high = self._range
+        if low == high and isinstance(height, int) and isinstance(width, int):
+            return self.output_size(height, width)
+        short = tf.fill([1], (low + high) // 2)
+        if u is not None:
+            drawn = tf.cast(tf.floor(u[:, 0] * (high - low + 1)), tf.int32)
+            short = low + tf.minimum(drawn, high - low)
+        height, width = tf.cast(height, tf.int32), tf.cast(width, tf.int32)
+        factor = tf.cast(short, tf.float64) / tf.cast(tf.minimum(height, width), tf.float64)
+        sizes = (tf.cast(tf.round(factor * tf.cast(side, tf.float64)), tf.int32) for side in (height, width))
+        sizes = tuple(tf.maximum(size, 1) for size in sizes)
+        # One size for all is a number.
+        return sizes if low < high and u is not None else tuple(size[0] for size in sizes)
+
+    def window(self, u, height, width):
+        out = self.drawn_size(u, height, width)
+        return tuple((False, 0, side, size) for side, size in zip((height, width), out))
+
+    def steps(self, u, height, width):
+        out_height, out_width = (tf.cast(size, tf.float32) for size in self.drawn_size(u, height, width))
         height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
-        ratio = self.size[1] / self.size[0]
-        zero = tf.zeros([batch])
-        part_width = tf.minimum(width, height * ratio)
-        return self._onto(part_width / ratio + zero, part_width + zero, zero, zero)
+        each = tf.zeros([1]) if u is None else tf.zeros_like(u[:, 0])
+        scale_y, scale_x = height / out_height + each, width / out_width + each
+        return [("affine", affine(scale_x, 0.0, 0.0, 0.0, scale_y, 0.0))]
+
+    def central_steps(self, batch, height, width):
+        return [("affine", matrix + tf.zeros([batch, 1, 1])) for _, matrix in self.steps(None, height, width)]

@@ -26,6 +26,8 @@ class Geometric(Operation):
     # True if output positions are an affine map of input positions and the size stays. Then predictions per pixel of
     # test-time views can be mapped back by the inverse.
     invertible = True
+    # True if it only cuts, resizes and mirrors: then a decoder can leave out what it doesn't show.
+    cuts = False
     margin = 0
     fill = None  # An operation that never looks outside fuses with any fill.
 
@@ -45,6 +47,10 @@ class Geometric(Operation):
     def output_size(self, height, width):
         return height, width
 
+    def drawn_size(self, u, height, width):
+        """Returns the size of the output where it depends on the draws: a number or a vector of the batch each."""
+        return self.output_size(height, width)
+
     def move(self, u, height, width):
         """Returns `((flip, shift) of rows, (flip, shift) of columns)` of whole pixels, vectors of the batch."""
         raise NotImplementedError
@@ -59,6 +65,16 @@ class Geometric(Operation):
             steps.append((sign, tf.cast(shift, tf.float32) + tf.cast(out - size, tf.float32) / 2))
         (sign_y, shift_y), (sign_x, shift_x) = steps
         return [("affine", affine(sign_x, 0.0, shift_x, 0.0, sign_y, shift_y))]
+
+    def window(self, u, height, width):
+        """Returns `(flip, start, length, out)` of rows and of columns, for operations that only cut and mirror.
+
+        The pixels from `start` on, `length` of them, become `out` pixels, mirrored where `flip`. Numbers, or vectors
+        of the batch.
+        """
+        out = self.output_size(height, width)
+        moves = self.central(1, height, width) if u is None else self.move(u, height, width)
+        return tuple((flip, start, size, size) for (flip, start), size in zip(moves, out))
 
     def matrix(self, u, height, width):
         """Returns `(batch, 3, 3)`: the map from positions in the output to positions in the input, from the centre.
@@ -100,6 +116,7 @@ class RandomFlip(Geometric):
 
     num_draws = 2
     exact = True
+    cuts = True
 
     def __init__(self, mode="horizontal", probability=0.5):
         self.mode = check_choice("mode", mode, ("horizontal", "vertical", "both"))

@@ -3,9 +3,12 @@
 import collections
 import contextlib
 import csv
+import functools
 import logging
 import os
 import pathlib
+
+import numpy as np
 
 from kregkit._core.checks import check_choice, check_path, check_string
 from kregkit.data._cache import check_cache
@@ -44,8 +47,8 @@ def image_folder(
         directory: Path.
         split: String, the subdirectory to read, or `None` (the default) if the classes lie in `directory` itself.
         labels: Path of a CSV file, or `None`.
-        channels: 3 (the default), 1, or 0 for what each file holds. Alpha is dropped, palettes are looked up, and 16
-            bits become 8.
+        channels: 3 (the default), 1, 4 (with alpha, 255 where a file has none), or 0 for what each file holds. Palettes
+            are looked up, and 16 bits become 8, 65535 being 255.
         on_error: `"raise"` (the default): a file that can't be read ends the iteration with an error that names it.
             `"skip"` leaves it out, logs it, and keeps it in the source's `skipped`.
         cache: `True` keeps the decoded images in memory, a path in a directory, one file each.
@@ -88,83 +91,97 @@ def image_folder(
     root = pathlib.Path(directory) if split is None else pathlib.Path(directory) / split
     if not root.is_dir():
         raise FileNotFoundError(f"There is no folder {root}. Received: directory={str(directory)!r}, split={split!r}")
-    check_choice("channels", channels, (0, 1, 3))
+    check_choice("channels", channels, (0, 1, 3, 4))
     check_choice("outside", outside, (True, False))
     check_cache(cache)
     _check_class_names(class_names)
     if labels is not None:
         paths, names = _read_labels(pathlib.Path(labels), root, class_names, outside)
-        all_classes = sorted(set(names), key=int if all(name.isdecimal() for name in names) else None)
+        found = set(names)
+        all_classes = sorted(found, key=int if all(name.isdecimal() for name in found) else None)
     else:
         _check_not_splits(root, directory)
-        paths = _images(root)
-        names = [path.relative_to(root).parts[0] for path in paths]
+        images = _images(root)
+        paths = [path for one in images.values() for path in one]
         if not paths:
             raise ValueError(
                 f"The folder {root} holds no images: they are looked for as {root}/CLASS/.../NAME with the suffixes "
                 f"{', '.join(IMAGE_SUFFIXES)}. Received: directory={str(directory)!r}"
             )
-        for folder in _folders(root):
-            if folder.name not in set(names):
-                raise ValueError(f"The class folder {folder} holds no images. Received: directory={str(directory)!r}")
+        for name, one in images.items():
+            if not one:
+                raise ValueError(
+                    f"The class folder {root / name} holds no images. Received: directory={str(directory)!r}"
+                )
         # A class that one split lacks keeps its number in all.
         splits = [root] if split is None else _folders(root.parent)
         all_classes = sorted({folder.name for one in splits for folder in _folders(one)})
+        names = [name for name, one in images.items() for _ in one]
     class_names = all_classes if class_names is None else list(class_names)
     numbers = {name: number for number, name in enumerate(class_names)}
-    for path, name in zip(paths, names):
-        if name not in numbers:
-            raise ValueError(f"The class of {path} is not in `class_names`. Received: class_names={class_names}")
-    labels = [numbers[name] for name in names]
+    unknown = set(names) - set(numbers)
+    if unknown:
+        path = next(path for path, name in zip(paths, names) if name in unknown)
+        raise ValueError(f"The class of {path} is not in `class_names`. Received: class_names={class_names}")
+    labels = np.array([numbers[name] for name in names], "int64")
     return FileSource(paths, labels, class_names, channels, on_error, cache, orientation, max_pixels)
 
 
-def _shown(root, pattern):
-    paths = sorted(root.glob(pattern))
-    return [path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+def _entries(directory):
+    """Yields what lies in a directory, without asking the disk about each file, except for what starts with a dot."""
+    with os.scandir(directory) as entries:
+        yield from (entry for entry in entries if not entry.name.startswith("."))
+
+
+def _suffix(name):
+    return os.path.splitext(name)[1].lower()
 
 
 def _folders(root):
-    return [path for path in _shown(root, "*") if path.is_dir()]
+    return [root / name for name in sorted(entry.name for entry in _entries(root) if entry.is_dir())]
 
 
 def _images(root):
-    """Returns the images of all classes, at any depth below the class, and logs what is left out."""
-    images, left_out = [], collections.Counter()
-    for path in _shown(root, "*"):
-        if path.is_file():
-            left_out["image beside the class folders"] += path.suffix.lower() in IMAGE_SUFFIXES
-    for folder in _folders(root):
-        visited = set()
-        for directory, folders, files in os.walk(folder, followlinks=True):
-            # A link to a folder above would lead around for ever.
-            visited.add(os.path.realpath(directory))
-            folders[:] = [
-                name
-                for name in folders
-                if not name.startswith(".") and os.path.realpath(os.path.join(directory, name)) not in visited
-            ]
-            for name in files:
-                path = pathlib.Path(directory, name)
-                if name.startswith("."):
-                    continue
-                if path.suffix.lower() in IMAGE_SUFFIXES and (path.exists() and not path.is_file()):
-                    # Opening a pipe or a device may wait for ever.
-                    left_out["pipe, device or socket"] += 1
-                elif path.suffix.lower() in IMAGE_SUFFIXES:
-                    images.append(path)
-                elif path.suffix.lower() in _OTHER_IMAGES:
-                    left_out[f"{path.suffix.lower()} file"] += 1
+    """Returns the paths of the images of each class, at any depth below the class, and logs what is left out."""
+    left_out = collections.Counter()
+    beside = sum(entry.is_file() and _suffix(entry.name) in IMAGE_SUFFIXES for entry in _entries(root))
+    left_out["image beside the class folders"] = beside
+    images = {folder.name: _images_below(folder, left_out) for folder in _folders(root)}
     for kind, num in left_out.items():
         if num:
             _LOG.warning("Left out of %s: %d %s%s", root, num, kind, "s" if num > 1 and kind.endswith("file") else "")
-    return sorted(images)
+    return images
+
+
+def _images_below(folder, left_out):
+    images, visited, waiting = [], set(), [str(folder)]
+    while waiting:
+        directory = waiting.pop()
+        real = os.path.realpath(directory)
+        # A link to a folder above would lead around for ever.
+        if real in visited:
+            continue
+        visited.add(real)
+        for entry in _entries(directory):
+            if entry.is_dir():
+                waiting.append(entry.path)
+                continue
+            suffix = _suffix(entry.name)
+            if suffix not in IMAGE_SUFFIXES:
+                left_out[f"{suffix} file"] += suffix in _OTHER_IMAGES
+            elif entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)):
+                images.append(entry.path)
+            else:
+                # Opening a pipe or a device may wait for ever.
+                left_out["pipe, device or socket"] += 1
+    # Folder by folder, as paths are compared.
+    return sorted(images, key=lambda path: path.replace(os.sep, "\0"))
 
 
 def _check_not_splits(root, directory):
     """Raises an error if the folders are splits of a data set, or hold some: reading them would mix the splits."""
     folders = _folders(root)
-    if not any(_shown(folder, f"*{suffix}") for folder in folders for suffix in IMAGE_SUFFIXES):
+    if not any(_suffix(entry.name) in IMAGE_SUFFIXES for folder in folders for entry in _entries(folder)):
         splits = [folder.name for folder in folders if folder.name.lower() in _SPLITS]
         if splits and len(splits) >= min(2, len(folders)):
             raise ValueError(
@@ -202,6 +219,7 @@ def _read_labels(file, root, class_names, outside):
     paths, names = [], []
     seen = set()
     inside = os.path.join(os.path.realpath(root), "")
+    real_folder = functools.lru_cache(1024)(os.path.realpath)
     with contextlib.closing(_rows(file)) as rows:
         for number, row in rows:
             where = f"{file}, line {number}"
@@ -212,7 +230,11 @@ def _read_labels(file, root, class_names, outside):
             path = root / row[0].strip()
             if "\0" in row[0]:
                 raise ValueError(f"{where}: no path has a NUL. Received: row={row}")
-            if not outside and not os.path.realpath(path).startswith(inside):
+            folder, name = os.path.split(path)
+            # Only a link can lead elsewhere from a folder that is known.
+            plain = name not in ("", "..") and not path.is_symlink()
+            real = os.path.join(real_folder(folder), name) if plain else os.path.realpath(path)
+            if not outside and not real.startswith(inside):
                 raise ValueError(
                     f"{where}: {path} lies outside the folder {root}; `outside=True` allows it. Received: row={row}"
                 )
@@ -223,7 +245,7 @@ def _read_labels(file, root, class_names, outside):
             if path in seen:
                 raise ValueError(f"{where}: {path} was named before. Received: row={row}")
             seen.add(path)
-            paths.append(path)
+            paths.append(str(path))
             names.append(row[1].strip())
     if not paths:
         raise ValueError(f"The label file {file} names no images. Received: labels={str(file)!r}")

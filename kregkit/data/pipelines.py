@@ -11,6 +11,8 @@ from kregkit._core import rules
 from kregkit._core.checks import check_boolean, check_choice, check_integer, check_list, check_path, check_string
 from kregkit.data._annotations import nothing
 from kregkit.data._distributed import MIN_STEPS, distributed
+from kregkit.data._encoded import window_reader
+from kregkit.data._encoded_streams import with_encoded_images
 from kregkit.data._epochs import counted, integer_variable, plain, with_epoch
 from kregkit.data._examples import Augmenter, Order
 from kregkit.data._fields import Fields, check_single, get, put
@@ -156,6 +158,8 @@ def pipeline(
     counter = _check_epoch(epoch)
     given = source if isinstance(source, (str, os.PathLike, tf.data.Dataset)) else type(source).__name__
     source = open_source(source, split, data_dir, cache, on_error, channels)
+    if operations.operations if isinstance(operations, Augment) else operations:
+        source = with_encoded_images(source, image, channels)
     if isinstance(shard, tf.distribute.Strategy):
         return _distributed(source, {**arguments, "epoch": counter})
     augment = operations if isinstance(operations, Augment) else Augment(operations, value_range, fuse)
@@ -174,6 +178,7 @@ def pipeline(
     fields = Fields(source.spec, image, label, masks, augment, training, unmoved, source.first_spec(), boxes, points)
     augmenter = Augmenter(source, fields, seed)
     augmenter.check_first()
+    reader = window_reader(source, order, augmenter)
     num_batches = order.num_examples()
     if num_batches is not None:
         num_batches = place.num_full(source.size, batch_size) if drop_remainder else -(-num_batches // batch_size)
@@ -189,7 +194,8 @@ def pipeline(
     if service is not None and num_batches:
 
         def make(epoch, first):
-            return _numbered(source, order, augmenter, epoch, first, num_batches, batch_size, drop_remainder, parallel)
+            part = epoch, first, num_batches, batch_size, drop_remainder, parallel
+            return _numbered(source, order, augmenter, reader, *part)
 
         dataset = from_service(service, make, counter, start, num_batches)
         if start is None:
@@ -201,10 +207,16 @@ def pipeline(
     else:
         if hasattr(source, "fetch"):
             limit = order.num_examples() if source.skip or not drop_remainder else num_batches * batch_size
-            dataset = _fetched(source, order, limit, counter, start, batch_size, parallel)
+            dataset = _fetched(source, order, reader, limit, counter, start, batch_size, parallel)
         else:
-            dataset = _streamed(source, order, counter, start, batch_size, buffer_size)
-        dataset = _batched(dataset, augmenter, batch_size, drop_remainder, parallel)
+            stream = source.dataset if reader is None else source.encoded_dataset
+            dataset = _streamed(stream, order, counter, start, batch_size, buffer_size)
+            if reader is not None:
+                dataset = dataset.map(plain(reader.read_stream), **parallel)
+        if reader is not None:
+            dataset = reader.batched(dataset, batch_size, drop_remainder, parallel)
+        else:
+            dataset = _batched(dataset, augmenter, batch_size, drop_remainder, parallel)
         if source.skip:
             num_batches = None
         elif num_batches is not None and start is None:
@@ -237,7 +249,8 @@ def _distributed(source, arguments):
                 f"smaller `batch_size`, or `shard=None`. Received: batch_size={batch_size} for {source.size} examples"
             )
     # Opened here, with the options that concern that.
-    opened = {"cache": False, "on_error": "raise", "source": source if hasattr(source, "fetch") else source.dataset}
+    whole = hasattr(source, "fetch") or hasattr(source, "encoded_dataset")
+    opened = {"cache": False, "on_error": "raise", "source": source if whole else source.dataset}
 
     def make(context):
         place = _Place(context.input_pipeline_id, context.num_input_pipelines, replicas // context.num_input_pipelines)
@@ -269,7 +282,7 @@ def _batches(source, order, augmenter, counter, start, num_batches, batch_size, 
     return with_epoch(tf.data.Dataset.range(num_batches), counter, start, 1).map(plain(make), **parallel)
 
 
-def _numbered(source, order, augmenter, epoch, first, num_batches, batch_size, drop_remainder, parallel):
+def _numbered(source, order, augmenter, reader, epoch, first, num_batches, batch_size, drop_remainder, parallel):
     """Makes pairs `(number, batch)` of an epoch from batch `first` on, of a source with random access."""
     numbers = tf.data.Dataset.range(first, num_batches)
     epoch = tf.constant(epoch, tf.int64)
@@ -288,15 +301,20 @@ def _numbered(source, order, augmenter, epoch, first, num_batches, batch_size, d
 
     def one_batch(number):
         end = tf.minimum((number + 1) * batch_size, order.num_examples())
-        dataset = tf.data.Dataset.range(number * batch_size, end).map(plain(read), **parallel)
-        dataset = _batched(dataset, augmenter, batch_size, drop_remainder, parallel)
+        dataset = tf.data.Dataset.range(number * batch_size, end)
+        if reader is not None:
+            dataset = reader.read(dataset.map(plain(lambda position: (epoch, position))), parallel)
+            dataset = reader.batched(dataset, batch_size, drop_remainder, parallel)
+        else:
+            dataset = dataset.map(plain(read), **parallel)
+            dataset = _batched(dataset, augmenter, batch_size, drop_remainder, parallel)
         return dataset.map(plain(lambda *batch: (number, batch)))
 
     return numbers.flat_map(plain(one_batch))
 
 
-def _fetched(source, order, limit, counter, start, batch_size, parallel):
-    """Reads the first `limit` examples of an epoch by their number: elements `(epoch, index, example)`."""
+def _fetched(source, order, reader, limit, counter, start, batch_size, parallel):
+    """Reads the first `limit` examples of an epoch by number: `(epoch, index, example)`, or elements of a reader."""
 
     def read(epoch, position):
         index = order.index(epoch, position)
@@ -305,21 +323,26 @@ def _fetched(source, order, limit, counter, start, batch_size, parallel):
     # Which files are skipped shows in reading only, so that then those before the start are read as well.
     positions = tf.data.Dataset.range(limit)
     positions = with_epoch(positions, counter, None if source.skip else start, batch_size)
-    dataset = positions.map(plain(read), **parallel)
-    if source.skip:
-        dataset = dataset.filter(plain(lambda epoch, index, example: example[1]))
-        dataset = dataset.map(plain(lambda epoch, index, example: (epoch, index, example[0])))
-        if start is not None:
-            dataset = dataset.enumerate().filter(lambda number, _: number >= start.read_value() * batch_size)
-            dataset = dataset.map(plain(lambda _, element: element))
+    if reader is not None:
+        zero = tf.constant(0, tf.int64)
+        first = (lambda: zero) if start is None or source.skip else (lambda: start.read_value() * batch_size)
+        dataset = reader.without_unreadable(reader.read(positions, parallel), limit, first, counter)
+    else:
+        dataset = positions.map(plain(read), **parallel)
+        if source.skip:
+            dataset = dataset.filter(plain(lambda epoch, index, example: example[1]))
+            dataset = dataset.map(plain(lambda epoch, index, example: (epoch, index, example[0])))
+    if source.skip and start is not None:
+        dataset = dataset.enumerate().filter(lambda number, _: number >= start.read_value() * batch_size)
+        dataset = dataset.map(plain(lambda _, element: element))
     return dataset
 
 
-def _streamed(source, order, counter, start, batch_size, buffer_size):
+def _streamed(stream, order, counter, start, batch_size, buffer_size):
     """Reads a stream: elements `(epoch, index, example)`."""
 
     def one_epoch(epoch):
-        dataset = order.stream(source.dataset, epoch, buffer_size)
+        dataset = order.stream(stream, epoch, buffer_size)
         if start is not None:
             dataset = dataset.skip(start.read_value() * batch_size)
         return dataset.map(plain(lambda index, *parts: (epoch, index, parts[0] if len(parts) == 1 else parts)))

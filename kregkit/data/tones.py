@@ -109,7 +109,7 @@ class AutoContrast(Tone):
     >>> import numpy as np
     >>> from kregkit.data import AutoContrast
     >>> images = np.array([100, 125, 150, 110], "uint8").reshape(1, 2, 2, 1)
-    >>> AutoContrast(probability=1.0)(images, key=0).numpy().round(3).ravel().tolist()
+    >>> AutoContrast(probability=1.0)(images, key=0).numpy().astype("float64").round(3).ravel().tolist()
     [0.0, 0.5, 1.0, 0.2]
     """
 

@@ -18,6 +18,7 @@ from kregkit.diagnostics._saturation import saturated_part
 
 _INITIALIZERS = {
     "0.01 normal": lambda seed: keras.initializers.RandomNormal(stddev=0.01, seed=seed),
+    "1 normal": lambda seed: keras.initializers.RandomNormal(stddev=1.0, seed=seed),
     "Xavier": lambda seed: keras.initializers.GlorotNormal(seed=seed),
     "He": lambda seed: keras.initializers.HeNormal(seed=seed),
 }
@@ -125,7 +126,8 @@ def compare_activations(
         model: A functional or built sequential Keras model of which only the shape is used; or a list of widths of
             dense layers. Defaults to ten layers of 500.
         data: Array of inputs for the model. Defaults to 256 standard normal ones.
-        initializers: Names out of `"0.01 normal"`, `"Xavier"`, `"He"`.
+        initializers: Names out of `"0.01 normal"`, `"1 normal"`, `"Xavier"`, `"He"`; the numbers are the standard
+            deviations. Defaults to all but `"1 normal"`, whose outputs are too large for one picture with the others'.
         activations: Names out of `"sigmoid"`, `"tanh"`, `"ReLU"`, `"leaky ReLU"`, `"ELU"`, `"maxout"`.
         batch_normalization: Tuple of booleans.
         seed: Integer, for the weights and the normal inputs.

@@ -194,6 +194,8 @@ def _bounces_only(train):
     fall = train[0] - _end(train)
     if fall < 1.4826 * np.median(np.abs(train[1:] - np.median(train[1:]))):
         return True
+    if len(train) < 8:
+        return False
     # A start that is high by chance, or values that jump between two levels: steps show what the spread hides.
     deviation = 1.4826 * np.median(np.abs(np.diff(train))) / math.sqrt(2)
     third = max(len(train) // 3, 1)

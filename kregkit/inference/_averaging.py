@@ -6,9 +6,11 @@ from keras import ops
 
 from kregkit._core.keras_internals import get_mask, set_mask
 from kregkit._core.output_kinds import Task, output_tasks
-from kregkit.inference._moments import UNSEEN, Moments, like
+from kregkit.inference._moments import UNSEEN, Maximum, Moments, like
 
 REDUCTIONS = ("probabilities", "logits", "geometric")
+# Of views and members too, which aren't samples of anything.
+MERGES = (*REDUCTIONS, "maximum")
 
 
 def common_task(tasks):
@@ -40,10 +42,11 @@ class Reduction:
         "logits"         z = mean z_m
 
     The last two are the same distribution; they differ in that "geometric" gives logits back normalised. Values are
-    always averaged as they are. Everything is computed in float32 at least.
+    always averaged as they are. Everything is computed in float32 at least. `"maximum"` takes `max p_m`, normalised,
+    of yes/no questions the largest logit and of values the largest value; there `mean` is the maximum.
 
     Args:
-        reduce: One of `REDUCTIONS`.
+        reduce: One of `MERGES`.
         task: The `Task` of the result. Logits are given back as logits: `log p`, or `log p - log(1 - p)`.
     """
 
@@ -59,6 +62,8 @@ class Reduction:
         if task.kind == "values":
             return y
         logits = task.kind == "logits"
+        if self.reduce == "maximum":
+            return probabilities(y, task) if task.link == "softmax" else y if logits else _log(y) - _log(1.0 - y)
         if self.reduce == "probabilities":
             if self.paired:
                 return ops.stack([ops.sigmoid(y), ops.sigmoid(-y)], axis=-1)
@@ -74,6 +79,9 @@ class Reduction:
         kind, link = self.task.kind, self.task.link
         if kind == "values":
             return mean
+        if self.reduce == "maximum" and link == "softmax":
+            p = mean / ops.sum(mean, axis=-1, keepdims=True)
+            return p if kind == "probabilities" else _log(p)
         if self.reduce == "probabilities":
             if self.paired:
                 return _log(mean[..., 0]) - _log(mean[..., 1])
@@ -157,7 +165,8 @@ class Quantities:
     def __init__(self, settings, task, auto):
         self.task = task
         reduction = Reduction(settings.reduce, task)
-        self._parts = {"result": (lambda y: reduction.transform(y, task), Moments(squares=False))}
+        running = Maximum() if settings.reduce == "maximum" else Moments(squares=False)
+        self._parts = {"result": (lambda y: reduction.transform(y, task), running)}
         if settings.spread or auto:
             self._parts["prediction"] = self._prediction, Moments(squares=True)
         if settings.spread and task.kind != "values":
@@ -235,6 +244,11 @@ def _packed(structure, leaves):
 
 
 def _result(reduce, parts):
+    if reduce == "maximum":
+        tasks = [task for _, task, _, _ in parts]
+        common, raw = Reduction(reduce, common_task(tasks)), [states["result"] for _, _, _, states in parts]
+        # What is compared means the same for logits and probabilities.
+        return common.finish(Maximum.value(raw))
     finished = [Reduction(reduce, task).finish(states["result"][0]) for _, task, _, states in parts]
     if len(parts) == 1:
         return finished[0]

@@ -64,6 +64,8 @@ class Sampler:
             if key not in noisy_models:
                 noisy_models[key] = NoisyModel(member.architecture, indices, settings)
         self._noisy_models = [noisy_models[key] for key in keys]
+        # A `DrawCounter`, or None.
+        self.counter = None
         self._foldable = all(_free_batch(member.architecture.model) for member in members)
 
     def __call__(self, inputs, start):
@@ -80,7 +82,7 @@ class Sampler:
             return self._average(inputs, start)
 
     def _average(self, inputs, start):
-        results = []
+        results, counts = [], []
         for index, (member, noisy_model, weight) in enumerate(zip(self.members, self._noisy_models, self.weights)):
             groups = [None] if self.views is None else self.views.groups(inputs, member.architecture.model)
             noisy = bool(noisy_model.layer_indices) and self.settings.draws != "analytic"
@@ -91,14 +93,56 @@ class Sampler:
                 stream = (index * len(groups) + group_index) << 40
                 batch = _Batch(inputs, self.views, group, start, stream)
                 run = _Run(self.settings, noisy_model, member.values, batch, noisy)
-                results.append((weight * number / sum(numbers), run.result(run.draws_per_pass(self._foldable))))
+                result = run.result(run.draws_per_pass(self._foldable))
+                results.append((weight * number / sum(numbers), result))
+                counts.append((result.count, run.samples))
         if self.must_draw and not any(noisy_model.draws for noisy_model in self._noisy_models):
             raise ValueError(
                 f"Model {self.members[0].architecture.model.name!r} has no noise that could be averaged out: its own "
                 "layers draw nothing in inference. A layer that draws only in training must say how it is drawn, by "
                 "`draw_call` (docs/inference.md, 'Noise layers of your own'). Received: views=None"
             )
+        if self.counter is not None:
+            self.counter.add(counts)
         return mixture(self.settings, results)
+
+
+class DrawCounter:
+    """Counts the draws that the examples of a pass over data took."""
+
+    def __init__(self):
+        self._examples, self._draws, self._full, self._least, self._most = (
+            tf.Variable(0, dtype="int64", trainable=False) for _ in range(5)
+        )
+        self.reset()
+
+    def reset(self):
+        """Begins anew."""
+        for variable in (self._examples, self._draws, self._full, self._most):
+            variable.assign(0)
+        self._least.assign(tf.int64.max)
+
+    def add(self, counts):
+        """Adds a batch: `counts` is a list of pairs, the draws that each example took in a run, and the most."""
+        total = tf.cast(tf.add_n([count for count, _ in counts]), "int64")
+        full = tf.reduce_any(tf.stack([count >= most for count, most in counts]), axis=0)
+        self._examples.assign_add(tf.size(total, out_type="int64"))
+        self._draws.assign_add(tf.reduce_sum(total))
+        self._full.assign_add(tf.reduce_sum(tf.cast(full, "int64")))
+        self._least.assign(tf.minimum(self._least, tf.reduce_min(total)))
+        self._most.assign(tf.maximum(self._most, tf.reduce_max(total)))
+
+    def text(self):
+        """Returns a sentence about what was counted; empty where nothing was."""
+        examples, draws, full, least, most = (
+            int(variable.numpy()) for variable in (self._examples, self._draws, self._full, self._least, self._most)
+        )
+        if not examples:
+            return ""
+        return (
+            f"{draws / examples:.1f} draws per example on average, {least} to {most}; {full} of {examples} examples "
+            "took as many as are allowed"
+        )
 
 
 def _free_batch(model):

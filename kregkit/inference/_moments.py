@@ -31,6 +31,28 @@ class Moments:
         return mean, state[1] + other[1] + difference**2 * fraction * like(count, state[0])
 
 
+class Maximum:
+    """Running maximum of tensors `(batch, ...)`, with the methods of `Moments`.
+
+    The state is `(maximum of what views show, maximum of the rest)`.
+    """
+
+    def of_pass(self, y, weight):
+        weight = like(weight, y)
+        lowest = tf.constant(y.dtype.min, y.dtype)
+        seen = tf.reduce_max(tf.where(weight > 0.5, y, lowest), 0)
+        return seen, tf.reduce_max(tf.where((weight > 0) & (weight <= 0.5), y, lowest), 0)
+
+    def merge(self, state, count, other, other_count):
+        return tuple(tf.maximum(one, two) for one, two in zip(state, other))
+
+    @staticmethod
+    def value(states):
+        """Returns the maximum over some states: of what no view shows, that of all predictions."""
+        seen, rest = (tf.reduce_max(tf.stack(parts), 0) for parts in zip(*states))
+        return tf.where(seen > seen.dtype.min, seen, rest)
+
+
 def like(weight, y):
     """Returns `weight` cast and with trailing axes of size 1, so that it multiplies `y`."""
     weight = tf.convert_to_tensor(weight)

@@ -2,11 +2,13 @@
 
 import contextlib
 import functools
+import os
 
 import keras
 import tensorflow as tf
 
 from kregkit._core.batches import concatenate, is_arrays, read_batches
+from kregkit._core.checks import check_choice
 from kregkit._core.keras_internals import compile_arguments, flatten_layers
 from kregkit._core.output_kinds import loss_tasks, output_tasks
 from kregkit.inference._architecture import as_tensors
@@ -19,7 +21,7 @@ class Predictor:
     """Predicts through one private Keras model, made at first use.
 
     A subclass calls `__init__` with the user's models, whose loss and metrics `evaluate` takes over, and defines
-    `_predict_batch`, `_models`, the models that predict, and `_outputs`, what their outputs are.
+    `_predict_batch`, `to_model`, `_models`, the models that predict, and `_outputs`, what their outputs are.
 
     Attributes:
         training_data: List of `SeenArray`, the arrays that are known to have been trained on.
@@ -32,6 +34,10 @@ class Predictor:
         self._compile_arguments = _measures(models)
         self._prediction_model = None
         self._traced_call = None
+
+    def to_model(self):
+        """Returns a Keras model that does the same and can be saved."""
+        raise NotImplementedError
 
     def _predict_batch(self, inputs, first_example):
         """Returns predictions for one batch of tensors.
@@ -120,7 +126,33 @@ class Predictor:
             arguments.setdefault("batch_size", self._examples_at_a_time())
         return self._keras_model.evaluate(x, y, **arguments)
 
-    def report(self, validation, batch_size=None):
+    def export(
+        self,
+        filepath: str | os.PathLike[str],
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature: object = None,
+        **options: object,
+    ) -> None:
+        """Writes `to_model()` for inference elsewhere: as a SavedModel or a TFLite file, with its weights as constants.
+
+        The endpoint `serve` takes what the model takes. The examples of each batch are counted anew, as in a call.
+
+        Args:
+            filepath: String or path: a folder, or a file that ends in `.tflite`.
+            format: `"tf_saved_model"` (the default), or `"litert"`, TFLite, which lacks random numbers.
+            verbose: Boolean, whether to say where the artifact is. Defaults to `None`, which means `True`.
+            input_signature: Structure of `tf.TensorSpec`, `keras.InputSpec` or `keras.KerasTensor`, like the inputs.
+                Defaults to those of the (first) model.
+            **options: Attributes of `tf.lite.TFLiteConverter`, for `"litert"`, as in `keras.Model.export`.
+
+        Raises:
+            ValueError: The format is none of these, the inputs aren't known, or TFLite lacks an operation.
+        """
+        check_choice("format", format, ("tf_saved_model", "litert"))
+        self.to_model().export(filepath, format=format, verbose=verbose, input_signature=input_signature, **options)
+
+    def report(self, validation: object, batch_size: int | None = None) -> Report:
         """Returns a `Report` of the predictions on validation data: measures, each with a 95% bootstrap interval.
 
         For classification: log loss, error, expected calibration error over bins of equal width and over bins of
@@ -131,7 +163,8 @@ class Predictor:
             batch_size: Integer, for arrays. Defaults to 32.
         """
         y, weight, prediction = labelled_predictions(self._keras_model, validation, batch_size)
-        return Report([], *self._measures(y, weight, prediction), None)
+        found, ranges = self._measures(y, weight, prediction)
+        return Report([], found, ranges, None)
 
     def _measures(self, y, weight, prediction, tasks=None, with_intervals=True):
         """Returns two dictionaries by name of measure: floats, and intervals."""

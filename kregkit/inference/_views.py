@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from kregkit._core.checks import check_choice, shown
-from kregkit.data import Augment, RandomViews, Views, make_keys
+from kregkit.data import Augment, RandomViews, ViewProduct, Views, make_keys
 from kregkit.inference._layouts import LAYOUTS
 
 
@@ -18,8 +18,8 @@ class InputViews:
 
     Args:
         views: `kregkit.data.Views`, which give a fixed number of versions; `kregkit.data.Augment`, which gives a new
-            one for each draw; a callable from a batch of images to `(views, batch, ...)` or to a list of batches; or a
-            dictionary from one input's name to any of these.
+            one for each draw; a callable from a batch of images to `(views, batch, ...)` or to a list of batches; a
+            list of `Views`, for their product; or a dictionary from one input's name to any of these.
         seed: Integer, for `Augment`.
         layout: What the model's outputs say of an image, as in `marginalize`.
     """
@@ -30,6 +30,8 @@ class InputViews:
             (self.name, views), *others = views.items()
             if others:
                 raise ValueError(f"`views` must name one input of the model. Received: views={[self.name, *others]}")
+        if isinstance(views, (list, tuple)):
+            views = ViewProduct(list(views))
         if not callable(views):
             raise ValueError(f"`views` must be callable, or a dictionary of one callable. Received: views={views!r}")
         for name in keras.tree.flatten(layout):

@@ -194,7 +194,9 @@ class Ensemble(Predictor):
                 except Exception as error:
                     raise ValueError(f"Snapshot {path} does not fit the model: {error}") from error
                 members.append(Member(architecture, current_values(model), f"cycle {entry['cycle']}", entry))
-        return cls._of(members, [1] * len(members), outputs, reduce)
+        ensemble = cls._of(members, [1] * len(members), outputs, reduce)
+        ensemble.training_data = training_arrays(model)
+        return ensemble
 
     def with_drawn_weights(self, weight_draws):
         """Returns the ensemble of draws of its members' weights; `WeightDraws` makes them."""
@@ -320,11 +322,13 @@ class Ensemble(Predictor):
 
         counts = _greedy_selection(len(self), rounds, bag_loss)
         chosen = [index for index, count in enumerate(counts) if count]
-        return self._of(
+        selected = self._of(
             [self._members[index] for index in chosen], [counts[index] for index in chosen], self.outputs, self.reduce
         )
+        selected.training_data = self.training_data
+        return selected
 
-    def report(self, validation, batch_size=None):
+    def report(self, validation: object, batch_size: int | None = None) -> Report:
         """Returns a `Report` of each member and the ensemble on validation data.
 
         The measures are those of every predictor's `report`, the ensemble's with intervals. Disagreement is how often
@@ -350,7 +354,8 @@ class Ensemble(Predictor):
                 [disagreement(left[index], right[index], task[0], weight) for right in flat] for left in flat
             ])  # fmt: skip
         matrix = matrices if len(names) > 1 else matrices[names[0]]
-        return Report(rows, *self._measures(y, weight, combined), matrix)
+        found, ranges = self._measures(y, weight, combined)
+        return Report(rows, found, ranges, matrix)
 
     def _predict_members(self, validation, batch_size):
         """Returns targets, sample weights and a list of the members' predictions, from one pass over the data."""

@@ -1,5 +1,7 @@
 """The loss on the straight line between two models: whether they lie in one basin."""
 
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -123,7 +125,7 @@ class LossAlong:
     def __repr__(self):
         return str(self)
 
-    def plot(self, axes=None):
+    def plot(self, axes: Any = None) -> Any:
         """Draws it, by `kregkit.plots.loss_line`, and returns the Axes."""
         from kregkit import plots
 

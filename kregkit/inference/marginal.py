@@ -1,6 +1,8 @@
 """Averaging predictions over noise layers, test-time views and ensemble members."""
 
+import contextlib
 import dataclasses
+from collections.abc import Sequence
 
 import keras
 
@@ -8,8 +10,8 @@ from kregkit._core import rules
 from kregkit._core.backends import require_tensorflow
 from kregkit._core.checks import check_choice, check_data, check_integer, check_number
 from kregkit._core.output_kinds import check_outputs
-from kregkit.inference._averaging import REDUCTIONS
-from kregkit.inference._draw_passes import Sampler, Settings, default_rows
+from kregkit.inference._averaging import MERGES
+from kregkit.inference._draw_passes import DrawCounter, Sampler, Settings, default_rows
 from kregkit.inference._graph_split import largest_tensor
 from kregkit.inference._predictor import PredictionModel, Predictor
 from kregkit.inference._saved import MarginalModel, rebuilt
@@ -18,6 +20,7 @@ from kregkit.inference._weight_draws import WeightDraws, split_noise
 from kregkit.inference.ensemble import Ensemble
 from kregkit.inference.noise import check_expectations, drawn_layers, select_noise
 from kregkit.inference.posterior import WeightPosterior
+from kregkit.inference.report import Report
 
 
 @rules.checked(
@@ -41,9 +44,9 @@ def marginalize(
     tolerance=0.01,
     max_draws=1024,
     layout="auto",
-    weights=None,
-    data=None,
-    data_batch_size=None,
+    weights: WeightPosterior | Sequence[WeightPosterior | None] | None = None,
+    data: object = None,
+    data_batch_size: int | None = None,
 ):
     """Averages a model's noise out at test time: `y = E_z[f(x, z)]`, the mean over draws of `z`.
 
@@ -60,20 +63,25 @@ def marginalize(
         model: A built Keras model of any kind, or an `Ensemble`.
         draws: Integer, how many draws to average, for each view and member. Or `"auto"`: each example gets as many
             as bring the standard error of every number of its prediction (probabilities, where it has them) below
-            `tolerance`; the error is looked at after every 8 draws. Or `"analytic"`: one pass with the noise's
+            `tolerance`; the error is looked at after every 8 draws, and unless `verbose=0`, `predict` and `evaluate`
+            say how many draws that were. Or `"analytic"`: one pass with the noise's
             expectation in its place, which is inference for dropout and Gaussian noise, `p` times the branch for
             `StochasticDepth`, and the paper's Gaussian for `DropConnect`. It is exact where everything behind the
             noise is linear. Defaults to 16.
         views: `kregkit.data` views, such as `TenCrop(24)`, averaged over as well; `kregkit.data.Augment`, of which each
             draw uses another random version; any callable from a batch of images `(batch, height, width, channels)` to
-            `(views, batch, ...)` or to a list of batches; or `None`. Of several inputs, the views are taken of the one
+            `(views, batch, ...)` or to a list of batches; a list of `kregkit.data` views, for their product, such as
+            `[D4(), Scales()]`; or `None`. Of several inputs, the views are taken of the one
             input that is images, or of the input that a dictionary `{name: views}` names.
         noise: Which layers are drawn: `"all"`; `None`; or a list of layers of the model or of layer types. A layer
             that is not noisy itself, such as an `LSTM` or a nested model, stands for all noise inside it. In an
             Ensemble, types are looked for in all members, and naming a layer of the first member also selects the
             same layer in every member with that architecture. `keras.layers.BatchNormalization`, or one of the model's,
             in the list draws its statistics, from `data`; `"all"` doesn't. Defaults to `"all"`.
-        reduce: `"probabilities"`, `"logits"` or `"geometric"`, as in `Ensemble`.
+        reduce: `"probabilities"`, `"logits"` or `"geometric"`, the mean of probabilities or of logits, or the geometric
+            mean, as in `Ensemble`. Or `"maximum"`, of views and members: the largest probability of each class over
+            them, normalised, so that what one view shows clearly isn't averaged away; noise and weights can't be drawn
+            then, as there would be no limit in the number of draws.
         spread: Boolean, whether to also return how the draws differ. Defaults to `False`.
         seed: Integer, defaults to 0.
         batch_size: Integer, at most how many rows (draws and views times examples) share a pass; there are more only
@@ -139,7 +147,7 @@ def marginalize(
         draws=draws,
         tolerance=check_number("tolerance", tolerance, 0, low_open=True),
         max_draws=check_integer("max_draws", max_draws, 8),
-        reduce=check_choice("reduce", reduce, REDUCTIONS),
+        reduce=check_choice("reduce", reduce, MERGES),
         outputs=outputs,
         spread=bool(spread),
         seed=check_integer("seed", seed, 0),
@@ -149,6 +157,14 @@ def marginalize(
     views = None if views is None else InputViews(views, settings.seed, layout)
     ensemble = model if isinstance(model, Ensemble) else Ensemble([model])
     normalizations, others = split_noise([member.architecture.model for member in ensemble.members], noise)
+    if reduce == "maximum":
+        endless = views is not None and views.endless
+        if noise is not None or weights is not None or spread or endless:
+            raise ValueError(
+                "The maximum is of views and members, `marginalize(model, views=..., noise=None, reduce='maximum')`: "
+                "of random draws it grows with their number. Received: reduce='maximum' with noise, weights, spread "
+                "or an Augment"
+            )
     if weights is None and not any(normalizations):
         if data is not None:
             raise ValueError(
@@ -247,6 +263,8 @@ class Marginal(Predictor):
         unsure = not drawn and views is None and noise is not None and settings.draws != "analytic"
         must_draw = unsure and len(self._members) == 1 and not self._models[0].run_eagerly
         self._sampler = Sampler(self._members, self._weights, self._layer_indices, views, settings, must_draw)
+        if settings.draws == "auto":
+            self._sampler.counter = DrawCounter()
         # Losses and metrics are measured on the prediction alone.
         without_spread = dataclasses.replace(settings, spread=False)
         self._mean = Marginal(model, noise, views, without_spread) if settings.spread else None
@@ -260,7 +278,7 @@ class Marginal(Predictor):
         return f"<Marginal of {name}: draws={self._settings.draws!r}, noise={self._noise!r}{views}>"
 
     @property
-    def spread(self):
+    def spread(self) -> bool:
         """Boolean, whether predictions come with their spread."""
         return self._settings.spread
 
@@ -281,17 +299,38 @@ class Marginal(Predictor):
 
     compile.__doc__ = Predictor.compile.__doc__
 
+    def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
+        with self._counted(verbose):
+            return super().predict(x, batch_size, verbose, steps, callbacks)
+
+    predict.__doc__ = Predictor.predict.__doc__
+
     def evaluate(self, x=None, y=None, **arguments):
-        mean = super() if self._mean is None else self._mean
-        return mean.evaluate(x, y, **arguments)
+        if self._mean is not None:
+            return self._mean.evaluate(x, y, **arguments)
+        with self._counted(arguments.get("verbose", "auto")):
+            return super().evaluate(x, y, **arguments)
 
     evaluate.__doc__ = Predictor.evaluate.__doc__
 
-    def report(self, validation, batch_size=None):
-        mean = super() if self._mean is None else self._mean
-        return mean.report(validation, batch_size)
+    def report(self, validation: object, batch_size: int | None = None) -> Report:
+        if self._mean is not None:
+            return self._mean.report(validation, batch_size)
+        return super().report(validation, batch_size)
 
     report.__doc__ = Predictor.report.__doc__
+
+    @contextlib.contextmanager
+    def _counted(self, verbose):
+        """Counts the draws of a pass over data with `draws="auto"`, and says afterwards how many there were."""
+        counter = self._sampler.counter
+        if counter is None or self._is_plain:
+            yield
+            return
+        counter.reset()
+        yield
+        if verbose and counter.text():
+            print(f"{counter.text()}: tolerance={self._settings.tolerance:g}, max_draws={self._settings.max_draws}")
 
     def _examples_at_a_time(self):
         if self._is_plain:

@@ -34,7 +34,7 @@ class Report(Notebook):
     b              0.375       0
     """
 
-    def __init__(self, members, ensemble, intervals, disagreement):
+    def __init__(self, members: list[dict], ensemble: dict, intervals: dict, disagreement: object) -> None:
         self.members = members
         self.ensemble = ensemble
         self.intervals = intervals

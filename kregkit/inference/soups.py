@@ -15,7 +15,7 @@ from kregkit.inference._predictor import Predictor
 from kregkit.inference._saved import rebuilt
 from kregkit.inference._weight_evaluator import WeightEvaluator, check_same_architecture, warn_of_statistics
 from kregkit.inference.ensemble import Ensemble
-from kregkit.inference.loss_lines import walked
+from kregkit.inference.loss_lines import LossAlong, walked
 
 
 class DifferentBasinsError(ValueError):
@@ -26,7 +26,7 @@ class DifferentBasinsError(ValueError):
         line: The `LossAlong` between them.
     """
 
-    def __init__(self, message, line):
+    def __init__(self, message: str, line: LossAlong) -> None:
         super().__init__(message)
         self.line = line
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from kregkit._core import rules
 from kregkit._core.optional import import_optional
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _INK = "0.25"
 
@@ -19,8 +16,11 @@ _INK = "0.25"
     landscapes=rules.mapping(rule=rules.mapping("function", "paths", "limits"), empty=False),
     groups=rules.entries(rules.entries(rules.word()), none=True),
     colors=rules.mapping(none=True, rule=rules.color),
+    below=rules.word(empty=True),
 )
-def trajectories(landscapes: Any, groups: Any = None, colors: Any = None, axes: Any = None) -> Figure:
+def trajectories(
+    landscapes: Any, groups: Any = None, colors: Any = None, axes: Any = None, *, below: str = "loss above the lowest"
+) -> np.ndarray:
     """Draws what paths rules take over two-dimensional landscapes, and their losses against steps.
 
     One column per landscape. Above, one map per group of rules: filled contours evenly spaced in the logarithm of the
@@ -36,10 +36,13 @@ def trajectories(landscapes: Any, groups: Any = None, colors: Any = None, axes: 
             - `"lowest"`: optional float, the lowest loss. Defaults to 0;
             - `"labels"`: optional dictionary from a rule's name to a note, such as its rate;
             - `"faint"`: optional dictionary from a rule's name to further losses, an array, drawn thin and dashed;
+            - `"below"`: optional dictionary from a rule's name to an array `(steps + 1,)` of positive numbers, drawn
+              against steps in place of the losses;
             - `"note"`: optional string below the title.
         groups: List of lists of names, the rules of each row of maps. Defaults to one row with all.
         colors: Dictionary from a rule's name to a colour. Defaults to matplotlib's cycle.
         axes: Array of matplotlib Axes `(number of groups + 1, number of landscapes)`. Defaults to a new figure's.
+        below: String, what the lowest row shows. Defaults to `"loss above the lowest"`.
 
     Returns:
         The array of Axes.
@@ -70,7 +73,8 @@ def trajectories(landscapes: Any, groups: Any = None, colors: Any = None, axes: 
                     f"Received: shape={np.shape(path)}"
                 )
     if axes is None:
-        size = (3.5 * shape[1] + 1.3, 2.6 * shape[0] + 1.5)
+        notes = [len(landscape.get("labels", {})) for landscape in landscapes.values()]
+        size = (3.5 * shape[1] + 1.3, 2.6 * shape[0] + 1.5 + 0.08 * max(notes, default=0))
         _, axes = plt.subplots(*shape, figsize=size, squeeze=False, layout="constrained")
     axes = np.asarray(axes)
     if axes.shape != shape:
@@ -92,7 +96,7 @@ def trajectories(landscapes: Any, groups: Any = None, colors: Any = None, axes: 
         axes[row, -1].legend(
             handles, group, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=10, labelcolor=_INK
         )
-    axes[-1, 0].set_ylabel("loss above the lowest", color=_INK)
+    axes[-1, 0].set_ylabel(below, color=_INK)
     return axes
 
 
@@ -127,14 +131,16 @@ def _losses(axis, landscape, colors):
         reached = np.flatnonzero(values <= floor)
         return values[: reached[0] + 1] if len(reached) else values
 
+    given = landscape.get("below")
     for name, losses in landscape.get("faint", {}).items():
         axis.plot(visible(losses), "--", color=colors.get(name, _INK), linewidth=0.8, alpha=0.7)
     for name, path in landscape["paths"].items():
         label = f"{name} {landscape['labels'][name]}" if name in landscape.get("labels", {}) else None
-        values = visible(function(*np.asarray(path, float).T))
+        values = visible(function(*np.asarray(path, float).T)) if given is None else np.asarray(given[name], float)
         axis.plot(values, color=colors[name], linewidth=1.6, alpha=0.95, label=label)
     axis.set_yscale("log")
-    axis.set_ylim(floor, 5 * start)
+    if given is None:
+        axis.set_ylim(floor, 5 * start)
     axis.set_xlabel("step", color=_INK)
     axis.grid(True, color="0.92")
     axis.set_axisbelow(True)
@@ -142,8 +148,10 @@ def _losses(axis, landscape, colors):
     _quiet(axis)
     if landscape.get("labels"):
         # Below the curves, where it hides none.
+        longest = max(len(f"{name} {note}") for name, note in landscape["labels"].items())
         axis.legend(
-            loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=7.5, frameon=False, labelcolor="0.4",
+            loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2 if longest < 24 else 1, fontsize=7.5, frameon=False,
+            labelcolor="0.4",
             labelspacing=0.2, handlelength=1.2, columnspacing=0.8,
         )  # fmt: skip
 

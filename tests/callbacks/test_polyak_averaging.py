@@ -535,6 +535,7 @@ def swag(rows, rank):
     return mean, ((rows**2).mean(0) - mean**2) / 2, kept.T @ kept / (2 * (len(kept) - 1))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("every", [None, 3])
 def test_posterior_against_a_replay(every):
     optimizer = keras.optimizers.SGD(0.2)

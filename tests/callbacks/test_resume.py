@@ -10,7 +10,7 @@ from callbacks import resume_runs
 from kregkit._core.directory_lock import DirectoryLock
 from kregkit._core.weights import same_bits
 from kregkit.callbacks import CosineDecay, Resume, SnapshotEnsemble
-from kregkit.resume_check import main, verify
+from kregkit.resume_check import Verification, main, verify
 
 pytestmark = pytest.mark.trains
 
@@ -264,10 +264,52 @@ def test_data_sets_with_seeds_are_not_refused(tmp_path):
     run(tmp_path, data=dataset(lambda data: data.shuffle(24, seed=1)), epochs=1)
 
 
+class OwnStep(keras.Model):
+    """Has a `train_step` of its own, in which its layers are built."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = keras.layers.Dense(1)
+
+    def call(self, inputs):
+        return self.layer(inputs)
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = keras.ops.mean(keras.ops.square(self(x, training=True)[:, 0] - keras.ops.cast(y, "float32")))
+        weights = self.trainable_variables
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights))
+        return {"loss": loss}
+
+
+def test_a_model_that_its_own_step_builds_is_refused_before_it(tmp_path):
+    def fit(directory, built, die=None):
+        keras.utils.set_random_seed(1)
+        model = OwnStep()
+        if built:
+            model(keras.ops.zeros((1, 6)))
+        model.compile("adam")
+        return run(directory, die, model=model, epochs=2, save_freq=3)
+
+    with pytest.raises(ValueError, match="call it once on a batch of inputs before `fit`.*Received: model="):
+        fit(tmp_path / "unbuilt", built=False)
+    assert not list(tmp_path.glob("*/checkpoint-*"))
+    whole, history = fit(tmp_path / "whole", built=True)
+    fit(tmp_path / "killed", built=True, die=6)
+    again, resumed = fit(tmp_path / "killed", built=True)
+    assert resumed == history and same_bits(again.get_weights(), whole.get_weights())
+
+
 def test_backup_and_restore_is_refused_beside_it(tmp_path):
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
     with pytest.raises(ValueError, match="BackupAndRestore and Resume both"):
         run(tmp_path, callbacks=[backup])
+
+
+def test_no_kill_is_no_proof():
+    assert "nothing is proved" in str(Verification(0, 0, 3, []))
+    assert str(Verification(2, 1, 3, [])).startswith("bit-identical after 2 kills, 1 of them")
 
 
 def test_the_command_line_hands_on_what_is_behind_two_dashes(tmp_path, capfd):
@@ -276,7 +318,7 @@ def test_the_command_line_hands_on_what_is_behind_two_dashes(tmp_path, capfd):
     with pytest.raises(SystemExit):
         main([str(script), "--kills", "1", "--", "--smoke", "-x"])
     output = capfd.readouterr()
-    assert output.out == "['--smoke', '-x']\n" and "exit code 3" in output.err
+    assert "['--smoke', '-x']\n" in output.out and "exit code 3" in output.err
 
 
 def test_the_check_finds_a_run_that_goes_on_otherwise(tmp_path):

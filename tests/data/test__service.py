@@ -55,7 +55,8 @@ def test_the_batches_are_the_same(service, options):
         assert made[0].epoch.numpy() == made[1].epoch.numpy() > 0
 
 
-def test_single_images_from_a_folder(service, tmp_path):
+@pytest.mark.parametrize("window", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_single_images_from_a_folder(window, service, tmp_path):
     for label in range(2):
         (tmp_path / f"class{label}").mkdir()
         for index in range(4):
@@ -64,8 +65,13 @@ def test_single_images_from_a_folder(service, tmp_path):
             entry = b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x0112, 3, 1, 1 + 4 * label + index, 0, 0)
             header = b"\xff\xe1" + struct.pack(">H", len(entry) + 8) + b"Exif\0\0" + entry
             (tmp_path / f"class{label}" / f"{index}.jpg").write_bytes(content[:2] + header + content[2:])
-    made = [data.pipeline(tmp_path, 1, [], seed=1, service=one) for one in (service, None)]
+    operations = [data.RandomResizedCrop(4)] if window else []
+    made = [data.pipeline(tmp_path, 1, operations, seed=1, service=one) for one in (service, None)]
     assert_same(*made)
+    if window:
+        return
+    with pytest.raises(ValueError, match=r"0\.jpg can't be read: it would have 48 pixels, more than `max_pixels=47`"):
+        data.pipeline(data.image_folder(tmp_path, max_pixels=47), 1, service=service)
     assert {batch[0].shape[1:3] for batch in batches(made[0])} == {(8, 6), (6, 8)}
 
 

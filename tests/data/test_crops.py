@@ -6,7 +6,7 @@ import tensorflow as tf
 from data.reference import resample
 from scipy import stats
 
-from kregkit.data import Augment, RandomCrop, RandomResizedCrop, make_keys
+from kregkit.data import Augment, CenterCrop, RandomCrop, RandomResizedCrop, ResizeShortSide, make_keys
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 7, 9, 3), dtype="uint8")
 KEYS = make_keys(0, 0, tf.range(4))
@@ -53,12 +53,63 @@ def test_resized_crop_against_numpy():
         ratio = math.exp(math.log(3 / 4) + math.log(16 / 9) * draw[1])
         ratio = min(max(ratio, area / 49), 81 / area)
         width, height = math.sqrt(area * ratio), math.sqrt(area / ratio)
-        y, x = (draw[2] - 0.5) * (7 - height), (draw[3] - 0.5) * (9 - width)
+        if min(height / 6, width / 5) >= 1:
+            # Whole pixels, as the part is larger than the output.
+            top, left = round(draw[2] * (7 - height)), round(draw[3] * (9 - width))
+            height, width = round(height), round(width)
+            y, x = min(top, 7 - height) + height / 2 - 3.5, min(left, 9 - width) + width / 2 - 4.5
+        else:
+            y, x = (draw[2] - 0.5) * (7 - height), (draw[3] - 0.5) * (9 - width)
 
         def back(j, i, x=x, y=y, width=width, height=height):
             return x + j * width / 5, y + i * height / 6
 
         np.testing.assert_allclose(one, resample(image, back, (6, 5)) / 255, atol=2e-5)
+
+
+def test_large_parts_lie_on_the_grid_of_a_decoder():
+    crop = RandomResizedCrop((8, 10), scale=(0.002, 1.0))
+    (_, top, height, _), (_, left, width, _) = crop.window(Augment([crop]).draws(MANY, 0), 101, 203)
+    part_height, part_width, y, x = crop.part(Augment([crop]).draws(MANY, 0), 101, 203)
+    scale = np.minimum(part_height / 8, part_width / 10)
+    grid = np.minimum(2.0 ** np.floor(np.log2(scale)), 8)
+    assert set(grid[scale >= 1]) == {1, 2, 4, 8}
+    for start, length, part, centre, size in ((top, height, part_height, y, 101), (left, width, part_width, x, 203)):
+        start, length, part = start.numpy(), length.numpy(), part.numpy()
+        assert (start >= 0).all() and (start + length <= size + 1e-4).all()
+        large = scale >= 1
+        assert not (start % grid)[large].any() and not (length % grid)[large].any()
+        # Both edges move by less than a square of the grid, and as little at its border.
+        first = (size - part) / 2 + centre
+        assert (np.abs(start - first) < 1.5 * grid)[large].all() and (np.abs(length - part) < grid)[large].all()
+        np.testing.assert_allclose(start[~large], first[~large], atol=1e-4)
+
+
+def test_centre_crop_and_short_side():
+    images = np.random.default_rng(1).integers(0, 256, (3, 20, 31, 3), "uint8")
+    np.testing.assert_allclose(CenterCrop((9, 12))(images) * 255, images[:, 5:14, 9:21], rtol=1e-5)
+    # In training and at test time alike, with keys of any value.
+    np.testing.assert_array_equal(CenterCrop(9)(images, key=1), Augment([CenterCrop(9)])(images, 2, training=False))
+    assert ResizeShortSide(10)(images).shape == (3, 10, 16, 3)
+    np.testing.assert_allclose(ResizeShortSide(20)(images, key=3) * 255, images, atol=1e-3)
+    crop = ResizeShortSide((15, 60))
+    sides, _ = (side.numpy() for side in crop.drawn_size(Augment([crop]).draws(MANY, 0), 20, 31))
+    assert (np.unique(sides) == np.arange(15, 61)).all()
+    counts = np.bincount(sides)[15:]
+    assert stats.chisquare(counts).pvalue > 1e-6
+    # A crop of the resized image, computed one by one.
+    u = Augment([crop, RandomCrop(0, 12)]).draws(KEYS[:3], 0).numpy()
+    positions = Augment([crop, RandomCrop(0, 12)]).draws(KEYS[:3], 1).numpy()
+    for image, draw, place, one in zip(images, u, positions, Augment([crop, RandomCrop(0, 12)])(images, KEYS[:3])):
+        height = 15 + int(draw[0] * 46)
+        width = round(height * 31 / 20)
+        top, left = int(place[0] * (height - 11)), int(place[1] * (width - 11))
+        resized = resample(image, lambda j, i, w=width, h=height: (j * 31 / w, i * 20 / h), (height, width))
+        np.testing.assert_allclose(one, resized[top : top + 12, left : left + 12] / 255, atol=1e-4)
+    with pytest.raises(ValueError, match="one size: let a crop follow"):
+        crop(images)
+    with pytest.raises(ValueError, match="needs images of at least its size"):
+        Augment([ResizeShortSide((15, 60)), RandomCrop(0, size=16)])
 
 
 def test_resized_crop_draws():
@@ -88,6 +139,8 @@ def test_resized_crop_at_test_time_is_the_largest_central_part():
         (lambda: RandomCrop(-1), "padding"),
         (lambda: RandomCrop(size=(1, 2, 3)), "size"),
         (lambda: RandomResizedCrop(0), "size"),
+        (lambda: CenterCrop(0), "size"),
+        (lambda: ResizeShortSide((3, 2)), "size"),
         (lambda: RandomResizedCrop(8, scale=(0.0, 1.0)), "scale"),
         (lambda: RandomResizedCrop(8, scale=(0.5, 1.5)), "scale"),
         (lambda: RandomResizedCrop(8, ratio=(2, 1)), "ratio"),

@@ -88,6 +88,10 @@ def test_every_kind_of_file_gives_three_channels_of_bytes(tmp_path):
         assert image.dtype == np.uint8
         # 16 bits may be rounded or cut off.
         np.testing.assert_allclose(image, expected[os.path.basename(path)][1], atol="deep" in path)
+    for path, (image, _) in zip(source.paths, image_folder(tmp_path, channels=4), strict=True):
+        alpha = rgba[..., 3:] if "alpha" in path else 255
+        np.testing.assert_array_equal(image[..., 3:], np.broadcast_to(alpha, (6, 9, 1)))
+        np.testing.assert_allclose(image[..., :3], expected[os.path.basename(path)][1], atol="deep" in path)
     for path, (image, _) in zip(source.paths, image_folder(tmp_path, channels=1), strict=True):
         luma = expected[os.path.basename(path)][1] @ np.array([0.299, 0.587, 0.114])
         np.testing.assert_allclose(image[..., 0], luma, atol=1.5, err_msg=path)
@@ -248,3 +252,58 @@ def test_a_csv_that_is_none_is_named(content, tmp_path):
     (tmp_path / "labels.csv").write_bytes(content)
     with pytest.raises(ValueError, match=r"labels\.csv is no CSV file in UTF-8"):
         image_folder(tmp_path, labels=tmp_path / "labels.csv")
+
+
+def open_many(root, num_classes, per_class):
+    """Makes empty files, and returns the source and the bytes that opening it took at most."""
+    import tracemalloc
+
+    for number in range(num_classes):
+        (root / f"n{number:08d}").mkdir()
+        for index in range(per_class):
+            os.mknod(root / f"n{number:08d}" / f"n{number:08d}_{index}.JPEG")
+    tracemalloc.start()
+    source = image_folder(root)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return source, peak
+
+
+def check_many(source, peak, num_classes, per_class):
+    assert len(source) == num_classes * per_class and len(source.class_names) == num_classes
+    assert source.paths == sorted(source.paths)
+    np.testing.assert_array_equal(source.labels, np.repeat(np.arange(num_classes), per_class))
+    # The names as strings, those of TensorFlow, and lists of references to them.
+    assert peak < 4 * sum(len(path) + 60 for path in source.paths)
+
+
+def test_opening_a_folder_takes_the_memory_of_its_names(tmp_path):
+    check_many(*open_many(tmp_path, 30, 40), 30, 40)
+
+
+@pytest.mark.slow
+def test_opening_a_folder_of_a_million_names(tmp_path):
+    check_many(*open_many(tmp_path, 1000, 1300), 1000, 1300)
+
+
+def test_opening_a_folder_asks_the_disk_about_no_file(tmp_path, monkeypatch):
+    for name in ("a/1.png", "a/b/2.JPG", "c/3.png"):
+        save(tmp_path / name, pixels()) if name.endswith("png") else (tmp_path / "a" / "b").mkdir()
+    (tmp_path / "a" / "b" / "2.JPG").write_bytes(b"")
+    asked = []
+    for name in ("stat", "lstat"):
+        plain = getattr(os, name)
+        monkeypatch.setattr(
+            os, name, lambda path, *a, plain=plain, **k: (asked.append(str(path)), plain(path, *a, **k))[1]
+        )
+    source = image_folder(tmp_path)
+    assert [os.path.relpath(path, tmp_path) for path in source.paths] == ["a/1.png", "a/b/2.JPG", "c/3.png"]
+    assert not any(path.lower().endswith(("png", "jpg")) for path in asked)
+
+
+def test_order_is_that_of_paths(tmp_path):
+    for name in ("a/1-2/1.png", "a/1/1.png", "a/1.png", "a-b/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    source = image_folder(tmp_path)
+    assert source.paths == [str(path) for path in sorted(tmp_path.rglob("*.png"))]

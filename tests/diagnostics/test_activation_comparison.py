@@ -80,6 +80,14 @@ def test_large_weights_saturate():
     assert found["Xavier", "tanh", False]["layers"][0]["saturated"] > 0.5
 
 
+def test_weights_of_deviation_one_saturate_tanh():
+    found = compare_activations([100] * 4, initializers=["1 normal"], activations=["tanh"], batch_normalization=[False])
+    run = found["1 normal", "tanh", False]
+    assert run["verdict"] == "saturated"
+    # Of a unit whose input is N(0, 100), tanh is within 0.99 and 1 in size with probability 0.79.
+    assert run["layers"][0]["saturated"] > 0.7
+
+
 def test_own_convolutional_model_is_left_alone():
     keras.utils.set_random_seed(0)
     inputs = keras.Input((8, 8, 1))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from kregkit.inference import Ensemble
+from kregkit.inference import Ensemble, marginalize
 from kregkit.inference._draw_passes import Sampler, Settings, default_rows
 from kregkit.inference.noise import select_noise
 
@@ -64,3 +64,17 @@ def test_automatic_draws_end_together_or_one_by_one():
     assert set(rows) == {32}
     _, spread = sampled(rows, draws="auto", tolerance=10.0)
     assert np.asarray(spread["draws"]).tolist() == [8] * 4
+
+
+def test_what_auto_stopped_at_is_said(capsys):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dropout(0.5), keras.layers.Dense(1, use_bias=False)])
+    model.set_weights([np.ones((2, 1))])
+    marginal = marginalize(model, draws="auto", tolerance=0.05, max_draws=32, outputs="values", spread=True)
+    # Without input there is no spread, with a large one there is too much.
+    x = np.repeat([[0.0, 0.0], [9.0, 9.0]], [3, 1], axis=0)
+    _, spread = marginal.predict(x, verbose=2)
+    assert spread["draws"].tolist() == [8, 8, 8, 32]
+    said = "14.0 draws per example on average, 8 to 32; 1 of 4 examples took as many as are allowed"
+    assert f"{said}: tolerance=0.05, max_draws=32" in capsys.readouterr().out
+    marginal.predict(x, verbose=0)
+    assert capsys.readouterr().out == ""

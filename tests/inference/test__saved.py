@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 from kregkit.data import Augment, Flips, RandomRotation, TenCrop
-from kregkit.inference import Ensemble, marginalize
+from kregkit.inference import Ensemble, calibrate, marginalize
 
 pytestmark = pytest.mark.one_in(2)
 
@@ -125,3 +125,20 @@ def test_what_tflite_lacks(tmp_path):
     for arguments in ({"format": "onnx"}, {"format": "litert", "filepath": tmp_path / "model"}):
         with pytest.raises(ValueError, match="must.*Received: "):
             model.export(**{"filepath": tmp_path / "model.onnx", "verbose": False, **arguments})
+
+
+@pytest.mark.one_in(3)
+@pytest.mark.parametrize("name", ["ensemble", "noise", "calibrated"])
+def test_every_predictor_exports_itself(name, tmp_path):
+    if name == "calibrated":
+        model = dense()
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        data = np.tile(ROWS, (40, 1)), np.arange(120) % 3
+        predictor = calibrate(model, data)
+    else:
+        predictor = CASES[name][0]()
+    predictor.export(tmp_path / "exported", verbose=False)
+    loaded = tf.saved_model.load(tmp_path / "exported")
+    assert_close(loaded.serve(ROWS), predictor.predict(ROWS, verbose=0))
+    with pytest.raises(ValueError, match="Received: format='onnx'"):
+        predictor.export(tmp_path / "exported", format="onnx")

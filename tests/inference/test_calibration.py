@@ -46,6 +46,7 @@ def by_sklearn(logits, labels, method):
     return CalibratedClassifierCV(known, method=method).fit(logits, labels).predict_proba(logits)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("activation", [None, "softmax"])
 def test_temperature_against_scikit_learn(activation):
     model = zoo.classifier(0, activation)
@@ -67,6 +68,7 @@ def test_temperature_of_a_binary_output_against_scikit_learn():
     np.testing.assert_allclose(result[:, 0], expected[:, 1], rtol=1e-4)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("activation", [None, "softmax"])
 def test_isotonic_against_scikit_learn(activation):
     model = zoo.classifier(1, activation)

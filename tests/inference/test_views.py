@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras import layers
 
 from kregkit.data import (
+    D4,
     Augment,
     ColorJitter,
     Cutout,
@@ -23,7 +24,9 @@ from kregkit.data import (
     RandomRotation,
     RandomStretch,
     RandomTranslation,
+    Scales,
     TenCrop,
+    ViewProduct,
     Views,
 )
 from kregkit.inference import Ensemble, marginalize
@@ -316,3 +319,38 @@ class TestFiles:
             config = json.loads(json.dumps(InputViews(views, 3, "pixels").get_config()))
             again = InputViews.from_config(config)
             assert again.get_config() == InputViews(views, 3, "pixels").get_config()
+
+
+def test_maximum_and_products_of_views_against_loops():
+    keras.utils.set_random_seed(0)
+    body = [layers.GlobalAveragePooling2D(), layers.Dense(3, activation="softmax")]
+    model = keras.Sequential([keras.Input((None, None, 1)), layers.Conv2D(4, 3, activation="tanh"), *body])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    images = np.random.default_rng(0).normal(size=(3, 8, 8, 1)).astype("float32")
+    views = [D4(), Scales((0.75, 1.5))]
+    each = np.array([model.predict(view, verbose=0) for view in ViewProduct(views).each(images)])
+    assert each.shape == (16, 3, 3)
+    largest = each.max(0)
+    expected = {"maximum": largest / largest.sum(-1, keepdims=True), "probabilities": each.mean(0)}
+    geometric = np.exp(np.log(each).mean(0))
+    expected["geometric"] = geometric / geometric.sum(-1, keepdims=True)
+    for reduce, result in expected.items():
+        marginal = marginalize(model, views=views, noise=None, reduce=reduce)
+        np.testing.assert_allclose(marginal.predict(images, verbose=0), result, atol=1e-5)
+    with pytest.raises(ValueError, match="of views and members.* Received: reduce='maximum'"):
+        marginalize(model, views=views, reduce="maximum")
+
+
+def test_maximum_of_pixels_is_over_the_views_that_show_them():
+    keras.utils.set_random_seed(0)
+    body = layers.Conv2D(1, 3, padding="same", activation="sigmoid")
+    model = keras.Sequential([keras.Input((6, 6, 1)), body])
+    model.compile("sgd", "binary_crossentropy")
+    images = np.random.default_rng(0).normal(size=(2, 6, 6, 1)).astype("float32")
+    result = marginalize(model, views=D4(), noise=None, reduce="maximum").predict(images, verbose=0)
+    each = []
+    for k in range(4):
+        turned = model.predict(np.ascontiguousarray(np.rot90(images, k, (1, 2))), verbose=0)
+        mirrored = model.predict(np.ascontiguousarray(np.rot90(images[:, :, ::-1], k, (1, 2))), verbose=0)
+        each += [np.rot90(turned, -k, (1, 2)), np.rot90(mirrored, -k, (1, 2))[:, :, ::-1]]
+    np.testing.assert_allclose(result, np.max(each, axis=0), atol=1e-4)

@@ -36,6 +36,13 @@ def test_paths_and_losses_are_drawn_as_given(landscape):
     assert axes[0, 0].get_xlim() == (-2, 2)
 
 
+def test_other_numbers_than_losses_are_drawn_below(landscape):
+    slopes = {"a": np.array([4.0, 2.0, 0.5]), "b": np.array([4.0, 1.0])}
+    axes = trajectories({"one": {**landscape, "below": slopes}}, colors={"a": "#ff0000"}, below="gradient")
+    np.testing.assert_array_equal(line(axes[1, 0], "#ff0000").get_ydata(), slopes["a"])
+    assert axes[1, 0].get_ylabel() == "gradient" and axes[1, 0].get_yscale() == "log"
+
+
 def test_notes_labels_and_faint_curves(landscape):
     given = {**landscape, "note": "a note", "labels": {"a": "(0.1)"}, "faint": {"a": np.array([4.5, 1.5, 1.0])}}
     axes = trajectories({"one": given})

@@ -1,0 +1,184 @@
+"""Transfer of the network trained on ImageNet: to photographs, which are like its data, and to digits, which aren't."""
+
+import functools
+import pathlib
+import sys
+
+import _claims_training as training
+import keras
+import numpy as np
+from _claims import claim
+from keras import layers
+
+from kregkit.transfer import freeze, linear_probe, replace_head, unfreeze
+
+SIZE, STEPS, BATCH_SIZE, NUM_TEST = 64, 60, 20, 480
+LITTLE, MORE = 5, 40
+STAGES = ["block_2", "block_4", "block_10", "pool"]
+RATES = {"few": (3e-4, 1e-3), "many": (1e-4, 3e-4), "scratch": (1e-3, 3e-3)}
+
+
+@functools.cache
+def body():
+    """Returns EfficientNet-Lite0 up to its averaged features, for small images."""
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "examples"))
+    from _imagenet import efficientnet_lite0
+
+    return efficientnet_lite0(input_shape=(SIZE, SIZE, 3), include_top=False)
+
+
+@functools.cache
+def _photographs():
+    from sklearn.datasets import load_sample_images
+
+    return [image.astype("float32") for image in load_sample_images().images]
+
+
+def photograph_cells(seed, per_class, part):
+    """Returns crops of 12 cells of scikit-learn's two photographs, and which cell each is from.
+
+    Crops to train on lie in the left half of a cell, those to tune and to test on in the right half, so that no pixel
+    is in both.
+    """
+    rng = np.random.default_rng([seed, part == "train"])
+    crops, labels = [], []
+    for label in range(12):
+        image, row, column = _photographs()[label // 6], label % 6 // 3, label % 3
+        height, width = image.shape[0] // 2, image.shape[1] // 3
+        for _ in range(per_class):
+            size = rng.integers(48, 90)
+            top = row * height + rng.integers(0, height - size)
+            left = column * width + (0 if part == "train" else width // 2) + rng.integers(0, width // 2 - size)
+            crops.append(keras.ops.image.resize(image[top : top + size, left : left + size], (SIZE, SIZE)))
+            labels.append(label)
+    return np.stack([keras.ops.convert_to_numpy(crop) for crop in crops]), np.array(labels)
+
+
+def digits(seed, per_class, part):
+    """Returns MNIST's digits as colour images; to train on from the pool, to test on from the test digits."""
+    x, y, x_test, y_test = training.mnist()
+    rng = np.random.default_rng([seed, part == "train"])
+    x, y = (x, y) if part == "train" else (x[1000:], y[1000:]) if part == "tune" else (x_test, y_test)
+    # The first half of the pool trains and the second tunes.
+    chosen = np.concatenate(
+        [
+            rng.permutation(np.flatnonzero(y[:1000] == label if part == "train" else y == label))[:per_class]
+            for label in range(10)
+        ]
+    )
+    large = keras.ops.image.resize(x[chosen], (SIZE, SIZE))
+    return 255 * np.repeat(keras.ops.convert_to_numpy(large), 3, axis=-1), y[chosen]
+
+
+TASKS = {"photographs": (photograph_cells, 12), "digits": (digits, 10)}
+
+
+@functools.cache
+def _network(way, classes):
+    """Returns a compiled network and the values that it starts from."""
+    if way == "scratch":
+        # Small enough for so few images, as one would choose it without pretrained weights.
+        stack = [keras.Input((SIZE, SIZE, 3)), layers.Rescaling(1 / 128, -1)]
+        for channels in (16, 32, 64):
+            stack += [
+                layers.Conv2D(channels, 3, padding="same", use_bias=False),
+                layers.BatchNormalization(momentum=0.9),
+            ]
+            stack += [layers.ReLU(), layers.MaxPooling2D()]
+        model = keras.Sequential([*stack, layers.GlobalAveragePooling2D(), layers.Dense(classes)])
+    else:
+        model = replace_head(body(), num_classes=classes)
+        freeze(model)
+        unfreeze(model, start="block_14_expand" if way == "few" else "block_3_expand")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(1e-3), loss, steps_per_execution=20, jit_compile=False)
+    model.optimizer.build(model.trainable_variables)
+    variables = [*model.variables, *model.optimizer.variables]
+    return model, [(variable, keras.ops.convert_to_numpy(variable)) for variable in variables]
+
+
+def _fitted(way, x, y, classes, rate, seed, steps):
+    model, values = _network(way, classes)
+    for variable, value in values:
+        variable.assign(value)
+    # New weights where none were trained.
+    keras.utils.set_random_seed(seed)
+    for layer in model.layers if way == "scratch" else model.layers[-1:]:
+        if hasattr(layer, "kernel"):
+            layer.kernel.assign(keras.initializers.GlorotUniform(seed)(layer.kernel.shape))
+    model.optimizer.learning_rate = rate
+    rng = np.random.default_rng(seed)
+    count = steps * BATCH_SIZE
+    order = np.concatenate([rng.permutation(len(x)) for _ in range(-(-count // len(x)))])[:count]
+    model.fit(x[order], y[order], BATCH_SIZE, 1, 0, shuffle=False)
+    return model
+
+
+def _error(way, task, per_class, seed, lab, rate=None, part="test"):
+    make, classes = TASKS[task]
+    x, y = make(seed, per_class, "train")
+    x_test, y_test = make(seed, 4 if lab.smoke else NUM_TEST // classes, part)
+    if way in ("top", "stages"):
+        model = linear_probe(
+            body(), (x, y), layers=STAGES if way == "stages" else ["pool"], penalty=0.1, seed=seed
+        ).model
+    else:
+        # Equal budgets of steps; the small network's are cheaper, so it gets five times as many.
+        steps = 20 if lab.smoke else 5 * STEPS if way == "scratch" else STEPS
+        model = _fitted(way, x, y, classes, rate or _rate(way, task, per_class, lab), seed, steps)
+    return training.error(model.predict(x_test, batch_size=120, verbose=0), y_test)
+
+
+def _rate(way, task, per_class, lab):
+    key = f"transfer, {way}, {task}, {per_class} per class"
+    if key not in lab.found:
+        rates = RATES[way][:1] if lab.smoke else RATES[way]
+        scores = {rate: _error(way, task, per_class, training.TUNING_SEED, lab, rate, "tune") for rate in rates}
+        lab.note(key, rate=min(scores, key=scores.get), errors={f"{rate:g}": score for rate, score in scores.items()})
+    return lab.found[key]["rate"]
+
+
+_known = {}
+
+
+def _once(*key, lab):
+    if key not in _known:
+        _known[key] = _error(*key, lab)
+    return _known[key]
+
+
+def register(group):
+    """Registers the claims of the lecture's 2 x 2 table, each the recommended way against another."""
+    names = {
+        "top": "probe", "stages": "probe, best stage", "few": "few layers", "many": "many layers",
+        "scratch": "from scratch",
+    }  # fmt: skip
+    few, many = "fine-tuning a few layers beats", "fine-tuning many layers beats"
+    table = (
+        (
+            "little_similar",
+            f"photographs, {LITTLE} a class: a linear probe beats training from scratch",
+            "top",
+            "scratch",
+        ),
+        ("more_similar", f"photographs, {MORE} a class: {few} the probe", "few", "top"),
+        ("more_scratch", f"photographs, {MORE} a class: {few} training from scratch", "few", "scratch"),
+        (
+            "little_different",
+            f"digits, {LITTLE} a class: a probe on the best stage beats one on the last",
+            "stages",
+            "top",
+        ),
+        ("more_different", f"digits, {MORE} a class: {many} a few", "many", "few"),
+        ("different_scratch", f"digits, {MORE} a class: {many} training from scratch", "many", "scratch"),
+    )
+
+    def add(name, says, first, second):
+        task, per_class = says.split(",")[0], LITTLE if "little" in name else MORE
+
+        @claim(f"transfer_{name}", says, group, (names[first], names[second]), seeds=4)
+        def measure(seed, lab):
+            return tuple(_once(way, task, per_class, seed, lab=lab) for way in (first, second))
+
+    for row in table:
+        add(*row)

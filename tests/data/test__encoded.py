@@ -1,0 +1,146 @@
+"""JPEG files whose windows alone are decoded, compared with the whole image cut afterwards."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from kregkit.data import (
+    Augment,
+    CenterCrop,
+    ColorJitter,
+    MixUp,
+    RandomCrop,
+    RandomFlip,
+    RandomResizedCrop,
+    RandomRotation,
+    ResizeShortSide,
+    image_folder,
+    make_keys,
+    pipeline,
+)
+from kregkit.data._windows import windows
+
+SIZES = ((61, 90), (150, 119), (203, 341))
+
+
+def smooth(height, width):
+    """A picture without detail finer than what a decoder at an eighth of the size keeps."""
+    y, x = np.mgrid[:height, :width] / 40
+    return np.stack([np.sin(y + x), np.cos(y - 2 * x), np.sin(3 * y) * np.cos(x)], -1) * 100 + 128
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Photographs of three sizes, some turned by their EXIF header, a grey one, and a PNG file."""
+    root = tmp_path_factory.mktemp("photographs")
+    (root / "a").mkdir()
+    for index in range(8):
+        image = Image.fromarray(smooth(*SIZES[index % 3]).astype("uint8"))
+        exif = Image.Exif()
+        if index in (1, 2, 4, 5):
+            exif[0x0112] = (1, 6, 3, 1, 7, 8)[index]
+        if index == 7:
+            image = image.convert("L")
+        name = f"{index}.png" if index == 6 else f"{index}.jpg"
+        image.save(root / "a" / name, exif=exif, **({} if index == 6 else {"quality": 95}))
+    return root
+
+
+CROPS = {
+    "resized": [RandomFlip("both"), RandomResizedCrop((40, 30), scale=(0.05, 1.0))],
+    "copied": [RandomCrop(0, size=(48, 56)), RandomFlip(), ColorJitter(0.2, 0.2, 0.2)],
+    "short side": [ResizeShortSide((32, 60)), RandomCrop(0, size=30), RandomFlip()],
+    "centre": [ResizeShortSide(50), CenterCrop(48)],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "training"), [("resized", True), ("copied", True), ("short side", True), ("centre", False)]
+)
+def test_windows_agree_with_cutting_the_whole_image(name, training, folder):
+    operations = CROPS[name]
+    source = image_folder(folder)
+    arguments = {"training": training, "with_keys": True, "seed": 3, "epoch": 1}
+    assert windows(Augment(operations), training) is not None
+    (((images, _), keys),) = pipeline(source, 8, operations, **arguments)
+    numbers = {int(key): index for index, key in enumerate(make_keys(3, 1, np.arange(8)).numpy())}
+    if name == "resized":
+        # Decoded whole, and shrunk by means where the decoder shrinks.
+        (((cached, _), _),) = pipeline(image_folder(folder, cache=True), 8, operations, **arguments)
+        np.testing.assert_allclose(images, cached, atol=0.05)
+        assert np.abs(images - cached).mean() < 0.004
+    augment = Augment(operations)
+    for image, key in zip(images.numpy(), keys.numpy()):
+        expected = augment(source[numbers[key]][0], key, training=training).numpy()
+        assert np.abs(image - expected).mean() < 0.012 and np.abs(image - expected).max() < 0.1
+
+
+def test_what_windows_can_do():
+    def can(*operations):
+        return windows(Augment(list(operations)), True) is not None
+
+    assert can(RandomResizedCrop(8), ColorJitter(), RandomFlip()) and can(CenterCrop(8))
+    assert not can() and not can(RandomFlip()) and not can(ColorJitter(), CenterCrop(8))
+    assert not can(RandomRotation(), CenterCrop(8)) and not can(RandomCrop(2, size=8)) and not can(ResizeShortSide(8))
+
+
+def test_same_batches_at_any_parallelism_shard_and_start(folder):
+    operations = [RandomResizedCrop(16), RandomFlip(), MixUp(num_classes=2)]
+
+    def looks(batch_size=3, **arguments):
+        dataset = pipeline(image_folder(folder), batch_size, operations, with_keys=True, epoch=1, **arguments)
+        return {int(k): x for (xs, _), ks in dataset for x, k in zip(xs.numpy(), ks.numpy())}
+
+    whole = looks()
+    assert len(whole) == 8
+    other = looks(2, shard=(1, 2), batch=1, num_parallel_calls=1)
+    assert len(other) == 2
+    for key, image in other.items():
+        np.testing.assert_allclose(image, whole[key], atol=1e-5)
+
+
+def test_unreadable_files_are_named_or_skipped(tmp_path):
+    content = io.BytesIO()
+    Image.fromarray(smooth(60, 80).astype("uint8")).save(content, "JPEG")
+    content = content.getvalue()
+    head, _, rest = content.partition(b"\xff\xc0")
+    files = {
+        "1 good": content,
+        "2 cut off": content[:-200],
+        "3 empty": b"",
+        "4 gone": b"",
+        "5 text": b"hello" * 99,
+        "6 bomb": head + b"\xff\xc0" + rest[:3] + b"\xff\xf0\xff\xf0" + rest[7:],
+        "7 good": content,
+        "8 last": b"\xff\xd8\xff",
+    }
+    (tmp_path / "a").mkdir()
+    for name, one in files.items():
+        (tmp_path / "a" / f"{name}.jpg").write_bytes(one)
+    sources = [image_folder(tmp_path, on_error=how, max_pixels=5000) for how in ("skip", "raise")]
+    os.remove(tmp_path / "a" / "4 gone.jpg")
+    operations = [CenterCrop(32)]
+    dataset = pipeline(sources[0], 2, operations)
+    for _ in range(2):
+        assert sum(len(y) for _, y in dataset) == 2
+    assert int(dataset.epoch) == 2
+    skipped = {os.path.basename(path): reason for path, reason in sources[0].skipped.items()}
+    assert set(skipped) == {f"{name}.jpg" for name in files if "good" not in name}
+    assert "more than `max_pixels=5000`" in skipped["6 bomb.jpg"]
+    found = []
+    dataset = pipeline(sources[1], 1, operations, shuffle=False)
+    with pytest.raises(tf.errors.OpError, match=r"The image file .*2 cut off\.jpg can't be read"):
+        for x, _ in dataset:
+            found.append(x)
+    assert len(found) == 1
+    # The last one is missed too.
+    for name in list(files)[1:6]:
+        (tmp_path / "a" / f"{name}.jpg").write_bytes(content)
+    with pytest.raises(tf.errors.OpError, match=r"The image file .*8 last\.jpg can't be read"):
+        for x, _ in dataset:
+            found.append(x)
+    assert len(found) == 8

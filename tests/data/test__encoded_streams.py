@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kregkit.data import CenterCrop, RandomFlip, RandomRotation, pipeline
+from kregkit.data._encoded_streams import EncodedStream, encoded_tfds
+
+y, x = np.mgrid[:40, :60] / 9
+PICTURE = (np.stack([np.sin(y), np.cos(x), np.sin(x + y)], -1) * 100 + 128).astype("uint8")
+BYTES = [tf.io.encode_jpeg(np.roll(PICTURE, 5 * index, 1), quality=95).numpy() for index in range(3)]
+BYTES.append(tf.io.encode_png(PICTURE).numpy())
+WHOLE = np.stack([tf.io.decode_image(content, 3).numpy() for content in BYTES])
+
+
+@pytest.mark.parametrize("form", ["dictionary", "alone"])
+def test_streams_of_bytes_are_images(form):
+    examples = {"pair": (BYTES, range(4)), "dictionary": {"image": BYTES, "label": range(4)}, "alone": BYTES}[form]
+    stream = tf.data.Dataset.from_tensor_slices(examples)
+    # A window, and the whole image for what isn't one.
+    for operations, expected in (([CenterCrop(24)], WHOLE[:, 8:32, 18:42]), ([RandomFlip(probability=0.0)], WHOLE)):
+        (batch,) = pipeline(stream, 4, operations, shuffle=False)
+        image = batch if form == "alone" else batch["image" if form == "dictionary" else 0]
+        # The colours of a window's edge are interpolated from fewer pixels.
+        np.testing.assert_allclose(image * 255, expected, atol=8)
+        assert np.abs(image * 255 - expected).mean() < 0.1
+    # Texts pass unchanged where there is nothing to do to images.
+    assert next(iter(pipeline(tf.data.Dataset.from_tensor_slices(BYTES), 1, shuffle=False)))[0] == BYTES[0]
+
+
+def test_channels_and_what_is_no_image():
+    stream = tf.data.Dataset.from_tensor_slices(BYTES)
+    assert next(iter(pipeline(stream, 2, [CenterCrop(8)], channels=1))).shape == (2, 8, 8, 1)
+    with pytest.raises(ValueError, match="`channels` must be 1, 3 or 4.*Received: channels=0"):
+        pipeline(stream, 2, [CenterCrop(8)], channels=0)
+    with pytest.raises(tf.errors.OpError, match="can't be decoded"):
+        list(pipeline(tf.data.Dataset.from_tensor_slices([b"text"]), 1, [CenterCrop(8)]))
+
+
+def test_tfds_sets_of_jpeg_files(tmp_path):
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    class Photographs(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+        form = "jpeg"
+
+        def _info(self):
+            image = tfds.features.Image(shape=(None, None, 3), encoding_format=self.form)
+            features = tfds.features.FeaturesDict({"image": image, "label": tfds.features.ClassLabel(num_classes=4)})
+            return self.dataset_info_from_configs(features=features, supervised_keys=("image", "label"))
+
+        def _split_generators(self, manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for index, image in enumerate(WHOLE):
+                yield index, {"image": image, "label": index}
+
+    builder = Photographs(data_dir=tmp_path, file_format="tfrecord")
+    builder.download_and_prepare()
+    whole = {int(label): image.numpy() for image, label in builder.as_dataset("train", as_supervised=True)}
+    assert isinstance(encoded_tfds(builder, "train", True), EncodedStream)
+    for operations in ([CenterCrop(24)], [RandomRotation((0, 0)), CenterCrop(24)]):
+        ((images, labels),) = pipeline(builder, 4, operations)
+        for image, label in zip(images.numpy(), labels.numpy()):
+            np.testing.assert_allclose(image * 255, whole[label][8:32, 18:42], atol=8)
