@@ -70,11 +70,12 @@ class Verification:
 
 
 @rules.checked(
-    script=rules.path,
-    arguments=rules.entries(rules.word(empty=True), empty=True),
+    script=rules.optional(rules.path),
+    arguments=rules.entries(empty=True),
     seed=rules.seed,
     ignored=rules.entries(rules.word(), empty=True),
     start=rules.function(none=True),
+    verbose=rules.boolean,
 )
 def verify(
     script: Path | None,

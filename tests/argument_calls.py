@@ -333,6 +333,7 @@ BY_CALL = {
     "diagnostics.overfit_small_batch": {"max_steps": 2},
     "diagnostics.preflight": {"checks": lambda: ["loss_sign"], "verbose": 0},
     "diagnostics.update_ratio": {"steps": 2},
+    "data.ViewProduct": {"views": lambda: [kregkit.data.Flips(), kregkit.data.MultiScale([4, 6])]},
     "data.preview": {
         "dataset": lambda: kregkit.data.pipeline((np.zeros((8, 4, 4, 3), "uint8"), np.arange(8) % 3), 4),
         "num": 2,

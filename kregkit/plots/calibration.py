@@ -63,7 +63,9 @@ def reliability_bins(probabilities: ArrayLike, labels: ArrayLike, num_bins: int 
     }
 
 
-@rules.checked(probabilities=rules.array(), label=rules.label)
+@rules.checked(
+    probabilities=rules.any_of(rules.mapping(rule=rules.array(), empty=False), rules.array()), label=rules.label
+)
 def reliability(
     probabilities: ArrayLike,
     labels: ArrayLike,

@@ -16,6 +16,7 @@ _INK = "0.25"
     landscapes=rules.mapping(rule=rules.mapping("function", "paths", "limits"), empty=False),
     groups=rules.entries(rules.entries(rules.word()), none=True),
     colors=rules.mapping(none=True, rule=rules.color),
+    below=rules.word(empty=True),
 )
 def trajectories(
     landscapes: Any, groups: Any = None, colors: Any = None, axes: Any = None, *, below: str = "loss above the lowest"

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from kregkit._core import rules
+from kregkit._core.checks import check_data
 from kregkit._core.types import Data
 from kregkit._core.workers import worker
 
@@ -53,7 +53,6 @@ class BuildAndFit:
     It pickles if `build` and the data do, which trials in fresh processes need.
     """
 
-    @rules.checked(train_data=rules.data, validation_data=rules.optional(rules.data))
     def __init__(
         self, build: Callable[..., keras.Model], train_data: Data, validation_data: Data = None, **fit_arguments: Any
     ) -> None:
@@ -65,6 +64,8 @@ class BuildAndFit:
                     f"`build_and_fit` takes no {reserved!r}: the search sets the epochs, and the data are "
                     f"`train_data` and `validation_data`. Received: {reserved}={fit_arguments[reserved]!r}"
                 )
+        check_data("train_data", train_data)
+        check_data("validation_data", validation_data, none=True)
         self.build = build
         self.train_data = train_data
         self.validation_data = validation_data
