@@ -36,6 +36,7 @@ def test_a_sample_of_calls():
     assert len(unclear) <= 0.02 * len(outcomes), "\n".join(unclear)
 
 
+@pytest.mark.endurance
 @pytest.mark.slow
 def test_all_calls():
     """In a process of its own, since a call that fills the memory or never ends would take the tests with it."""
