@@ -23,7 +23,13 @@ from kregkit._version import __version__
 
 _LAZY_ROOMS = ("callbacks", "data", "diagnostics", "distribution", "inference", "plots", "search", "transfer")
 # The layers and models of lazy rooms that files name.
-register_late({"kregkit.data.augment_layer": "AugmentLayer", "kregkit.inference._saved": "MarginalModel"})
+register_late(
+    {
+        "kregkit.data.augment_layer": "AugmentLayer",
+        "kregkit.inference._calibrators": "Calibrator",
+        "kregkit.inference._saved": "MarginalModel",
+    }
+)
 
 __all__ = [
     "__version__",

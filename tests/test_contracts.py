@@ -214,7 +214,6 @@ def plain_model(build):
     return model
 
 
-@pytest.mark.filterwarnings("ignore:PolyakAveraging chooses among .* by 'val_loss', which was never in the logs")
 @pytest.mark.parametrize("case", CALLBACKS, ids=str)
 def test_copies_of_callbacks_have_all_attributes(case, tmp_path):
     """What belongs to one fit isn't copied, but a copy's own fit finds its value from before any fit."""
@@ -224,6 +223,7 @@ def test_copies_of_callbacks_have_all_attributes(case, tmp_path):
     assert not [name for name in vars(callback) if not hasattr(again, name)]
 
 
+@pytest.mark.filterwarnings("ignore:PolyakAveraging chooses among .* by 'val_loss', which was never in the logs")
 @pytest.mark.parametrize("case", CALLBACKS, ids=str)
 def test_nothing_stays_behind_after_fit(case, tmp_path):
     """Contract 8: however a fit ends, the next one without the callback is plain."""

@@ -80,7 +80,8 @@ def test_exploding_loss_ends_a_trial_at_once(steps_per_execution):
 
 def test_threshold_is_three_times_the_first_batch():
     class Model:
-        stop_training = False
+        stop_training = compiled = False
+        metrics = ()
 
     def stops(losses, ratio=3.0):
         monitor = Monitor("val_loss", "min", None, 1, ratio)
