@@ -7,7 +7,7 @@ from inference import models as zoo
 from keras import layers
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.frozen import FrozenEstimator
+FrozenEstimator = pytest.importorskip("sklearn.frozen").FrozenEstimator
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
