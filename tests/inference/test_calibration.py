@@ -7,13 +7,14 @@ from inference import models as zoo
 from keras import layers
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
-FrozenEstimator = pytest.importorskip("sklearn.frozen").FrozenEstimator
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from kregkit.callbacks import UpdateRatio
 from kregkit.data import Flips
 from kregkit.inference import Calibrated, Ensemble, calibrate, marginalize
+
+FrozenEstimator = pytest.importorskip("sklearn.frozen").FrozenEstimator
 
 rng = np.random.default_rng(1)
 X = rng.normal(size=(240, 6)).astype("float32")
