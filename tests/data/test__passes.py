@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import time
 import weakref
 
 import keras
@@ -232,6 +233,25 @@ def test_after_an_error_a_pass_begins_anew():
     dataset.epoch.assign(0)
     assert_same(batches(dataset), whole)
     assert int(dataset.epoch) == 1
+
+
+def test_no_batch_of_the_next_pass_is_made_before_it_is_asked_for(monkeypatch):
+    # With TensorFlow's tuning, which tests are without: it is what puts a prefetch behind `repeat`.
+    monkeypatch.setattr(tf.data.Dataset, "__iter__", tf.data.Dataset.__iter__.__globals__["_iterate"])
+    reads = []
+
+    class Counted(Sequence):
+        def __getitem__(self, index):
+            reads.append(index)
+            return super().__getitem__(index)
+
+    dataset = pipeline(Counted(), 8, [RandomFlip()], seed=0)
+    opened = len(reads)
+    for number in range(1, 3):
+        assert sum(1 for _ in dataset) == 3
+        # Long enough for what runs ahead.
+        time.sleep(0.3)
+        assert len(reads) == opened + number * NUM
 
 
 def test_nothing_stays_of_a_pipeline():

@@ -14,8 +14,6 @@ from kregkit.callbacks import UpdateRatio
 from kregkit.data import Flips
 from kregkit.inference import Calibrated, Ensemble, calibrate, marginalize
 
-FrozenEstimator = pytest.importorskip("sklearn.frozen").FrozenEstimator
-
 rng = np.random.default_rng(1)
 X = rng.normal(size=(240, 6)).astype("float32")
 # What the models predict is nearly true of these, at half the temperature.
@@ -43,7 +41,8 @@ class Logits(ClassifierMixin, BaseEstimator):
 def by_sklearn(logits, labels, method):
     classes = 3 if logits.shape[-1] == 3 else 2
     logits = logits if classes == 3 else logits[:, 0]
-    known = FrozenEstimator(Logits(classes).fit(None, None))
+    frozen = pytest.importorskip("sklearn.frozen", reason="scikit-learn before 1.6 refits the classifier")
+    known = frozen.FrozenEstimator(Logits(classes).fit(None, None))
     return CalibratedClassifierCV(known, method=method).fit(logits, labels).predict_proba(logits)
 
 
