@@ -243,13 +243,6 @@ def figure(name, value):
     checks.check_axes(name, value, "Figure")
 
 
-def axes_grid(name, value):
-    """A rule: an array of Matplotlib Axes, or `None`."""
-    if value is not None:
-        for one in np.asarray(value, object).ravel():
-            checks.check_axes(name, one)
-
-
 def history(name, value):
     """A rule: the `History` that `fit` returns, or its dictionary of lists."""
     record = getattr(value, "history", value)

@@ -16,7 +16,7 @@ class SeenArray:
     """One array, recognised by its memory while it lives, and by its size and some of its rows afterwards."""
 
     def __init__(self, array):
-        self._fingerprint = _fingerprint(array)
+        self.fingerprint = _fingerprint(array)
         self._owner = lambda: None
         if isinstance(array, np.ndarray):
             # A slice may be gone when the array whose memory it shares is still in use.
@@ -41,7 +41,7 @@ class SeenArray:
                     return True
             except np.exceptions.TooHardError:
                 pass
-        return self._fingerprint == _fingerprint(array)
+        return self.fingerprint == _fingerprint(array)
 
 
 def seen_arrays(data):
@@ -51,14 +51,14 @@ def seen_arrays(data):
 
 def remember_training_data(model, data):
     """Remembers the arrays in `data` as what `model` was trained on."""
-    arrays = seen_arrays(data)
-    if arrays:
-        _SEEN.setdefault(model, []).extend(arrays)
+    for array in seen_arrays(data):
+        # People fit in loops: the same arrays again take no more memory.
+        _SEEN.setdefault(model, {})[array.fingerprint] = array
 
 
 def training_arrays(model):
     """Returns a list of `SeenArray`: what `model` was trained on, as far as is known."""
-    return list(_SEEN.get(model, []))
+    return list(_SEEN.get(model, {}).values())
 
 
 def shares_arrays(seen, data):

@@ -27,3 +27,10 @@ def test_nothing_is_kept_alive_and_batches_are_not_recognised():
     remember_training_data(model, iter([x]))
     assert len(training_arrays(model)) == 1 and shares_arrays(training_arrays(model), x)
     assert seen_arrays(np.float64(1.0)) == [] and seen_arrays(None) == []
+
+
+def test_fits_in_a_loop_take_no_more_memory():
+    model, x = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)]), np.ones((4, 3))
+    for _ in range(3):
+        remember_training_data(model, (x, x[:, :1]))
+    assert len(training_arrays(model)) == 2
