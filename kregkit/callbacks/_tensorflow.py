@@ -1,5 +1,7 @@
 """What `keras.ops` can't say."""
 
+import functools
+
 import tensorflow as tf
 
 
@@ -11,9 +13,12 @@ def compiled_over_steps(function, num_steps):
         num_steps: Integer.
     """
 
-    @tf.function
+    @tf.function(input_signature=[tf.TensorSpec((), "int64")])
     def over_steps(first):
-        steps = tf.cast(first, "int64") + tf.range(num_steps, dtype="int64")
+        steps = first + tf.range(num_steps, dtype="int64")
         return tf.map_fn(lambda step: tf.cast(function(step), "float32"), steps, fn_output_signature="float32")
 
-    return lambda first: over_steps(tf.constant(first, "int64")).numpy()
+    # Called as itself it would be warned of as one that is traced too often, from the fifth function on. Traced by the
+    # first call, before which `function` may not be ready.
+    traced = functools.cache(over_steps.get_concrete_function)
+    return lambda first: traced()(tf.constant(first, "int64")).numpy()

@@ -27,7 +27,8 @@ class NoiseSchedule(TracedCallback):
     starts at 0 and grows (Ghiasi et al. 2018). The rate is the fraction dropped, for `StochasticDepth` one minus the
     survival probability, for `GaussianNoise` the standard deviation. It acts in the train step alone: everything else,
     such as `evaluate`, `marginalize` and a model that is saved in between, has the layer's own rate, a float, and so
-    has the layer when the fit has ended. The logs hold `noise_rate`; a further schedule's is `noise_rate_1` and so on.
+    has the layer when the fit has ended. The logs hold what the schedule gives, with `relative` its factor, as
+    `noise_rate`; a further schedule's is `noise_rate_1` and so on.
 
     It works for Keras's `Dropout`, `SpatialDropout1D` to `3D`, `AlphaDropout`, `GaussianDropout` and `GaussianNoise`,
     wherever they stand (`MultiHeadAttention` has a `Dropout` inside); for kregkit's `DropPath`, `DropBlock2D`,

@@ -116,6 +116,7 @@ class LayerwiseLearningRate(Written, keras.optimizers.Optimizer):
             self.multipliers[pattern] = check_number(f"multipliers[{pattern!r}]", factor, 0)
         self.default = check_number("default", default, 0)
         self._factors: tuple[float, ...] = ()
+        self._names: tuple[str, ...] = ()
         self._known_factors: tuple[tuple[str, float], ...] = ()
         self.inner_optimizer = optimizer
         keras_internals.replace_updates(
@@ -191,9 +192,11 @@ class LayerwiseLearningRate(Written, keras.optimizers.Optimizer):
 
     @property
     def factors(self) -> dict[str, float]:
-        """Dictionary from each variable's path to its factor. Empty until the optimizer is built."""
-        variables = keras_internals.optimizer_variables(self.inner_optimizer)
-        return {variable_path(variable): factor for variable, factor in zip(variables, self._factors)}
+        """Dictionary from each variable's path to its factor. Empty until the optimizer is built.
+
+        The path is Keras's own, or the whole one where variables share that.
+        """
+        return dict(zip(self._names, self._factors))
 
     def build(self, var_list: Sequence[Any]) -> None:
         if self.built:
@@ -202,6 +205,8 @@ class LayerwiseLearningRate(Written, keras.optimizers.Optimizer):
         factors = self._recall(paths) or self._match(var_list, paths)
         self.inner_optimizer.build(var_list)
         self._factors = tuple(factors)
+        full_paths = {} if len(set(paths)) == len(paths) else _paths_in_model(var_list)
+        self._names = tuple(full_paths.get(id(v), path) for v, path in zip(var_list, paths))
         self.built = True
 
     def apply(self, grads: Sequence[Tensor], trainable_variables: Sequence[Any] | None = None) -> None:

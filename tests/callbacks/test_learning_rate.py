@@ -82,6 +82,8 @@ FACTORS = {
         lambda s: max(half_cosine(max(s - 13, 0) / 8), 0.2),
     ),
     "cool-down, whole fit": (lambda: Cooldown(3), lambda s: (21 - s) / 21),
+    # The sum is a little more than 3.
+    "cool-down, thirty tenths": (lambda: Cooldown(sum([0.1] * 30)), lambda s: (21 - s) / 21),
     "triangular, exp": (
         lambda: Triangular(1.0, 0.1, 0.9, scale="exp"),
         lambda s: 0.1 + 0.9 * 0.9**s * (1 - abs(2 * (s % 7) / 7 - 1)),

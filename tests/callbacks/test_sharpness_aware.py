@@ -65,6 +65,14 @@ def test_weights_are_those_of_the_formula(mode, adaptive, every):
         np.testing.assert_allclose(value, reference, atol=2e-6)
 
 
+def test_a_batch_without_gradients_is_a_plain_step():
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(1, kernel_initializer="zeros")])
+    model.compile(keras.optimizers.SGD(RATE), "mse")
+    model.fit(X, np.zeros_like(Y), batch_size=BATCH, verbose=0, callbacks=[SharpnessAware(0.3)])
+    for value in model.get_weights():
+        np.testing.assert_array_equal(value, np.zeros_like(value))
+
+
 @pytest.mark.parametrize("every", [1, 3])
 def test_each_replica_looks_around_by_its_own_batch(every):
     with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():

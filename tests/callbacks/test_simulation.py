@@ -95,3 +95,9 @@ def test_what_fit_refuses(callbacks, arguments, message):
     with pytest.raises(ValueError, match=message):
         simulate(callbacks, **{"epochs": 2, "steps_per_epoch": 3, "learning_rate": 0.1, **arguments})
     assert all(getattr(callback, "train_step", None) is None for callback in callbacks)
+
+
+def test_many_in_a_row_bring_no_warning_of_retracing(caplog):
+    for _ in range(6):
+        simulate([kc.Warmup(1)], epochs=1, steps_per_epoch=2, learning_rate=0.1)
+    assert "retracing" not in caplog.text

@@ -487,3 +487,27 @@ def test_patterns_name_a_functional_backbone_though_its_variables_dont():
     alone = LayerwiseLearningRate(keras.optimizers.SGD(0.1), {"backbone/.*": 0.1})
     with pytest.raises(ValueError, match="`build` is called on a list of variables"):
         alone.build(model.trainable_variables)
+
+
+def test_factors_name_all_variables_of_two_backbones_with_equal_paths():
+    def backbone(name):
+        inputs = keras.Input((8,))
+        return keras.Model(inputs, keras.layers.Dense(1, name="one")(inputs), name=name)
+
+    inputs = keras.Input((8,))
+    built = keras.Model(inputs, keras.layers.add([backbone("a")(inputs), backbone("b")(inputs)]), name="net")
+    optimizer = LayerwiseLearningRate(K.SGD(0.1), {"a/.*": 0.0, "b/.*": 0.5})
+    built.compile(optimizer, "mse")
+    built.train_on_batch(*contracts.regression_data())
+    expected = {"a/one/kernel": 0.0, "a/one/bias": 0.0, "b/one/kernel": 0.5, "b/one/bias": 0.5}
+    assert optimizer.factors == {f"net/{path}": factor for path, factor in expected.items()}
+
+
+def test_patterns_match_kerass_own_path_of_a_layer_that_another_model_built():
+    layer = keras.layers.Dense(1, name="one")
+    keras.Sequential([keras.Input((8,)), layer], name="old")
+    built = keras.Sequential([keras.Input((8,)), layer], name="new")
+    optimizer = LayerwiseLearningRate(K.SGD(0.1), {"old/.*/kernel": 0.5, "new/.*/bias": 0.25})
+    built.compile(optimizer, "mse")
+    built.train_on_batch(*contracts.regression_data())
+    assert optimizer.factors == {"old/one/kernel": 0.5, "old/one/bias": 0.25}
