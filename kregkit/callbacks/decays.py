@@ -242,8 +242,9 @@ class Cooldown(RateCallback):
     ) -> None:
         super().__init__(unit)
         self.length = check_number("length", length, 0, low_open=True)
-        self.shape = check_choice("shape", shape, ("linear", "1-sqrt", "cosine"))
-        self.to = check_number("to", to, 0, 1)
+        # Checked by the schedule.
+        checked = schedules.Cooldown(1.0, 1.0, 1.0, shape, to)
+        self.shape, self.to = checked.shape, checked.to
         self.floor = check_number("floor", floor, 0, 1)
 
     def make_schedule(self, unit_steps: int, total_steps: int) -> Callable[[Tensor], Tensor]:

@@ -189,7 +189,6 @@ class NoiseSchedule(TracedCallback):
                 changes.append((layer, name, _rate(name, rate)))
         self._scheduled = value
         # Replicas take turns while they are traced: whoever begins undoes what another has set.
-        self._applied.close()
         self._applied.enter_context(replaced_all(changes))
 
     def after_step(self, step: Tensor, logs: dict[str, Any]) -> None:
