@@ -87,7 +87,10 @@ def test_isotonic_between_and_outside_of_the_knots_against_scikit_learn():
     calibrated = calibrate(model, (X[:150], YES[:150]), "isotonic")
     p = model.predict(X, verbose=0)[:, 0]
     known = IsotonicRegression(out_of_bounds="clip").fit(p[:150], YES[:150])
-    np.testing.assert_allclose(calibrated.predict(X, verbose=0)[:, 0], known.predict(p), atol=1e-5)
+    # Between two knots that lie close the line is steep: what float32 rounds in p may move the answer along it.
+    low, high = known.predict(p - 1e-6), known.predict(p + 1e-6)
+    found = calibrated.predict(X, verbose=0)[:, 0]
+    assert np.all(found >= low - 1e-6) and np.all(found <= high + 1e-6)
 
 
 def test_vector_against_logistic_regression():
