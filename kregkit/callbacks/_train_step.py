@@ -136,7 +136,7 @@ class TrainStep:
         self._traced = None
         self._prepared = False
         self._build()
-        self._updating, self._undriven, self._unsure = set(), [], False
+        self._updating, self._undriven, self._unsure, self._warned = set(), [], False, False
         driven = wrapped_optimizers(model.optimizer)
         self._driven = {id(optimizer) for optimizer in driven}
         others = [optimizer for optimizer in own_optimizers(model) if id(optimizer) not in self._driven]
@@ -348,7 +348,9 @@ class TrainStep:
         self._warn_of(names)
 
     def _warn_of(self, names):
-        if names and self._needing():
+        # TensorFlow traces a step twice whose first trace makes variables.
+        if names and self._needing() and not self._warned:
+            self._warned = True
             warnings.warn(
                 f"{', '.join(self._needing())} acts on the optimizer that `compile` was given, and the model's own "
                 f"`train_step` also trains by {names}, whose rates and updates stay as they are. "

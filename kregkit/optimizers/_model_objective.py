@@ -193,6 +193,11 @@ def _loss_function(model, loss, chunked, weighted):
 
         return evaluate
 
+    if isinstance(loss, (list, tuple)) or (isinstance(loss, dict) and "class_name" not in loss):
+        raise ValueError(
+            "`loss` must be one loss; for several outputs compile the model with theirs and leave it out. "
+            f"Received: loss={loss!r}"
+        )
     function = keras.losses.get(loss)
     is_sum = getattr(function, "reduction", "") == "sum"
     _refuse_weighted_mean([function], chunked and weighted)

@@ -374,8 +374,9 @@ def test_a_step_with_another_optimizer_beside_is_told():
         model(np.ones((2, 2), "float32"))
         model.compile(keras.optimizers.SGD(0.1), run_eagerly=eager, jit_compile=False)
         for _ in range(2):
-            with pytest.warns(UserWarning, match=r"StepDecay acts on .*also trains by \['undriven'\]"):
+            with pytest.warns(UserWarning, match=r"StepDecay acts on .*also trains by \['undriven'\]") as told:
                 model.fit(*probes.regression(4), verbose=0, callbacks=[StepDecay(0.5, every=1)])
+            assert sum("also trains by" in str(one.message) for one in told) == 1
 
 
 def test_an_eager_step_that_uses_the_compiled_optimizer_every_third_time_is_taken():
