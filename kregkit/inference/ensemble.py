@@ -225,7 +225,7 @@ class Ensemble(Predictor):
         return ensemble
 
     @property
-    def members(self) -> list[Any]:
+    def members(self) -> list[Member]:
         """List of the members; each has a `name`, `predict`, `evaluate`, `to_model` and `information`."""
         return list(self._members)
 
