@@ -31,6 +31,24 @@ def body():
 
 
 @functools.cache
+def _stage_features():
+    """Returns the network from images to the averaged features of all stages, side by side."""
+    outputs = [body().get_layer(name).output for name in STAGES]
+    averaged = [x if len(x.shape) == 2 else layers.GlobalAveragePooling2D()(x) for x in outputs]
+    return keras.Model(body().input, layers.Concatenate()(averaged)), [x.shape[-1] for x in outputs]
+
+
+@functools.cache
+def _stages():
+    """Returns a model that takes these features apart again, for `linear_probe` to choose among."""
+    _, widths = _stage_features()
+    inputs = keras.Input((sum(widths),))
+    ends = np.cumsum(widths)
+    parts = [layers.Identity(name=name)(inputs[:, end - width : end]) for name, width, end in zip(STAGES, widths, ends)]
+    return keras.Model(inputs, layers.Concatenate()(parts))
+
+
+@functools.cache
 def _bottom(way):
     """Returns the layers that stay frozen when a few or many are fine-tuned, or None from scratch."""
     return keras.Model(body().input, body().get_layer(FROZEN[way]).output) if way in FROZEN else None
@@ -133,11 +151,12 @@ def _error(way, task, per_class, seed, lab, rate=None, part="test"):
     make, classes = TASKS[task]
     x, y = make(seed, per_class, "train")
     x_test, y_test = make(seed, 4 if lab.smoke else NUM_TEST // classes, part)
-    inputs = x_test
     if way in ("top", "stages"):
         penalty = None if per_class == LITTLE else rate or _rate(way, task, per_class, lab)
         chosen = STAGES if way == "stages" else ["pool"]
-        model = linear_probe(body(), (x, y), layers=chosen, penalty=penalty, seed=seed).model
+        found = _stage_features()[0].predict(x, batch_size=120, verbose=0)
+        model = linear_probe(_stages(), (found, y), layers=chosen, penalty=penalty, seed=seed).model
+        inputs = _stage_features()[0].predict(x_test, batch_size=120, verbose=0)
     else:
         # Equal budgets of steps; the small network's are cheaper, so it gets five times as many.
         steps = 20 if lab.smoke else 5 * STEPS if way == "scratch" else STEPS

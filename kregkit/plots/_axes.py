@@ -17,9 +17,9 @@ def whole_numbers(axis):
 
 
 def plain_numbers(axis):
-    """Writes the ticks of a logarithmic axis as plain numbers, 1, 2 and 5 of each power of ten while these are few."""
+    """Writes a logarithmic axis's ticks as plain numbers: 1, 2, 3 and 5 of each power of ten, while they are few."""
     ticker = import_optional("matplotlib.ticker", "kregkit.plots")
-    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5), numticks=5))
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5), numticks=5))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(ticker.NullLocator())
 
