@@ -159,7 +159,7 @@ def picture_regions():
                 )
                 cuts.append(drawn_boundaries(layer, len(photograph)))
             draw_regions(photograph, *cuts, axes, f"{regions}, draw {index + 1}", "deepskyblue")
-    title = "Fractional max pooling: four draws of regions, 24 x 24 to 15 x 15; pseudorandom ones are spaced more evenly"
+    title = "Fractional max pooling: four draws of regions, 24 x 24 to 15 x 15 (pseudorandom: spaced more evenly)"
     save(figure, "regions_photograph.png", title)
 
     image = digits("train", as_arrays=True)[0][7] / 255.0
