@@ -155,9 +155,9 @@ class TrainFunction:
     def _guard_hook(self, callback_list, name):
         plain, reference, close = getattr(type(callback_list), name), self._callback_list, self.close
         first = {
-            "on_epoch_begin": self.train_step.prepare,
-            "on_epoch_end": self.train_step.check_epoch,
-            "on_train_end": self.train_step.prepare,
+            "on_epoch_begin": lambda *args, **kwargs: self.train_step.prepare(),
+            "on_epoch_end": self.train_step.end_epoch,
+            "on_train_end": lambda *args, **kwargs: self.train_step.prepare(),
         }.get(name)
         last = close if name == "on_train_end" else None
 
@@ -165,7 +165,7 @@ class TrainFunction:
         def guarded(*args, **kwargs):
             try:
                 if first is not None:
-                    first()
+                    first(*args, **kwargs)
                 result = plain(reference(), *args, **kwargs)
             except _END_OF_DATA:
                 raise

@@ -65,6 +65,9 @@ class Hook:
         """
         return apply(gradients, variables)
 
+    def before_epoch_end(self, logs):
+        """Runs at each epoch's end before any callback's `on_epoch_end`; may change the dictionary `logs` for all."""
+
     def release(self):
         """Runs once when the fit has ended, in whatever way: put back here what the step changed."""
 
@@ -133,7 +136,7 @@ class TrainStep:
         self._traced = None
         self._prepared = False
         self._build()
-        self._updating, self._undriven, self._unsure = set(), [], False
+        self._updating, self._undriven, self._unsure, self._warned = set(), [], False, False
         driven = wrapped_optimizers(model.optimizer)
         self._driven = {id(optimizer) for optimizer in driven}
         others = [optimizer for optimizer in own_optimizers(model) if id(optimizer) not in self._driven]
@@ -197,6 +200,12 @@ class TrainStep:
         if self.steps_per_epoch is not None:
             self.step.assign(epoch * self.steps_per_epoch + self.offset)
         self.epoch_start = self.steps_done()
+
+    def end_epoch(self, epoch, logs=None):
+        """Runs at an epoch's end, before any callback sees the logs."""
+        self.check_epoch()
+        for hook in self.hooks if logs is not None else ():
+            hook.before_epoch_end(logs)
 
     def steps_done(self):
         """Returns the number of batches trained, as an integer; outside of the step."""
@@ -339,7 +348,9 @@ class TrainStep:
         self._warn_of(names)
 
     def _warn_of(self, names):
-        if names and self._needing():
+        # TensorFlow traces a step twice whose first trace makes variables.
+        if names and self._needing() and not self._warned:
+            self._warned = True
             warnings.warn(
                 f"{', '.join(self._needing())} acts on the optimizer that `compile` was given, and the model's own "
                 f"`train_step` also trains by {names}, whose rates and updates stay as they are. "
@@ -361,17 +372,18 @@ class TrainStep:
             # A step that only runs eagerly: the first epoch will tell.
             self._unsure = True
         finally:
-            # Steps may count themselves in plain attributes.
+            # Steps may count themselves in plain attributes, and do something else every so many times.
             for name in set(attributes) | set(before):
                 if name not in before:
                     del attributes[name]
                 elif attributes.get(name) is not before[name]:
+                    self._unsure = self._unsure or isinstance(before[name], (int, float))
                     attributes[name] = before[name]
         if not self._unsure:
             self._check_updating()
 
     def check_epoch(self):
-        """Raises at the first epoch's end if an eager step that couldn't be traced has used another optimizer."""
+        """Raises at the first epoch's end if an eager step that one trace couldn't show has used another optimizer."""
         if self._unsure:
             self._unsure = False
             self._check_updating()

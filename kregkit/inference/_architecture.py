@@ -144,14 +144,22 @@ class Architecture:
 
 def check_predicts_by_call(model):
     """Raises `ValueError` for a model whose `predict` gives something else than its `call`."""
-    for name in ("predict_step", "make_predict_function", "predict"):
+    name = own_method(model, ("predict_step", "make_predict_function", "predict"))
+    if name is not None:
+        raise ValueError(
+            f"Model {model.name!r} has a `{name}` of its own, and ensembles and marginalised models predict by "
+            f"`call`, which may give something else. Move what `{name}` does into `call`, or into a model "
+            f"around this one. Received: model={model.name!r}"
+        )
+
+
+def own_method(model, names):
+    """Returns the first of these names of methods that the model, or its class, has in place of Keras's, or None."""
+    for name in names:
         owner = next((base for base in type(model).__mro__ if name in vars(base)), type(model))
         if name in vars(model) or owner.__module__.partition(".")[0] not in ("keras", "kregkit"):
-            raise ValueError(
-                f"Model {model.name!r} has a `{name}` of its own, and ensembles and marginalised models predict by "
-                f"`call`, which may give something else. Move what `{name}` does into `call`, or into a model "
-                f"around this one. Received: model={model.name!r}"
-            )
+            return name
+    return None
 
 
 def current_values(model):

@@ -220,7 +220,7 @@ class Ensemble(Predictor):
         ]
         counts = [count for count, draws in zip(self._counts, drawn) for _ in draws]
         ensemble = self._of([member for draws in drawn for member in draws], counts, self.outputs, self.reduce)
-        ensemble._compile_arguments = self._compile_arguments
+        ensemble._compile_arguments, ensemble._measured_by = self._compile_arguments, self._measured_by
         ensemble.training_data = [*self.training_data, *seen_arrays(weight_draws.data)]
         return ensemble
 

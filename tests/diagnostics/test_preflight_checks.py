@@ -415,6 +415,8 @@ def test_time_that_is_up_is_kept_and_said(capsys):
     assert report.faults == [] and report.status == "pass"
     assert list(report.notes) == list(CHECKS) and report.to_dict()["notes"] == report.notes
     assert "not begun" in str(report) and "seconds=None" in str(report)
+    # Nor was more than the first batch read.
+    assert "all checks see 32 examples" in report.notes["input_statistics"]
     assert sum(line.startswith("cut ") for line in str(report).splitlines()) == len(CHECKS)
     lines = capsys.readouterr().out.splitlines()
     assert (
