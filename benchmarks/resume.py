@@ -180,6 +180,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="a part of a model's name", default="digits" if SMOKE else "")
     parser.add_argument("--part", choices=("saves", "whole"))
+    parser.add_argument("--callback", choices=[kind.__name__ for kind in KINDS], help="of the saves, one kind only")
     parser.add_argument(
         "--rounds", type=int, default=2 if SMOKE else None, help="epochs, or pairs of blocks, that count"
     )
