@@ -1,10 +1,10 @@
 """The train step that a fit's traced callbacks share: their clock, their hooks, and the traced functions they reuse.
 
 A `TrainStep` belongs to one model during one `fit`. Its hooks run inside the compiled step, under
-`steps_per_execution`, XLA and `tf.distribute` alike. What a trace reads outlives the fit: a `Memory` keeps the traced
+`steps_per_execution`, XLA and `tf.distribute` alike. What a trace reads outlives the fit: `KeptFunctions` keeps traced
 functions and their variables beside the model's own train function, so that a later fit whose callbacks have the same
 kinds and settings traces nothing. Keras drops its train function when a trace of it would no longer be right
-(`compile`, for one), and the memory goes with it.
+(`compile`, for one), and what is kept goes with it.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ from kregkit._core.graph import all_layers
 from kregkit._core.optimizers import leaf_optimizers, own_optimizers, wrapped_optimizers
 from kregkit._core.training_data import remember_training_data
 from kregkit.callbacks._gradients_again import rerouted
-from kregkit.callbacks._installed import Installed
-from kregkit.callbacks._memory import Memory, TracedFunction
+from kregkit.callbacks._kept_functions import KeptFunctions, TracedFunction
 from kregkit.callbacks._trace_key import Identity, Unrepeatable, hook_key, value_key
+from kregkit.callbacks._train_function import TrainFunction
 
 
 class Hook:
@@ -96,8 +96,8 @@ class TrainStep:
         if callback.train_step is not None:
             # Of a fit that ended in an error which somebody still looks at, or that runs around this one.
             callback.train_step.close()
-        installed = Installed.find(callback.model)
-        self = cls(callback.model, callback.params) if installed is None else installed.train_step
+        found = TrainFunction.find(callback.model)
+        self = cls(callback.model, callback.params) if found is None else found.train_step
         if self.callbacks and sum(other is callback for other in self.callbacks) > 1:
             self.close()
             raise ValueError(
@@ -124,8 +124,8 @@ class TrainStep:
         # Only these: the fit's other names hold its callback list, whose end must be noticed.
         self.validation = {name: fit[name] for name in names if name in fit}
         remember_training_data(model, fit.get("x"))
-        self.memory = Memory.of(model)
-        self.memory.current = self
+        self.kept = KeptFunctions.of(model)
+        self.kept.current = self
         self._slots = []
         self.step = self.variable(self, "step", 0, "int64")
         self.epoch = self.variable(self, "epoch", 0, "int64")
@@ -137,12 +137,12 @@ class TrainStep:
         driven = wrapped_optimizers(model.optimizer)
         self._driven = {id(optimizer) for optimizer in driven}
         others = [optimizer for optimizer in own_optimizers(model) if id(optimizer) not in self._driven]
-        self._installed = Installed(self, callback_list, [*driven, *others])
+        self._train_function = TrainFunction(self, callback_list, [*driven, *others])
 
     @property
     def closed(self):
         """Whether the fit has ended, or the train step was taken out of it."""
-        return self._installed.closed
+        return self._train_function.closed
 
     def share(self, kind):
         """Returns the one hook of class `kind` in this fit; the first call makes it, as `kind(self)`."""
@@ -172,7 +172,7 @@ class TrainStep:
         kinds = [hook for hook in self.hooks if type(hook) is type(owner)]
         position = next((index for index, hook in enumerate(kinds) if hook is owner), len(kinds))
         with self.model.distribute_strategy.scope():
-            variable = self.memory.variable((type(owner), position, name), value, dtype)
+            variable = self.kept.variable((type(owner), position, name), value, dtype)
         self._slots.append(variable)
         return variable
 
@@ -204,17 +204,17 @@ class TrainStep:
 
     def retrace(self):
         """Call when something that the model's own step has baked in changes, such as which layers train."""
-        self._installed.choose_again()
+        self._train_function.choose_again()
 
     def close(self):
         """Ends the work of all hooks and puts everything back, as at the end of the fit."""
-        self._installed.close()
+        self._train_function.close()
 
     def end(self):
         """Lets every hook go: once, when everything else has been undone."""
         if not self.traced and self._traced is not None:
             # Its first step raised, so nobody knows what it holds.
-            self.memory.forget(self._traced)
+            self.kept.forget(self._traced)
         errors = []
         for hook in self.hooks:
             try:
@@ -223,8 +223,8 @@ class TrainStep:
                 errors.append(error)
             if isinstance(hook, keras.callbacks.Callback):
                 hook.train_step = None
-        if self.memory.current is self:
-            self.memory.current = None
+        if self.kept.current is self:
+            self.kept.current = None
         self._slots, self.validation = [], {}
         if errors:
             raise errors[0]
@@ -280,7 +280,7 @@ class TrainStep:
 
         Args:
             iterator: What the function will be called with.
-            make: Function that returns a train function which calls `memory.run` while it is traced.
+            make: Function that returns a train function which calls `KeptFunctions.run` while it is traced.
         """
         self.prepare()
         if self.model.run_eagerly:
@@ -291,11 +291,11 @@ class TrainStep:
         except Unrepeatable:
             self._traced = None
             return make()
-        self._traced = self.memory.find(key)
+        self._traced = self.kept.find(key)
         if self._traced is None:
             self._traced = TracedFunction(key, make(), list(self._slots))
             self.traced = False
-            self.memory.keep(self._traced)
+            self.kept.keep(self._traced)
         else:
             self.traced = True
             self._warn_of(self._traced.undriven)

@@ -10,7 +10,6 @@ from kregkit._core import keras_internals
 from kregkit._core.architecture import architecture_text
 from kregkit._core.keras_internals import flatten_layers
 from kregkit._core.output_kinds import loss_tasks
-from kregkit.inference.noise.draws import key_of_state
 from kregkit.inference.noise.own_numbers import (
     DrawsInInferenceError,
     assigns_variables,
@@ -18,6 +17,7 @@ from kregkit.inference.noise.own_numbers import (
     own_numbers,
     traced_operations,
 )
+from kregkit.inference.noise.random_numbers import key_of_state
 
 
 class Architecture:
