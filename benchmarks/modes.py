@@ -144,7 +144,9 @@ def page(found):
     reasons = collections.defaultdict(list)
     for key, one in found.items():
         if one.verdict not in ("works", None):
-            note = "Trying to access a resource of another device" if "access resource" in one.note else one.note
+            # The message names one variable and its device.
+            other_device = "InvalidArgumentError: XLA asks for a variable of another device"
+            note = other_device if "access resource" in one.note else one.note
             reasons[one.verdict, note].append(key)
     lines += ["## What else, and why", ""]
     for (verdict, note), where in sorted(reasons.items(), key=lambda item: (item[0][0], -len(item[1]))):
