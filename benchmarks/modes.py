@@ -90,8 +90,9 @@ def run(path, seconds, part=(0, 1), smoke=False):
             done[row, cell] = mode_pairs.Cell(verdict, note)
     start, (first, parts), memories = time.monotonic(), part, collections.defaultdict(dict)
     for size in (1, 2):
-        # Layers last, whose cells take longest.
-        for kind, case, cells in sorted(rows[first::parts], key=lambda row: row[0] == "layer"):
+        # The few rows without the mend first, and layers last, whose cells take longest.
+        order = {"layer": 2, **{kind: 0 for kind, *_ in rows if kind.startswith(mode_pairs.UNMENDED)}}
+        for kind, case, cells in sorted(rows[first::parts], key=lambda row: order.get(row[0], 1)):
             for modes in (modes for modes in cells if len(modes) == size):
                 key = f"{kind} {case}", named(modes)
                 if key in done or time.monotonic() - start > seconds:
