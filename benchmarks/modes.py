@@ -154,7 +154,7 @@ def page(found):
         who = list(dict.fromkeys(row for row, _ in where))
         which = list(dict.fromkeys(cell for _, cell in where))
         who = "all" if len(who) > len(rows) / 2 else ", ".join(who)
-        lines.append(f"- {NAMES.get(verdict, verdict)}: {', '.join(which)}; {who}. `{note}`")
+        lines.append(f'- {NAMES.get(verdict, verdict)}: {", ".join(which)}; {who}. "{note}"')
     return "\n".join(lines) + "\n"
 
 

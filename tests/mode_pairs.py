@@ -464,7 +464,8 @@ def expectation(case, modes, memory):
 def first_line(error):
     """Returns the first line of a message that tells something."""
     lines = [re.sub(r"\x1b\[\d+m", "", line).strip() for line in str(error).splitlines()]
-    lines = [re.sub(r"^\(\d\) \w+:\s*", "", line) for line in lines]
+    # Neither numbers of errors nor files of this machine.
+    lines = [re.sub(r"^\(\d\) \w+:\s*| \(defined @ [^)]*\)+", "", line) for line in lines]
     empty = ("Exception encountered when", "Graph execution error", "Detected at node", "in user code", "File ")
     empty += ("2 root error(s) found",)
     lines = [line for line in lines if line and not line.startswith(empty)]
