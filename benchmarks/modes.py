@@ -1,15 +1,17 @@
 """The table of execution modes: every public component in every mode and in every pair of modes.
 
-    python benchmarks/modes.py                          # all of it, about an hour of one core
-    python benchmarks/modes.py --write docs/modes.md    # and written as a page
+    python benchmarks/modes.py --write docs/modes.md    # all of it, about half an hour of one core
+    python benchmarks/modes.py --resume docs/modes.jsonl --seconds 500 --write docs/modes.md    # in parts
     python benchmarks/modes.py --smoke                  # a few cells, for seeing that it runs
 
 What a cell compares is told in `tests/mode_pairs.py`. Finished cells are kept as JSON lines in the file of `--resume`,
-where the next call goes on; `--seconds` ends a call early.
+where the next call goes on; `--seconds` ends a call early. Delete the lines of what has changed since, and it is run
+again.
 """
 
 import argparse
 import collections
+import gc
 import json
 import os
 import pathlib
@@ -53,14 +55,17 @@ steps that overflow, in `mixed_bfloat16`, with three micro-batches to an update 
 on two logical processors (in float16 with [`enable_loss_scaling`](distribution.md)). An epoch has seven batches, which
 neither two nor three divides. `python benchmarks/modes.py --write docs/modes.md` runs and writes all of it.
 
-- `yes`: the numbers agree, within the rounding of the types, with those of a fit in graph mode whose updates see the
-  same examples: without the batches that overflow, in batches three times as large. Rates count all batches, also
-  these. Of layers that draw random numbers, the expectation of their outputs agrees within six standard errors.
+- `yes`: the numbers (trained weights, rates, averages, members) agree, within the rounding of the types, with those of
+  a fit in graph mode whose updates see the same examples: without the batches that overflow, in batches three times as
+  large. Callbacks' rates count all batches, also these; schedules count micro-batches, but no batches that overflow.
+  Of layers that draw random numbers, the expectation of their outputs agrees within six standard errors.
 - `finite`: it runs. What it should come to depends on what a step is to this callback, which the callback's own tests
   tell.
 - `no`: refused by name, before the first step. `Keras`: a fit without kregkit fails as well. `-`: no such pair.
 
-Further rows of a class, after its first, go through the single modes that concern what they change.
+Further rows of a class, after its first, go through the single modes that concern what they change. "Without the mend"
+is without `enable_loss_scaling()`: plain Keras asks only the first replica whether gradients overflow, and the weights
+become NaN; kregkit's callbacks refuse such a fit.
 """
 
 
@@ -76,13 +81,18 @@ def run(path, seconds, part=(0, 1), smoke=False):
         few = {("graph",), ("steps_per_execution", "mixed_bfloat16"), ("eager", "jit")}
         rows = [(kind, case, [cell for cell in cells if cell in few]) for kind, case, cells in rows]
     done = {}
+    # Collections in between would take half of the time.
+    gc.disable()
+    gc.freeze()
     if path is not None and path.exists():
         for line in path.read_text().splitlines():
             row, cell, verdict, note = json.loads(line)
             done[row, cell] = mode_pairs.Cell(verdict, note)
     start, (first, parts), memories = time.monotonic(), part, collections.defaultdict(dict)
     for size in (1, 2):
-        for kind, case, cells in rows[first::parts]:
+        # The few rows without the mend first, and layers last, whose cells take longest.
+        order = {"layer": 2, **{kind: 0 for kind, *_ in rows if kind.startswith(mode_pairs.UNMENDED)}}
+        for kind, case, cells in sorted(rows[first::parts], key=lambda row: order.get(row[0], 1)):
             for modes in (modes for modes in cells if len(modes) == size):
                 key = f"{kind} {case}", named(modes)
                 if key in done or time.monotonic() - start > seconds:
@@ -90,7 +100,10 @@ def run(path, seconds, part=(0, 1), smoke=False):
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     done[key] = mode_pairs.outcome(kind, case, modes, memories[f"{kind} {case}"])
-                keras.backend.clear_session()
+                if len(done) % 25 == 0:
+                    # It collects garbage, which takes as long as a cell; what is left needn't be looked at again.
+                    keras.backend.clear_session()
+                    gc.freeze()
                 print(*key, done[key].verdict, done[key].note, sep=" | ", flush=True)
                 if path is not None:
                     with path.open("a") as file:
@@ -132,7 +145,9 @@ def page(found):
     reasons = collections.defaultdict(list)
     for key, one in found.items():
         if one.verdict not in ("works", None):
-            note = "Trying to access a resource of another device" if "access resource" in one.note else one.note
+            # The message names one variable and its device.
+            other_device = "InvalidArgumentError: XLA asks for a variable of another device"
+            note = other_device if "access resource" in one.note else one.note
             reasons[one.verdict, note].append(key)
     lines += ["## What else, and why", ""]
     for (verdict, note), where in sorted(reasons.items(), key=lambda item: (item[0][0], -len(item[1]))):

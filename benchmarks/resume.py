@@ -180,6 +180,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="a part of a model's name", default="digits" if SMOKE else "")
     parser.add_argument("--part", choices=("saves", "whole"))
+    parser.add_argument("--callback", choices=[kind.__name__ for kind in KINDS], help="of the saves, one kind only")
     parser.add_argument(
         "--rounds", type=int, default=2 if SMOKE else None, help="epochs, or pairs of blocks, that count"
     )
@@ -187,8 +188,8 @@ def main():
     arguments = parser.parse_args()
     # No epoch is a multiple of 100 steps, so that all checkpoints but the fit's last fall within one.
     for name, make, steps, rounds, block, pairs in (
-        ("digits CNN", digits_model, 4 * EVERY + EVERY // 3, 15, 50, 120),
-        ("MobileNetV2, 64 pixels", mobilenet, EVERY + EVERY // 3, 5, 15, 30),
+        ("digits CNN", digits_model, 4 * EVERY + EVERY // 3, 15, 20, 300),
+        ("MobileNetV2, 64 pixels", mobilenet, EVERY + EVERY // 3, 5, 5, 60),
     ):
         if arguments.only not in name:
             continue

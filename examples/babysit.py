@@ -45,7 +45,7 @@ REPAIRS = {
     "vanishing gradients": "batch_normalization",
     "learning rate too high": "lower_rate",
 }
-DROPOUT = 0.3
+DROPOUT = 0.2
 
 
 def data(settings):

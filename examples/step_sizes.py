@@ -79,7 +79,7 @@ def main():
     left.set(xlim=(0, min(60, STEPS)), ylim=(0, None))
     right.set_title("AdaGrad's steps die out", fontweight="bold", loc="left")
     right.set_yscale("log")
-    right.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    right.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5), numticks=5))
     right.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     right.yaxis.set_major_formatter("{x:g}")
     seeds = f"{SEEDS} seeds, a line each" if SEEDS > 1 else "one seed"

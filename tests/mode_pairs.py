@@ -9,7 +9,8 @@ is compared with a fit in graph mode that sees the same examples in its updates:
 - Under loss scaling the first step of each epoch overflows and is left out: a fit without these batches.
 - With accumulation, three batches make an update: a fit with batches three times as large.
 
-Rates count batches, in kregkit's callbacks and in Keras's schedules: also those left out, and each micro-batch.
+kregkit's callbacks count batches: also those left out, and each micro-batch. A schedule, as Keras counts for it, counts
+micro-batches, but not those left out.
 
 A layer that draws random numbers is compared by the expectation of its outputs. Where a fit without kregkit fails too,
 `control` finds that limit of Keras.
@@ -27,7 +28,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kregkit import data, distribution
+from kregkit import callbacks, data, distribution
 
 MODES = (
     "graph",
@@ -183,7 +184,7 @@ def image_model(outputs):
     )
 
 
-def fit(modes, make_model, make_optimizer, x, y=None, callbacks=(), epochs=EPOCHS, loss="mse", steps=None):
+def fit(modes, make_model, make_optimizer, x, y=None, hooks=(), epochs=EPOCHS, loss="mse", steps=None):
     """Trains through plain `fit` in all of `modes` at once; returns the model and its history."""
     keras.config.set_dtype_policy(next((mode for mode in modes if mode.startswith("mixed_")), "float32"))
     keras.utils.set_random_seed(0)
@@ -212,8 +213,9 @@ def fit(modes, make_model, make_optimizer, x, y=None, callbacks=(), epochs=EPOCH
             # Loss scaling hands the gradients on to an optimizer that gathers them.
             optimizer = model.optimizer
             getattr(optimizer, "inner_optimizer", optimizer).gradient_accumulation_steps = ACCUMULATION
-        arrays = {"steps_per_epoch": steps} if y is None else {"batch_size": BATCH_SIZE, "shuffle": False}
-        history = model.fit(x, y, epochs=epochs, verbose=0, callbacks=list(callbacks), **arrays)
+        # Keras's own data set of arrays takes longer to make than to train on.
+        batches = x if y is None else tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH_SIZE)
+        history = model.fit(batches, epochs=epochs, steps_per_epoch=steps, verbose=0, callbacks=list(hooks))
     finally:
         keras.config.set_dtype_policy("float32")
     return model, history
@@ -270,13 +272,16 @@ class Subject:
         x, y = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
         data = tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH_SIZE * together)
         callback = self.make_callback and self.make_callback()
+        if isinstance(callback, callbacks.PolyakAveraging):
+            # It counts batches, and begins with the update of the first one from there on.
+            callback.start_step = max(callback.start_step - left_out, 0) // together
         make_optimizer = functools.partial(self.make_optimizer, together)
         model, history = fit(
             ("graph",),
             self.make_model,
             make_optimizer,
             data,
-            callbacks=[callback] if callback else [],
+            hooks=[callback] if callback else [],
             epochs=len(parts),
             steps=len(batches) // together // len(parts),
         )
@@ -459,6 +464,8 @@ def expectation(case, modes, memory):
 def first_line(error):
     """Returns the first line of a message that tells something."""
     lines = [re.sub(r"\x1b\[\d+m", "", line).strip() for line in str(error).splitlines()]
+    lines = [re.sub(r"^\(\d\) \w+:\s*", "", line) for line in lines]
     empty = ("Exception encountered when", "Graph execution error", "Detected at node", "in user code", "File ")
+    empty += ("2 root error(s) found",)
     lines = [line for line in lines if line and not line.startswith(empty)]
     return (lines or [type(error).__name__])[0][:240]

@@ -334,7 +334,8 @@ class TrainStep:
         return [type(hook).__name__ for hook in self.hooks if hook.needs_compiled_optimizer]
 
     def _check_updating(self):
-        if not self._needing():
+        # A frozen model has nothing to update, which Keras warns of itself.
+        if not self._needing() or not self.model.trainable_variables:
             return
         if not self._updating & self._driven:
             raise ValueError(

@@ -17,9 +17,16 @@ def whole_numbers(axis):
 
 
 def plain_numbers(axis):
-    """Writes a logarithmic axis's ticks as plain numbers: 1, 2, 3 and 5 of each power of ten, while they are few."""
+    """Writes a logarithmic axis's ticks as plain numbers: over a few powers of ten 1, 2, 3 and 5 of each, else 1."""
     ticker = import_optional("matplotlib.ticker", "kregkit.plots")
-    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5), numticks=5))
+
+    class Locator(ticker.LogLocator):
+        # With several ticks a power and many powers, Matplotlib's own gives none.
+        def tick_values(self, vmin, vmax):
+            self.set_params(subs=(1.0, 2.0, 3.0, 5.0) if 0 < vmax < 3e3 * vmin else (1.0,), numticks=8)
+            return super().tick_values(vmin, vmax)
+
+    axis.set_major_locator(Locator())
     axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(ticker.NullLocator())
 

@@ -408,6 +408,15 @@ def test_an_eager_step_that_uses_the_compiled_optimizer_every_third_time_is_take
         model.fit(*probes.regression(4), batch_size=2, verbose=0, callbacks=[StepDecay(0.5, every=1)])
 
 
+def test_a_frozen_model_is_fitted_as_keras_fits_it():
+    model = counting_model()
+    model.trainable = False
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    with pytest.warns(UserWarning, match="does not have any trainable weights"):
+        _, history = fit(model, [StepDecay(0.5, every=1), PolyakAveraging(0.5)], epochs=2)
+    assert history["learning_rate"] == pytest.approx([0.1, 0.05])
+
+
 def test_keys_see_what_is_inside():
     class Thing:
         pass

@@ -26,6 +26,9 @@ def test_a_logarithmic_loss_has_plain_numbers():
     shown = {text.get_text() for text in axes.get_yticklabels()}
     assert {"0.5", "1", "2"} <= shown and not any("10^" in one for one in shown)
     assert len(axes.yaxis.get_minorticklocs()) == 0
+    axes = plots.loss_curves({"loss": [100.0, 1e-5]})
+    axes.figure.canvas.draw()
+    assert {"0.001", "0.1", "10"} & {text.get_text() for text in axes.get_yticklabels()}
 
 
 def test_several_runs_share_axes_and_name_their_solid_lines():
