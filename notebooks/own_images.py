@@ -3,8 +3,8 @@
 #
 # From a folder of photographs to a trained network: look at what the network will see, augment, train, and average over
 # views. Replace `photographs` by your folder. The first cell makes one out of the two photographs that come with
-# scikit-learn: of a temple and of a flower 24 tiles each to train on, from the left half of each picture, and 60 each to
-# test on, from the right half.
+# scikit-learn: of a temple and of a flower 24 tiles each to train on, from the left half of each picture, and 60 each
+# to test on, from the right half.
 
 # %%
 import os
