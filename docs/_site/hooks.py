@@ -4,6 +4,8 @@ Everything is read from the sources by `ast`: the site is built where neither Te
 """
 
 import ast
+import base64
+import json
 import pathlib
 import re
 import tomllib
@@ -16,7 +18,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "kregkit"
 ROOMS = sorted(path.parent.name for path in PACKAGE.glob("[a-z]*/__init__.py"))
 # What a reader wants first stands first; pages that aren't named here follow.
-PAGES = ["in_your_project", "cheat_sheet", "questions", "coming_from", "works_with", "lecture"]
+PAGES = ["in_your_project", "cheat_sheet", "questions", "coming_from", "works_with", "lecture", "claims"]
+NOTEBOOKS = ["quickstart", "own_images", "babysitting_and_transfer"]
 DESIGN = ["design", "keras_notes"]
 FROM_ROOT = {"changelog": "CHANGELOG.md", "contributing": "CONTRIBUTING.md", "conduct": "CODE_OF_CONDUCT.md"}
 REFERENCES = re.compile(r"^References?:\s.*?(?=\n\n|\Z)", re.S | re.M)
@@ -61,10 +64,10 @@ def symbol_index():
     for room in ROOMS:
         for name, (file, node) in public_names(room)[1].items():
             kind = "class" if isinstance(node, ast.ClassDef) else "function"
-            link = f"[`{name}`](reference/{room}.md#kregkit.{room}.{name})"
-            rows.append((name.lower(), room, f"| {link} | `{room}` | {kind} | {cell(first_line(file, node))} |"))
+            named = f"{reference_link(f'{room}.{name}', name)}<br>{room}, {kind}"
+            rows.append((name.lower(), room, f"| {named} | {cell(first_line(file, node))} |"))
     table = "\n".join(row for *_, row in sorted(rows))
-    return f"# Symbols\n\nEvery public name.\n\n| name | room | is a | what it does |\n|---|---|---|---|\n{table}\n"
+    return f"# Symbols\n\nEvery public name.\n\n| name | what it does |\n|---|---|\n{table}\n"
 
 
 def cell(text):
@@ -75,12 +78,14 @@ def cards_page():
     """Returns the page of cards: what the sources say, and what `cards.toml` adds to it."""
     with open(ROOT / "docs" / "_site" / "cards.toml", "rb") as file:
         cards = tomllib.load(file)
+    check_cards(cards)
     text = ["# Cards\n", cards.pop("about")]
     for title, card in cards.items():
         room, name = card["symbol"].split(".")
         origin, node = public_names(room)[1][name]
         doc = docstring(origin, node)
         example, references = EXAMPLE.search(doc), REFERENCES.findall(doc)
+        links = " ".join(reference_link(symbol, symbol) for symbol in [card["symbol"], *card.get("also", [])])
         missing = [key for key in ("equation", "settings", "hurts", "cost") if key not in card]
         if example is None or missing or not (references or "reference" in card):
             lacks = missing or ("a doctest or a reference",)
@@ -96,9 +101,33 @@ def cards_page():
             f"| when it hurts | {cell(card['hurts'])} |",
             f"| cost | {cell(card['cost'])} |",
             f"| reference | {cell(reference)} |",
-            f"| all arguments | [`{name}`](reference/{room}.md#kregkit.{room}.{name}) |\n",
+            f"| all arguments | {links} |\n",
         ]
     return "\n".join(text)
+
+
+def reference_link(symbol, text):
+    return f"[`{text}`](reference/{symbol.split('.')[0]}.md#kregkit.{symbol})"
+
+
+def check_cards(cards):
+    """Raises an error if a public name has no card and isn't listed as one that needs none, or the other way round."""
+    without = set()
+    for line in cards.pop("without").split("\n"):
+        room, _, names = line.partition(":")
+        listed = public_names(room)[1] if names.strip() == "*" else names.split()
+        without |= {f"{room}.{name}" for name in listed}
+    tables = [card for card in cards.values() if isinstance(card, dict)]
+    carded = {symbol for card in tables for symbol in (card["symbol"], *card.get("also", []))}
+    public = {f"{room}.{name}" for room in ROOMS for name in public_names(room)[1]}
+    faults = {
+        "have no card (docs/_site/cards.toml)": public - carded - without,
+        "have a card and are listed as `without`": carded & without,
+        "are in docs/_site/cards.toml and not public": (carded | without) - public,
+    }
+    wrong = [f"{', '.join(sorted(names))} {what}" for what, names in faults.items() if names]
+    if wrong:
+        raise PluginError("; ".join(wrong))
 
 
 def script_page(path):
@@ -107,6 +136,34 @@ def script_page(path):
     about = ast.get_docstring(ast.parse(source)) or ""
     title, _, rest = about.partition("\n")
     return f"# {path.stem}\n\n{title}\n{rest}\n\n````python\n{source}````\n"
+
+
+def notebook_pages():
+    """Yields the files of the notebooks' pages: text, code, and the outputs that the notebooks were stored with."""
+    for path in notebooks():
+        lines = []
+        for index, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
+            source = "".join(cell["source"])
+            if cell["cell_type"] == "markdown":
+                source = re.sub(r"\]\(\.\./docs/", "](../", source)
+                lines.append(re.sub(r"\]\((\w+)\.ipynb\)", r"](\1.md)", source))
+                continue
+            lines.append(f"```python\n{source}\n```")
+            for number, output in enumerate(cell["outputs"]):
+                data = {kind: "".join(value) for kind, value in output.get("data", {}).items()}
+                if "image/png" in data:
+                    picture = f"{path.stem}_{index}_{number}.png"
+                    yield f"notebooks/{picture}", base64.b64decode(data["image/png"])
+                    lines.append(f"![What the code above draws]({picture})")
+                elif "text/html" in data:
+                    lines.append(f'<div class="output">{data["text/html"]}</div>')
+                else:
+                    lines.append(f"```text\n{''.join(output.get('text', data.get('text/plain', ''))).rstrip()}\n```")
+        yield f"notebooks/{path.stem}.md", "\n\n".join(lines) + "\n"
+
+
+def notebooks():
+    return [path for stem in NOTEBOOKS if (path := ROOT / "notebooks" / f"{stem}.ipynb").exists()]
 
 
 def scripts():
@@ -121,6 +178,7 @@ def on_config(config):
     config.nav = [
         {"Start": ["index.md", *first, "cards.md"]},
         {"Guides": [f"{page}.md" for page in rooms]},
+        {"Notebooks": [f"notebooks/{path.stem}.md" for path in notebooks()]},
         {"Examples": [f"examples/{path.stem}.md" for path in scripts()]},
         {"Reference": ["symbols.md", *(f"reference/{room}.md" for room in ROOMS)]},
         {"Inside": [f"{page}.md" for page in DESIGN] + ["benchmarks.md", *(f"{page}.md" for page in FROM_ROOT)]},
@@ -133,6 +191,7 @@ def on_files(files, config):
     pages = {"symbols.md": symbol_index(), "cards.md": cards_page()}
     pages |= {f"reference/{room}.md": reference_page(room) for room in ROOMS}
     pages |= {f"examples/{path.stem}.md": script_page(path) for path in scripts()}
+    pages |= dict(notebook_pages())
     pages["benchmarks.md"] = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
     pages |= {f"{page}.md": (ROOT / name).read_text(encoding="utf-8") for page, name in FROM_ROOT.items()}
     for name, content in pages.items():
@@ -144,11 +203,19 @@ def on_page_markdown(markdown, page, config, files):
     """Turns links that hold on the repository's pages into links that hold on the site."""
     markdown = re.sub(r"\]\(\.\./examples/(\w+)\.py\)", r"](examples/\1.md)", markdown)
     markdown = re.sub(r"\]\(\.\./examples/?\)", "](examples/quickstart.md)", markdown)
+    markdown = re.sub(r"\]\(\.\./notebooks/(\w+)\.ipynb\)", r"](notebooks/\1.md)", markdown)
     markdown = re.sub(r"\]\(\.\./benchmarks/(README\.md)?\)", "](benchmarks.md)", markdown)
+    if page.file.src_uri == "benchmarks.md":
+        markdown = re.sub(r"\]\(\.\./docs/", "](", markdown)
     if page.file.src_uri.split(".")[0] in FROM_ROOT:
         markdown = re.sub(r"\]\(docs/", "](", markdown)
         markdown = re.sub(r"\]\((\w+\.md)", lambda match: "](" + _renamed(match[1]), markdown)
     return markdown
+
+
+def on_page_content(html, page, config, files):
+    """Makes pictures links to themselves: on a phone a wide one is opened to be read."""
+    return re.sub(r'<p>(<img [^>]*src="([^"]+)"[^>]*>)</p>', r'<p><a href="\2">\1</a></p>', html)
 
 
 def _renamed(name):

@@ -1,10 +1,14 @@
 """Labelled examples in the forms that `fit` takes: arrays, or something that can be read batch by batch."""
 
+import functools
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from kregkit._core.batches import read_batches
+
+_BATCH_SIZE = 32
 
 
 def is_pair(data):
@@ -30,13 +34,28 @@ def features_of(name, data, model):
     """Returns a list of the outputs of `model` for all of `data`, and their labels, in one pass; as `labels_of`."""
     if is_pair(data):
         x, y = labelled(name, data)
-        outputs = model.predict(x, verbose=0)
-        return (outputs if isinstance(outputs, list) else [outputs]), y
+        return _predicted(model, x, len(y)), y
     parts, labels = [], []
     for x, y in _batches(name, data):
         parts.append(keras.tree.flatten(model.predict_on_batch(x)))
         labels.append(y)
     return [np.concatenate(part) for part in zip(*parts)], np.concatenate(labels)
+
+
+def _predicted(model, x, num):
+    """Returns a list of the outputs of `model` for arrays, in batches.
+
+    `predict` traces one function per model, which TensorFlow takes for one function that is traced again and again: it
+    warns whoever predicts with a few models of his own behind it. It tells a partial function from all others.
+    """
+    x = keras.tree.map_structure(np.asarray, x)
+    specs = keras.tree.map_structure(lambda one: tf.TensorSpec((None, *one.shape[1:]), one.dtype), x)
+    traced = tf.function(functools.partial(model, training=False), input_signature=[specs], autograph=False)
+    parts = []
+    for start in range(0, num, _BATCH_SIZE):
+        batch = keras.tree.map_structure(lambda one, start=start: one[start : start + _BATCH_SIZE], x)
+        parts.append([one.numpy() for one in keras.tree.flatten(traced(batch))])
+    return [np.concatenate(part) for part in zip(*parts)]
 
 
 def labelled(name, data):
