@@ -22,8 +22,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 NAMES = ["quickstart", "own_images", "babysitting_and_transfer"]
 LARGEST, SECONDS = 300_000, 300
 CELL = re.compile(r"^# %%(?: \[(markdown)\])?\n(.*?)(?=^# %%|\Z)", re.M | re.S)
-# What TensorFlow says of the processor when it is imported, whatever its log level.
-NOTE = re.compile(r"^(?:WARNING: All log messages before absl::InitializeLog|I\d{4} \S+ +\d+ \w+\.cc:\d+\]).*\n", re.M)
+# What TensorFlow logs of the machine, whatever its log level: no message of Python begins like this.
+NOTE = re.compile(r"^(?:WARNING: All log messages before absl::InitializeLog|[IWE]\d{4} \S+ +\d+ \w+\.cc:\d+\]).*\n", re.M)
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
