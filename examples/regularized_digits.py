@@ -109,9 +109,9 @@ class FixedRegions(FractionalMaxPooling2D):
 
 
 def interval(values):
-    """Returns the mean and half the width of its 95 % interval."""
+    """Returns the mean and half the width of its 95 % interval; of one value, the half is 0."""
     if len(values) < 2:
-        return float(np.mean(values)), float("nan")
+        return float(np.mean(values)), 0.0
     half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
     return float(np.mean(values)), float(half)
 
@@ -123,7 +123,8 @@ def drawn_boundaries(layer, size):
     return [0, *(keras.ops.convert_to_numpy(ends)[0, :, 0, 0].astype(int) + 1)]
 
 
-def save(figure, name):
+def save(figure, name, title):
+    figure.suptitle(title, fontsize=13, fontweight="bold", color="0.2")
     OUTPUT.mkdir(parents=True, exist_ok=True)
     figure.savefig(OUTPUT / name, dpi=150)
     plt.close(figure)
@@ -158,7 +159,8 @@ def picture_regions():
                 )
                 cuts.append(drawn_boundaries(layer, len(photograph)))
             draw_regions(photograph, *cuts, axes, f"{regions}, draw {index + 1}", "deepskyblue")
-    save(figure, "regions_photograph.png")
+    title = "Fractional max pooling: four draws of regions, 24 x 24 to 15 x 15 (pseudorandom: spaced more evenly)"
+    save(figure, "regions_photograph.png", title)
 
     image = digits("train", as_arrays=True)[0][7] / 255.0
     figure, grid = plt.subplots(2, 4, figsize=(12, 6.6), layout="constrained")
@@ -173,7 +175,7 @@ def picture_regions():
             for top, bottom in zip(cuts[0], cuts[0][1:])
         ]
         draw_regions(pooled, range(6), range(6), grid[1, index], "pooled to 5 x 5")
-    save(figure, "regions_digit.png")
+    save(figure, "regions_digit.png", "One digit, four draws of the regions: above the regions, below their maxima")
 
 
 def draw_depths(probabilities, axes, label):
@@ -187,7 +189,8 @@ def draw_depths(probabilities, axes, label):
     axes.set_xlabel("blocks computed at a step")
     axes.set_ylabel("probability")
     axes.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper left")
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def picture_depth():
@@ -197,7 +200,7 @@ def picture_depth():
     ):
         plots.survival_probabilities(linear_survival(blocks, final), left, label=name)
         draw_depths(linear_survival(blocks, final), right, name)
-    save(figure, "depth.png")
+    save(figure, "depth.png", "Stochastic depth: how likely each block survives, and how many do")
 
 
 def compare(variants, epochs, seeds, base):
@@ -226,17 +229,18 @@ def compare(variants, epochs, seeds, base):
                 found[name].append(100 * float(np.mean(predicted != labels)))
             print(f"  seed {seed}, {name:<24} test error {errors[name][-1]:5.2f} %", flush=True)
 
-    print(f"\nTest error in percent over {seeds} seeds, 95 % interval of the mean\n")
+    over = f"over {seeds} seeds, 95 % interval of the mean" if seeds > 1 else "of one seed"
+    print(f"\nTest error in percent {over}\n")
     print(f"  {'':<24} {'test error':>14}   {'minus ' + base:>15}   training error")
     means, intervals = {}, {}
     for name, values in errors.items():
         mean, half = interval(values)
         difference, other = interval(np.subtract(values, errors[base]))
         means[name], intervals[name] = mean, (mean - half, mean + half)
-        print(
-            f"  {name:<24} {mean:6.2f} +- {half:4.2f}   {difference:+7.2f} +- {other:4.2f}"
-            f"   {np.mean(training[name]):6.2f}"
-        )
+        cells = [f"{mean:.2f}", f"{difference:+.2f}"]
+        if seeds > 1:
+            cells = [f"{cell} +- {each:.2f}" for cell, each in zip(cells, (half, other))]
+        print(f"  {name:<24} {cells[0]:>14}   {cells[1]:>15}   {np.mean(training[name]):14.2f}")
     return means, intervals
 
 
@@ -257,7 +261,8 @@ def main():
     picture_regions()
     picture_depth()
     if not arguments.smoke:
-        save(plots.errors(means, intervals=intervals, baseline="plain").figure, "errors.png")
+        title = f"Test error after {NUM_TRAIN} digits; lines: 95% intervals over {seeds} seeds; dashed: plain"
+        save(plots.errors(means, intervals=intervals, baseline="plain").figure, "errors.png", title)
     print(f"\nPictures: {OUTPUT}")
 
 

@@ -188,6 +188,10 @@ def show(title, means, intervals):
         print(f"{name:32}{value:7.2f} %{interval}")
 
 
+def over(seeds, spread):
+    return f"mean and {spread} of {seeds} seeds" if seeds > 1 else "one seed"
+
+
 def least_sure(predictor, x, y, num=12):
     """Returns a figure of the images with the most uncertain predictions."""
     prediction, spread = predictor.predict(x, verbose=0)
@@ -202,12 +206,13 @@ def least_sure(predictor, x, y, num=12):
         axes.set_title(f"{first} {p[index, first]:.0%}, {second} {p[index, second]:.0%}", fontsize=9)
         right = f"is {y[index]}"
         axes.set_xlabel(
-            f"{right}\nentropy {spread['entropy'][index]:.2f}, of it noise {spread['mutual_information'][index]:.2f}",
-            fontsize=7, color="tab:green" if first == y[index] else "tab:red",
+            f"{right}\nentropy {spread['entropy'][index]:.2f},\nof it noise {spread['mutual_information'][index]:.2f}",
+            fontsize=8, color="tab:green" if first == y[index] else "tab:red",
         )  # fmt: skip
         axes.set_xticks([])
         axes.set_yticks([])
-    figure.suptitle("The test images that the ensemble is least sure of", fontsize=11)
+    title = "The test images that the ensemble is least sure of (entropy in nats; green: right, red: wrong)"
+    figure.suptitle(title, fontsize=11)
     return figure
 
 
@@ -226,7 +231,7 @@ def digits_part(rates, seeds, epochs, cycles, draws):
     means, intervals = summary(rows)
     show("Test error on the digits", means, intervals)
     axes = plots.errors(means, intervals=intervals, baseline="plain prediction")
-    axes.set_title("Digits: test error, mean of seeds and 95% interval", fontsize=10)
+    axes.set_title(f"Digits: test error, {over(seeds, '95% interval')}", fontsize=10)
     axes.figure.savefig(OUTPUT / "digits.png", dpi=130)
 
     axes = None
@@ -235,7 +240,7 @@ def digits_part(rates, seeds, epochs, cycles, draws):
     plain = [row["plain prediction"] for row in rows]
     axes.axhline(np.mean(plain), color="0.4", linestyle="--", linewidth=1, label="plain prediction")
     axes.legend(frameon=False)
-    axes.set_title("Digits: error against draws, mean and range of seeds", fontsize=10)
+    axes.set_title(f"Digits: error against draws, {over(seeds, 'range')}", fontsize=10)
     axes.figure.savefig(OUTPUT / "draws.png", dpi=130)
     least_sure(predictor, data[2], y_test).savefig(OUTPUT / "least_sure.png", dpi=130)
 
@@ -248,7 +253,7 @@ def photographs_part(rates, seeds, epochs, cycles, draws, num=NUM_PATCHES):
     means, intervals = summary(rows)
     show("Test error on the photographs' patches", means, intervals)
     axes = plots.errors(means, intervals=intervals, baseline="plain, central crop")
-    axes.set_title("Photographs: test error, mean of seeds and 95% interval", fontsize=10)
+    axes.set_title(f"Photographs: test error, {over(seeds, '95% interval')}", fontsize=10)
     axes.figure.savefig(OUTPUT / "photographs.png", dpi=130)
 
 

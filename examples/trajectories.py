@@ -241,14 +241,20 @@ def animate(drawn):
         start = np.array([landscape["start"]])
         landscape["paths"] = {name: np.repeat(start, 2, axis=0) for name in empty}
         landscape["below"] = {name: values[:1] for name, values in landscape["below"].items()}
+        # At a film's size a note would run into its neighbour's.
+        del landscape["note"]
     axes = plots.trajectories(whole, colors=COLORS, below="length of the gradient")
     figure = axes[0, 0].figure
-    figure.set_size_inches(13, 5)
-    figure.suptitle(f"SGD and momentum at the same rate of {SHARED_RATE}", fontsize=14, fontweight="bold", color="0.2")
+    figure.set_size_inches(15, 6)
+    title = f"SGD and momentum at the same rate of {SHARED_RATE}"
+    figure.suptitle(title, fontsize=15, fontweight="bold", color="0.2")
     lines = []
     for column, landscape in enumerate(drawn.values()):
         slopes = np.concatenate(list(landscape["below"].values()))
-        axes[1, column].set(xlim=(0, STEPS), ylim=(slopes.min() / 1.5, slopes.max() * 1.5))
+        axes[0, column].title.set_fontsize(11)
+        axes[1, column].set(
+            xlim=(0, STEPS), xticks=[0, STEPS // 2, STEPS], ylim=(slopes.min() / 1.5, slopes.max() * 1.5)
+        )
         for name, path in landscape["paths"].items():
             color = COLORS[name]
             (trail,) = axes[0, column].plot([], [], "-", color=color, linewidth=1.6, zorder=40)

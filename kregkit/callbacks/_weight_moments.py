@@ -4,7 +4,7 @@ import numpy as np
 from keras import ops
 
 from kregkit._core.weights import copy_values
-from kregkit.callbacks._memory import assign_row
+from kregkit.callbacks._kept_functions import assign_row
 
 
 class WeightMoments:

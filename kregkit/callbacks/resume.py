@@ -10,6 +10,7 @@ from typing import Any, Literal
 import keras
 
 from kregkit._core import keras_internals
+from kregkit._core.backends import require_tensorflow
 from kregkit._core.checks import check_choice, check_integer, check_number
 from kregkit._core.types import Path
 from kregkit._core.workers import gather_from_workers, worker
@@ -129,6 +130,7 @@ class Resume(TracedCallback):
             self._look(callback_list.callbacks)
 
     def _look(self, callbacks):
+        require_tensorflow("Resume")
         iterator = keras_internals.fit_epoch_iterator(self.model)
         if iterator is None:
             raise ValueError("Resume works in `fit` only. Received: callbacks outside of `fit`")

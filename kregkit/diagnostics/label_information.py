@@ -14,6 +14,8 @@ from kregkit.diagnostics.finding import Finding, Problem
 
 # Of large images and label maps a sample of the columns tells as much.
 _MAX_FEATURES, _MAX_TARGETS = 4096, 64
+# Of fewer examples no permutation stands out: the four of XOR are no shuffled labels.
+_FEWEST = 16
 
 
 @rules.checked(num_permutations=rules.whole(20, 10**6))
@@ -34,7 +36,7 @@ def label_signal(model: keras.Model, data: Data, num_permutations: int = 200) ->
     Shuffled labels give values of `z` like a normal number's; labels of any use in images, tables or word counts give
     tens. If no regression has `z >= 4`, and no correlation `z >= 5` (a largest one has more chances), there is a
     warning and no failure: what only a deep network finds, such as the parity of many numbers, looks the same. Where
-    every token has a label of its own, tokens are the examples.
+    every token has a label of its own, tokens are the examples. Of fewer than 16 examples nothing is said.
 
     One feature that determines the labels exactly is named too: it won't be known when the model is used.
 
@@ -85,7 +87,9 @@ def label_signal(model: keras.Model, data: Data, num_permutations: int = 200) ->
                 continue
             row = _scores(probe, features, targets, num_permutations, tokens is None)
             details[path] = {**row, "num": len(features)}
-            if not (row["z"] >= 4 or row["z_correlation"] >= 5 or row.get("z_model", 0.0) >= 4):
+            if len(features) >= _FEWEST and not (
+                row["z"] >= 4 or row["z_correlation"] >= 5 or row.get("z_model", 0.0) >= 4
+            ):
                 few = len(features) < 10 * classes
                 problems.append(
                     Problem(

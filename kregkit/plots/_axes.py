@@ -11,9 +11,24 @@ def new_axes(axes=None, size=(6.4, 4.2)):
     return pyplot.figure(figsize=size, layout="constrained").add_subplot()
 
 
-def whole_numbers(axes):
-    """Puts the ticks of the x axis at integers."""
-    axes.xaxis.set_major_locator(import_optional("matplotlib.ticker", "kregkit.plots").MaxNLocator(integer=True))
+def whole_numbers(axis):
+    """Puts the ticks of an axis at integers."""
+    axis.set_major_locator(import_optional("matplotlib.ticker", "kregkit.plots").MaxNLocator(integer=True))
+
+
+def plain_numbers(axis):
+    """Writes a logarithmic axis's ticks as plain numbers: over a few powers of ten 1, 2, 3 and 5 of each, else 1."""
+    ticker = import_optional("matplotlib.ticker", "kregkit.plots")
+
+    class Locator(ticker.LogLocator):
+        # With several ticks a power and many powers, Matplotlib's own gives none.
+        def tick_values(self, vmin, vmax):
+            self.set_params(subs=(1.0, 2.0, 3.0, 5.0) if 0 < vmax < 3e3 * vmin else (1.0,), numticks=8)
+            return super().tick_values(vmin, vmax)
+
+    axis.set_major_locator(Locator())
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(ticker.NullLocator())
 
 
 def finish(axes, legend=True):

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from kregkit import data, diagnostics, inference, transfer
+from kregkit import callbacks, data, diagnostics, inference, transfer
 
 X, Y = np.zeros((8, 4), "float32"), np.zeros(8, "int64")
 
@@ -34,6 +34,7 @@ NEED_TENSORFLOW = {
     "update_ratio": lambda: diagnostics.update_ratio(model(), (X, Y)),
     "compare_learning_rates": lambda: diagnostics.compare_learning_rates(model(), (X, Y)),
     "fine_tune": lambda: transfer.fine_tune(model(), (X, Y)),
+    "Resume": lambda: model().fit(X, Y, verbose=0, callbacks=[callbacks.Resume("nowhere")]),
     "AugmentLayer": lambda: data.AugmentLayer([data.RandomFlip()]),
 }
 

@@ -67,6 +67,13 @@ def test_few_examples_only_warn():
     assert signal(RNG.normal(size=(40, 5)).astype("float32"), y, 20, loss).status == "warn"
 
 
+def test_the_four_examples_of_xor_are_too_few_to_judge():
+    x = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], "float32")
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(4, "tanh"), keras.layers.Dense(1, "sigmoid")])
+    model.compile("adam", "binary_crossentropy")
+    assert room.label_signal(model, (x, np.array([0, 1, 1, 0]))).status == "pass"
+
+
 def test_bad_argument():
     with pytest.raises(ValueError, match="Received: num_permutations=3"):
         room.label_signal(dense(1), (X, X[:, :1]), num_permutations=3)
