@@ -31,6 +31,21 @@ def local_variable(initial_value, dtype, name):
     )
 
 
+def assign_row(variable, row, value):
+    """Assigns `variable[row] = value`, of a variable that `local_variable` made; `assign` would write all the rows.
+
+    Args:
+        variable: The variable; of a strategy, in a replica's step that replica's, elsewhere those of all replicas.
+        row: Integer scalar tensor.
+        value: Tensor of a row's shape and type.
+    """
+    in_step = tf.distribute.has_strategy() and not tf.distribute.in_cross_replica_context()
+    everywhere = isinstance(variable, tf.distribute.DistributedValues) and not in_step
+    for one in variable.values if everywhere else [variable]:
+        # A variable of a strategy has no method for this.
+        tf.raw_ops.ResourceScatterUpdate(resource=one.handle, indices=row[None], updates=value[None])
+
+
 class TracedFunction:
     """One train function with hooks, what it depends on, and the variables that it reads."""
 

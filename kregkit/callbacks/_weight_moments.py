@@ -4,6 +4,7 @@ import numpy as np
 from keras import ops
 
 from kregkit._core.weights import copy_values
+from kregkit.callbacks._kept_functions import assign_row
 
 
 class WeightMoments:
@@ -41,10 +42,7 @@ class WeightMoments:
             mean.assign_add(before / ops.cast(self.gathered, mean.dtype))
             after = value - mean
             squares.assign_add(before * after)
-            here = ops.reshape(
-                ops.equal(ops.arange(self.rank, dtype="int64"), slot), (self.rank, *[1] * len(after.shape))
-            )
-            deviations.assign(ops.where(here, after[None], deviations))
+            assign_row(deviations, slot, after)
 
     def state(self):
         """Returns everything as arrays that no training changes."""

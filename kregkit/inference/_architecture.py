@@ -49,6 +49,10 @@ class Architecture:
         self._traced = self.traced(self._run)
         self._traced_with_numbers = self.traced(self._run_with_numbers)
 
+    def is_statistic(self, index):
+        """Returns whether `variables[index]` is a BatchNormalization's moving statistic."""
+        return id(self.variables[index]) in self._statistics
+
     def __call__(self, values, inputs, stream=0, first_example=None):
         """Returns the outputs.
 

@@ -7,6 +7,7 @@ from keras import ops
 from kregkit._core.keras_internals import set_mask
 from kregkit._core.output_kinds import Task
 from kregkit.inference._moments import UNSEEN, Maximum, Moments, like
+from kregkit.inference._variance_shares import ShareMoments, variance_shares
 
 REDUCTIONS = ("probabilities", "logits", "geometric")
 # Of views and members too, which aren't samples of anything.
@@ -107,10 +108,12 @@ class Quantities:
         settings: `Settings`.
         task: The output's `Task`.
         auto: Boolean, whether the number of draws depends on the spread.
+        order: `SampleOrder`, where the shares of the variance are asked for, or `None`.
     """
 
-    def __init__(self, settings, task, auto):
+    def __init__(self, settings, task, auto, order=None):
         self.task = task
+        self._shares = None if order is None else ShareMoments(order.paired)
         reduction = Reduction(settings.reduce, task)
         running = Maximum() if settings.reduce == "maximum" else Moments(squares=False)
         self._parts = {"result": (lambda y: reduction.transform(y, task), running)}
@@ -122,7 +125,7 @@ class Quantities:
     def _prediction(self, y):
         return tf.cast(probabilities(y, self.task), "float32")
 
-    def of_pass(self, y, weight, seen=None):
+    def of_pass(self, y, weight, seen=None, every=None):
         """Returns the states after one pass, by name; see `Moments`.
 
         Args:
@@ -130,10 +133,16 @@ class Quantities:
             weight: `(k, batch)` of zeros and ones.
             seen: Booleans `(k, batch, ...)` of some of the axes of `y`: which predictions are of something that the
                 view shows. The others count only where no view shows anything. `None` where all do.
+            every: As `weight`, of the samples that count for the shares of the variance.
         """
-        if seen is not None:
-            weight = like(weight, seen) * tf.where(seen, 1.0, UNSEEN)
+
+        def shown(weight):
+            return weight if seen is None else like(weight, seen) * tf.where(seen, 1.0, UNSEEN)
+
+        weight = shown(weight)
         states = {name: moments.of_pass(function(y), weight) for name, (function, moments) in self._parts.items()}
+        if self._shares is not None:
+            states["shares"] = self._shares.of_pass(self._prediction(y), shown(every))
         return {**states, "count": tf.reduce_sum(weight, 0)}
 
     def merge(self, states, others):
@@ -143,6 +152,8 @@ class Quantities:
             name: moments.merge(states[name], counts[0], others[name], counts[1])
             for name, (_, moments) in self._parts.items()
         }
+        if self._shares is not None:
+            merged["shares"] = self._shares.merge(states["shares"], others["shares"])
         return {**merged, "count": counts[0] + counts[1]}
 
 
@@ -155,12 +166,13 @@ def entropy(p, task):
     return tf.reduce_sum(part(p), axis=-1) if task.link == "softmax" else part(p) + part(1.0 - p)
 
 
-def mixture(settings, runs):
+def mixture(settings, runs, sources=(), drawn_source="weights"):
     """Returns the weighted mean of several runs, or `(mean, spread)` where `settings` ask for it.
 
     Args:
         settings: `Settings`.
         runs: List of `(weight, RunResult)`; the weights sum to 1.
+        sources, drawn_source: As in `variance_shares`; without sources there are no shares.
     """
     _, first = runs[0]
     outputs, spreads = [], []
@@ -171,6 +183,8 @@ def mixture(settings, runs):
         outputs.append(result)
         if settings.spread:
             spreads.append(_spread(settings, parts))
+            if sources:
+                spreads[-1]["shares"] = variance_shares(runs, index, sources, drawn_source)
     mean = keras.tree.pack_sequence_as(first.structure, outputs)
     if not settings.spread:
         return mean

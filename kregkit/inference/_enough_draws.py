@@ -23,9 +23,14 @@ def still_uncertain(active, look, states, tolerance):
 
 
 class DrawCounter:
-    """Counts the draws that the examples of a pass over data took."""
+    """Counts the draws that the examples of a pass over data took.
 
-    def __init__(self):
+    Args:
+        unit: String, what one draw of an example is called.
+    """
+
+    def __init__(self, unit="draws"):
+        self._unit = unit
         self._examples, self._draws, self._full, self._least, self._most = (
             tf.Variable(0, dtype="int64", trainable=False) for _ in range(5)
         )
@@ -55,6 +60,6 @@ class DrawCounter:
         if not examples:
             return ""
         return (
-            f"{draws / examples:.1f} draws per example on average, {least} to {most}; {full} of {examples} examples "
-            "took as many as are allowed"
+            f"{draws / examples:.1f} {self._unit} per example on average, {least} to {most}; {full} of {examples} "
+            "examples took as many as are allowed"
         )

@@ -169,7 +169,8 @@ class _LiveMember:
     """A member with its model's present weights, or with those of the time when `snapshot` was taken."""
 
     def __init__(self, architecture, drawn):
-        self.architecture, self.drawn = architecture, drawn
+        # Draws of one member's weights share it.
+        self.architecture, self.drawn, self.base = architecture, drawn, architecture
         self.snapshot = None
 
     @property

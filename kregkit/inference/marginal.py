@@ -88,7 +88,10 @@ def marginalize(
             mean, as in `Ensemble`. Or `"maximum"`, of views and members: the largest probability of each class over
             them, normalised, so that what one view shows clearly isn't averaged away; noise and weights can't be drawn
             then, as there would be no limit in the number of draws.
-        spread: Boolean, whether to also return how the draws differ. Defaults to `False`.
+        spread: Boolean, whether to also return how the draws differ, and, where several sources are averaged over,
+            which share each has in it; see `Marginal`. The shares need more passes where a draw holds noise and an
+            `Augment`'s version or drawn weights at once: two for each, and four where it holds all three. The mean is
+            the same. Defaults to `False`.
         seed: Integer, defaults to 0.
         batch_size: Integer, at most how many rows (draws and views times examples) share a pass; there are more only
             where `predict` is given larger batches of examples. Defaults to 32 to 4096, by the model's activations.
@@ -224,7 +227,21 @@ class Marginal(Predictor):
 
     With `spread`, predictions are `(prediction, spread)`. `spread` is a dictionary, or one per output where there are
     several: `"std"`, the standard deviation of the draws' probabilities or values; for classification, `"entropy"` of
-    the prediction and `"mutual_information"` of prediction and noise, in nats; and for `draws="auto"`, `"draws"`.
+    the prediction and `"mutual_information"` of prediction and noise, in nats; and for `draws="auto"`, `"draws"`, how
+    many predictions that took, of all views and members together.
+
+    Where two or more of noise, views, members and weights are averaged over, `"shares"` is a dictionary from each of
+    their names to its share of the variance, which sum to 1, of each decision (of a softmax, of the probabilities'
+    variances summed over the classes). The sources are nested as members, weights, views, noise, by the law of total
+    variance,
+
+        Var y = Var_m E[y | m] + E Var_w E[y | m, w] + E Var_v E[y | m, w, v] + E Var[y | m, w, v]
+                members          weights               views                   noise
+
+    so that what two sources do only together counts for the inner one: noise that matters in one view alone is noise.
+    Statistics that are drawn of mini-batches are noise, but stand where weights stand, and beside `weights` belong to
+    them. The shares are estimates: each part is estimated without bias, and negative ones are cut at 0. Of few draws
+    they are rough for one example, and better as a mean over examples. Where nothing varies they are 0.
 
     `marginalize` makes it.
 
@@ -270,7 +287,8 @@ class Marginal(Predictor):
         must_draw = unsure and len(self._members) == 1 and not self._models[0].run_eagerly
         self._sampler = Sampler(self._members, self._weights, self._layer_indices, views, settings, must_draw)
         if settings.draws == "auto":
-            self._sampler.counter = DrawCounter()
+            several = views is not None or len(self._members) > 1
+            self._sampler.counter = DrawCounter("draws (times views and members)" if several else "draws")
         # Losses and metrics are measured on the prediction alone.
         without_spread = dataclasses.replace(settings, spread=False)
         self._mean = Marginal(model, noise, views, without_spread) if settings.spread else None

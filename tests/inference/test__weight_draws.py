@@ -70,6 +70,17 @@ def test_beside_dropout_the_mini_batch_meets_it_too(tmp_path):
     np.testing.assert_allclose(loaded.predict(zoo.X, verbose=0), one.predict(zoo.X, verbose=0), atol=1e-5)
 
 
+def test_members_draw_for_themselves():
+    model = normalized(dropout=0.5)
+    posterior = WeightPosterior([0], [(6, 5)], np.zeros(30), np.ones(30))
+    twice = Ensemble([model, model])
+    # The same mini-batch for both, of all examples: only their own weights and their own dropout can differ.
+    for arguments in ({"weights": [posterior] * 2, "noise": None}, {"noise": [BN, layers.Dropout], "data": TRAIN}):
+        first, second, *_ = marginalize(twice, draws=1, data_batch_size=24, **arguments)._members
+        assert first.drawn.keys() == second.drawn.keys() != set()
+        assert max(np.abs(first.drawn[index] - second.drawn[index]).max() for index in first.drawn) > 0.01
+
+
 def test_drawn_weights_have_their_own_statistics():
     model = normalized()
     posterior = WeightPosterior([0], [(6, 5)], rng.normal(size=30), np.ones(30))
@@ -85,6 +96,8 @@ def test_mini_batches_of_arrays_are_epochs_of_whole_ones():
     batches = mini_batches((TRAIN, np.zeros(24)), 7, seed=3)
     drawn = np.concatenate([next(batches) for _ in range(3)])
     assert len(drawn) == 21 and len(np.unique(drawn[:, 0])) == 21
+    second = np.concatenate([next(batches) for _ in range(3)])
+    assert not np.array_equal(second, drawn)
     assert len(next(mini_batches(TRAIN, 32, seed=0))) == 24
     with pytest.raises(ValueError, match="fewer batches than there are draws.* Received: data=generator"):
         list(mini_batches((batch for batch in [TRAIN]), None, 0))

@@ -115,10 +115,101 @@ def test_softmax_curvature_against_finite_differences():
     np.testing.assert_allclose(product.covariance(), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("kind", ["full", "kronecker", "sigmoid", "values"])
+def test_weights_of_examples_are_copies(kind):
+    random = np.random.default_rng(0)
+    x, weight = random.normal(size=(30, 3)), random.integers(0, 3, 30)
+    theta = random.normal(size=(4, 2))
+    loss, y = {
+        "sigmoid": (keras.losses.BinaryCrossentropy(from_logits=True), random.integers(0, 2, (30, 2))),
+        "values": ("mse", random.normal(size=(30, 2))),
+    }.get(kind, (keras.losses.SparseCategoricalCrossentropy(from_logits=True), random.integers(0, 2, 30)))
+    model = linear(theta, loss)
+    structure = "kronecker" if kind == "kronecker" else "auto"
+    found = laplace(model, (x, y, weight.astype("float64")), structure, batch_size=7)
+    copies = np.repeat(np.arange(30), weight)
+    expected = laplace(model, (x[copies], y[copies]), structure)
+    for name in ("log_marginal_likelihood", "prior_precision"):
+        assert found.information[name] == pytest.approx(expected.information[name], rel=1e-4)
+    np.testing.assert_allclose(found.covariance(), expected.covariance(), rtol=1e-4, atol=1e-7)
+
+
+# Figures of laplace-torch 0.3 with torch 2.13 in float64, for the model and the data that `sines` returns. "full" is a
+# last layer of 2 features and 3 classes, `Laplace(net, "classification", subset_of_weights="last_layer",
+# hessian_structure="full", prior_precision=0.7)`; "kronecker" the same without bias and with "kron"; "values" has 2
+# values, "regression" and `sigma_noise=0.4`; all in batches of 5. "covariance" is the `f_var` of the first logit with
+# all of the first 2 rows, by `_glm_predictive_distribution`; "evidence" is `log_marginal_likelihood()`; "best" are the
+# numbers that maximise it (LBFGS on their logarithms) and its value there; "mean" is the mean softmax of two million
+# draws of logits.
+LAPLACE_TORCH = {
+    "full": {
+        "evidence": -21.794882491510712,
+        "covariance": [[1.0163901946, 0.5921421632, 0.4947344363], [1.6452892695, 1.0055017939, 1.0309263999]],
+        "best": [0.8743355398, -21.7416555936],
+        "mean": [[0.36102, 0.41360, 0.22538], [0.22914, 0.28616, 0.48470]],
+    },
+    "kronecker": {
+        "evidence": -18.999498933277412,
+        "covariance": [[0.4307088281, 0.1311405011, 0.1128460363], [1.0696595467, 0.6159199314, 0.5675665565]],
+        "best": [0.9000321249, -18.9553894027],
+        "mean": [[0.18439, 0.35265, 0.46295], [0.08372, 0.17471, 0.74156]],
+    },
+    "values": {
+        "evidence": -58.88293473504214,
+        "covariance": [[0.0354793474, 0.0], [0.0341712924, 0.0]],
+        "best": [1.9979511316, 0.8705609165, -35.7511259932],
+    },
+}
+
+
+def sines(kind):
+    """Returns a Keras model, its last layer's float64 features, and data, all by formula."""
+    x = np.sin(1.7 * np.arange(36)).reshape(12, 3)
+    hidden = np.cos(0.9 * np.arange(6)).reshape(3, 2)
+    kernel, bias = np.sin(2.3 * np.arange(6) + 0.4).reshape(2, 3), np.cos(1.1 * np.arange(3))
+    y = np.arange(12) * 5 % 3
+    if kind == "values":
+        kernel, bias = kernel[:, :2], bias[:2]
+        y = np.stack([np.sin(3 * x[:, 0]) + 0.3, x[:, 1] * x[:, 2]], 1)
+    use_bias = kind != "kronecker"
+    body = [layers.Dense(2, "tanh", use_bias=False), layers.Dense(kernel.shape[1], use_bias=use_bias)]
+    model = keras.Sequential([keras.Input((3,)), *body])
+    model.set_weights([hidden, kernel, *([bias] if use_bias else [])])
+    crossentropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", "mse" if kind == "values" else crossentropy)
+    features = np.tanh(x @ hidden)
+    return model, np.concatenate([features, np.ones((12, 1))], axis=1) if use_bias else features, x, y
+
+
+@pytest.mark.parametrize("kind", LAPLACE_TORCH)
+def test_against_laplace_torch(kind):
+    model, features, x, y = sines(kind)
+    figures, known = LAPLACE_TORCH[kind], {"noise_std": 0.4} if kind == "values" else {}
+    structure = "kronecker" if kind == "kronecker" else "auto"
+    posterior = laplace(model, (x, y), structure, prior_precision=0.7, batch_size=5, **known)
+    # The first logit's covariance with all of them.
+    covariance = posterior.covariance().reshape(features.shape[1], -1, features.shape[1], model.layers[-1].units)
+    found = np.einsum("ni,iajb,nj->nab", features[:2], covariance, features[:2])[:, 0]
+    np.testing.assert_allclose(found, figures["covariance"], rtol=1e-4, atol=1e-7)
+    assert posterior.information["log_marginal_likelihood"] == pytest.approx(figures["evidence"], rel=1e-5)
+    best = laplace(model, (x, y), structure).information
+    names = ["prior_precision", *(["noise_std"] if kind == "values" else []), "log_marginal_likelihood"]
+    np.testing.assert_allclose([best[name] for name in names], figures["best"], rtol=1e-3)
+    if kind != "values":
+        draws = [np.concatenate([w.reshape(-1, 3) for w in posterior.draw(i).values()]) for i in range(4000)]
+        p = zoo.softmax(features[:2] @ np.array(draws))
+        assert (np.abs(p.mean(0) - figures["mean"]) < 5 * p.std(0) / np.sqrt(4000) + 1e-4).all()
+
+
 def test_draws_have_the_covariance_and_files_hold_it(tmp_path):
     random = np.random.default_rng(1)
     posterior = WeightPosterior(
-        [0, 1], [(2, 2), (2,)], random.normal(size=6), random.uniform(0.1, 1, 6), random.normal(size=(2, 6))
+        [0, 1],
+        [(2, 2), (2,)],
+        random.normal(size=6),
+        random.uniform(0.1, 1, 6),
+        random.normal(size=(2, 6)),
+        information={"made": "here"},
     )
     draws = np.array([np.concatenate([array.ravel() for array in posterior.draw(i).values()]) for i in range(4000)])
     covariance = posterior.covariance()
@@ -129,6 +220,7 @@ def test_draws_have_the_covariance_and_files_hold_it(tmp_path):
     assert (np.abs(np.cov(draws.T) - covariance) < 5 * scale * np.sqrt(2 / 4000)).all()
     posterior.save(tmp_path / "posterior.npz")
     loaded = WeightPosterior.load(tmp_path / "posterior.npz")
+    assert loaded.information == posterior.information == {"made": "here"}
     for index, array in loaded.draw(7).items():
         np.testing.assert_array_equal(array, posterior.draw(7)[index])
     (tmp_path / "other.npz").write_bytes(b"nothing")

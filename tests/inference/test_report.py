@@ -1,6 +1,8 @@
+import keras
 import numpy as np
 import pytest
 from inference import models as zoo
+from keras import layers
 
 from kregkit.inference import Ensemble, marginalize
 
@@ -35,6 +37,7 @@ def test_sample_weights_and_one_hot_targets():
     whole = ensemble.report((X, np.eye(3)[LABELS], weight))
     for key, value in part.ensemble.items():
         assert whole.ensemble[key] == pytest.approx(value, rel=1e-5)
+    np.testing.assert_allclose(whole.disagreement, part.disagreement)
 
 
 def test_binary_and_values():
@@ -89,6 +92,19 @@ def test_intervals_are_those_of_the_mean():
     low, high = report.intervals["error"]
     assert high - low == pytest.approx(2 * 1.96 * np.std(right) / np.sqrt(len(x)), rel=0.15)
     assert low < report.ensemble["error"] < high and "95% from" in str(report)
+
+
+def test_an_examples_decisions_are_drawn_together():
+    # Sixteen pixels that are right or wrong together say no more than one does.
+    model = keras.Sequential([keras.Input((4, 4, 1)), layers.Conv2D(1, 1, activation="sigmoid", use_bias=False)])
+    model.compile("sgd", "binary_crossentropy")
+    sign = np.where(np.random.default_rng(0).uniform(size=400) < 0.3, -1.0, 1.0)
+    sign *= np.sign(model.layers[0].kernel.numpy()).ravel()
+    x = np.broadcast_to(sign[:, None, None, None], (400, 4, 4, 1)).astype("float32")
+    report = Ensemble([model]).report((x, np.ones((400, 4, 4, 1))))
+    low, high = report.intervals["error"]
+    error = report.ensemble["error"]
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(error * (1 - error) / 400), rel=0.15)
 
 
 def test_every_predictor_has_a_report():

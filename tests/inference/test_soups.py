@@ -91,6 +91,11 @@ def test_independent_networks_are_refused_with_the_picture():
     ) as e:
         soup(models, (X, labels))
     assert e.value.line.rise > 0.1 and e.value.line.plot().get_ylabel() == "loss"
+    # From the best member on, whichever it is.
+    *inner, last = models[0].get_weights()
+    models[0].set_weights([*inner, last + np.array([0.3, 0, 0], "float32")])
+    with pytest.raises(DifferentBasinsError, match="from member 1 to member 0"):
+        soup(models, (X, labels))
     with pytest.raises(ValueError, match="Only weights of one architecture"):
         soup([models[0], linear([np.ones((6, 1)), np.ones(1)])], (X, labels))
     with pytest.raises(ValueError, match="Received: members="):
