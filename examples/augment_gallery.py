@@ -93,6 +93,7 @@ def gallery(images, rows):
                         6, SIZE - 10, f"{temple[which]:.0%} temple", fontsize=7,
                         bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5, "alpha": 0.8},
                     )  # fmt: skip
+    figure.suptitle("Operations of augmentation, several draws each", fontsize=13, fontweight="bold", color="0.2")
     return figure
 
 
@@ -115,7 +116,9 @@ def ten_crop(image):
         )
     for axis in axes.ravel():
         axis.axis("off")
-    figure.suptitle(f"TenCrop({size})", fontsize=11)
+    figure.suptitle(
+        f"TenCrop({size}): five places and their mirror images", fontsize=12, fontweight="bold", color="0.2"
+    )
     return figure
 
 

@@ -3,11 +3,15 @@
     python examples/quickstart.py            # about two minutes on two cores
     python examples/quickstart.py --smoke    # seconds: one short run of each, for seeing that it works
 
-Every way gets the same network, the same data and the same number of steps, with three seeds. The table is printed,
-and pictures are saved to examples/output/quickstart/.
+Every way gets the same network, the same 150 digits and the same number of steps, with the same seeds. Two ensembles
+are measured: the snapshots of one run, and independent networks, which cost a run each. The table and the paired
+differences are printed with 95% intervals of the mean over seeds (Student's t); pictures are saved to
+examples/output/quickstart/.
 """
 
 import argparse
+import itertools
+import logging
 import os
 import pathlib
 import tempfile
@@ -15,19 +19,21 @@ import tempfile
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
+import matplotlib.pyplot as plt
 import numpy as np
 from keras import layers
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from scipy import stats
 
 from kregkit import plots, schedules
 from kregkit.callbacks import PolyakAveraging, SnapshotEnsemble, StepDecay
 from kregkit.data import digits
-from kregkit.inference import Ensemble
+from kregkit.inference import Ensemble, loss_along
 
-TRAIN, TEST = "train[:60%]", "train[60%:]+test"
-EPOCHS, BATCH_SIZE, SEEDS = 48, 32, 3
-LEARNING_RATE, CYCLE_LEARNING_RATE = 0.1, 0.2
-CYCLES, DECAY = 4, 0.99
+TRAIN, TEST = "train[:150]", "train[150:]+test"
+EPOCHS, BATCH_SIZE, SEEDS = 48, 10, 5
+LEARNING_RATE, CYCLE_LEARNING_RATE = 0.1, 0.1
+CYCLES, DECAY = 3, 0.99
 OUTPUT = pathlib.Path(__file__).parent / "output" / "quickstart"
 
 
@@ -39,7 +45,9 @@ class Bar(keras.callbacks.Callback):
         self.progress, self.task = progress, task
 
     def on_epoch_end(self, epoch, logs=None):
-        self.progress.update(self.task, advance=1, numbers=f"test error {100 * (1 - logs['val_accuracy']):5.2f} %")
+        known = "val_accuracy" in logs
+        numbers = {"numbers": f"test error {100 * (1 - logs['val_accuracy']):5.2f} %"} if known else {}
+        self.progress.update(self.task, advance=1, **numbers)
 
 
 def build(seed):
@@ -66,11 +74,15 @@ def build(seed):
         keras.optimizers.SGD(LEARNING_RATE, momentum=0.9),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
+        # An epoch of 15 small steps at a time: the rates and averages are exact to the step all the same.
+        steps_per_execution=15,
     )
     return model
 
 
 def main():
+    # Each of the many models is traced once, which TensorFlow takes for one that is traced many times.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="one seed and a few epochs")
     smoke = parser.parse_args().smoke
@@ -83,24 +95,25 @@ def main():
     print(f"{len(x)} digits to train on, {len(x_test)} to test on; {epochs} epochs of {steps_per_epoch} steps")
 
     def error(predictor):
-        return 100 * float(np.mean(predictor.predict(x_test, verbose=0).argmax(axis=-1) != y_test))
+        return 100 * float(np.mean(predictor.predict(x_test, batch_size=1024, verbose=0).argmax(axis=-1) != y_test))
 
-    results, histories = {}, {}
-    columns = (TextColumn("{task.description:<34}"), BarColumn(), TextColumn("{task.fields[numbers]}"))
+    results, histories, ensembles, independent = {}, {}, [], []
+    columns = (TextColumn("{task.description:<40}"), BarColumn(), TextColumn("{task.fields[numbers]}"))
     with Progress(*columns, TimeElapsedColumn()) as progress:
 
         def train(name, seed, callback):
             model = build(seed)
             task = progress.add_task(f"{name}, seed {seed}", total=epochs, numbers="")
+            # The curves that are drawn are the last seed's.
+            watched = {"validation_data": (x_test, y_test), "validation_batch_size": 1024} if seed == seeds - 1 else {}
             callbacks = [callback, Bar(progress, task)]
-            histories[name] = model.fit(
-                x, y, BATCH_SIZE, epochs, 0, validation_data=(x_test, y_test), callbacks=callbacks
-            )
+            histories[name] = model.fit(x, y, BATCH_SIZE, epochs, 0, callbacks=callbacks, **watched)
             return model
 
         for seed in range(seeds):
             decayed = train("step decay", seed, StepDecay(0.1, at=[epochs / 2, epochs * 3 / 4]))
             results.setdefault("step decay", []).append(error(decayed))
+            independent.append(decayed)
 
             average = PolyakAveraging(DECAY, warmup=True)
             averaged = train("constant rate, Polyak average", seed, average)
@@ -109,44 +122,112 @@ def main():
             results.setdefault("constant rate, Polyak average", []).append(error(averaged))
 
             with tempfile.TemporaryDirectory() as directory:
-                train("snapshot ensemble", seed, SnapshotEnsemble(directory, cycles, CYCLE_LEARNING_RATE))
-                ensemble = Ensemble.from_directory(directory)
-            for index, member in enumerate(ensemble.members, start=1):
+                train("snapshot run (one network)", seed, SnapshotEnsemble(directory, cycles, CYCLE_LEARNING_RATE))
+                ensembles.append(Ensemble.from_directory(directory))
+            for index, member in enumerate(ensembles[-1].members, start=1):
                 results.setdefault(f"snapshot {index} alone", []).append(error(member))
-            results.setdefault(f"ensemble of {cycles} snapshots", []).append(error(ensemble))
+            results.setdefault(f"ensemble of {cycles} snapshots", []).append(error(ensembles[-1]))
 
-    means = {name: float(np.mean(errors)) for name, errors in results.items()}
-    intervals = {name: (min(errors), max(errors)) for name, errors in results.items()}
-    print(f"\nTest error in percent, mean of {seeds} seed{'s' if seeds > 1 else ''} (lowest to highest)\n")
-    for name, mean in means.items():
-        low, high = intervals[name]
-        print(f"  {name:<34} {mean:5.2f}   ({low:.2f} to {high:.2f})")
+    # Each seed's ensemble leaves its own network out, so that there is one for each seed.
+    others = [[model for other, model in enumerate(independent) if other != seed] for seed in range(seeds)]
+    if seeds > 2:
+        results[f"ensemble of {seeds - 1} networks"] = [error(Ensemble(members)) for members in others]
+    print_table(results, seeds)
 
     OUTPUT.mkdir(parents=True, exist_ok=True)
+    draw_rates(epochs, steps_per_epoch, cycles)
+    decays = [epochs / 2, epochs * 3 / 4]
+    draw_histories(plots.loss_curves, histories, decays, "loss.png", "loss (nats)")
+    draw_histories(plots.error_curves, histories, decays, "error_curves.png", "error (%)")
+    intervals = {name: interval(errors) for name, errors in results.items()}
+    means = {name: middle for name, (middle, _) in intervals.items()}
+    bars = {name: (middle - half, middle + half) for name, (middle, half) in intervals.items()} if seeds > 1 else None
+    explained = f"\nlines: 95% intervals over {seeds} seeds" if seeds > 1 else " (one seed)"
+    axes = plots.errors(means, intervals=bars, baseline="step decay")
+    save(axes, "errors.png", f"Test error after training on {len(x)} digits{explained}; dashed: step decay")
+
+    axes = None
+    for seed, ensemble in enumerate(ensembles):
+        probabilities = [softmax(member.predict(x_test, batch_size=1024, verbose=0)) for member in ensemble.members]
+        axes = plots.ensemble_size(np.stack(probabilities), y_test, axes, label=f"seed {seed}")
+    axes.set(xlabel="snapshots averaged", ylabel="test error (%)")
+    save(axes, "ensemble_size.png", "The more snapshots of one run are averaged, the lower the error")
+    draw_walls(ensembles[-1], x, y, x_test, y_test, f"seed {seeds - 1}")
+    print(f"\nPictures: {OUTPUT}")
+
+
+def softmax(logits):
+    return keras.ops.convert_to_numpy(keras.ops.softmax(logits))
+
+
+def interval(values):
+    """Returns the mean and half the width of its 95% interval; of one value, the half is 0."""
+    if len(values) < 2:
+        return float(np.mean(values)), 0.0
+    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+    return float(np.mean(values)), float(half)
+
+
+def print_table(results, seeds):
+    print(f"\nTest error in percent, {seeds} seed{'s, with 95% intervals of the mean' if seeds > 1 else ''}\n")
+    base = np.array(results["step decay"])
+    for name, errors in results.items():
+        columns = f"{np.mean(errors):6.2f}"
+        if seeds > 1:
+            difference, half = interval(errors - base)
+            columns += f" +- {interval(errors)[1]:4.2f}"
+            columns += "" if name == "step decay" else f"   minus step decay: {difference:+5.2f} +- {half:4.2f}"
+        print(f"  {name:<34} {columns}")
+
+
+def draw_rates(epochs, steps_per_epoch, cycles):
     total = epochs * steps_per_epoch
     over = {"steps": total, "steps_per_epoch": steps_per_epoch}
     decay = schedules.StepDecay(LEARNING_RATE, 0.1, at=[total / 2, total * 3 / 4])
     axes = plots.learning_rate_curve(decay, label="step decay", **over)
     axes = plots.learning_rate_curve(lambda step: LEARNING_RATE, axes, label="constant, for averaging", **over)
     cosine = schedules.CosineCycles(CYCLE_LEARNING_RATE, total, cycles)
-    save(plots.learning_rate_curve(cosine, axes, label="snapshot cycles", **over), "learning_rate.png")
-    axes = None
-    for name, history in histories.items():
-        axes = plots.loss_curves(history, axes, label=name)
-    save(axes, "loss.png")
-    axes = None
-    for name, history in histories.items():
-        axes = plots.error_curves(history, axes, label=name)
-    save(axes, "error_curves.png")
-    save(plots.errors(means, intervals=intervals, baseline="step decay"), "errors.png")
-    probabilities = [
-        keras.ops.convert_to_numpy(keras.ops.softmax(member.predict(x_test, verbose=0))) for member in ensemble.members
-    ]
-    save(plots.ensemble_size(np.stack(probabilities), y_test), "ensemble_size.png")
-    print(f"\nPictures: {OUTPUT}")
+    axes = plots.learning_rate_curve(cosine, axes, label="snapshot cycles", **over)
+    # The constant rate lies below the step decay's first part.
+    axes.lines[1].set(linestyle="--", zorder=3)
+    save(axes, "learning_rate.png", "Three learning rates over the same number of steps")
 
 
-def save(axes, name):
+def draw_histories(draw, histories, decays, name, quantity):
+    axes = None
+    for label, history in histories.items():
+        axes = draw(history, axes, label=label)
+    for epoch in decays:
+        axes.axvline(epoch, color="0.5", linestyle=":", linewidth=1, zorder=0)
+    axes.set_ylabel(f"{quantity}, dashed: training")
+    what = quantity.split(" (")[0].capitalize()
+    save(axes, name, f"{what} over training, last seed\n(dotted: the step decay divides its rate by 10)")
+
+
+def draw_walls(ensemble, x, y, x_test, y_test, seed):
+    """Draws the loss on the straight lines from snapshot to snapshot: between minima there is a wall."""
+    axes = plt.figure(figsize=(6.4, 4.2), layout="constrained").add_subplot()
+    models = [member.to_model() for member in ensemble.members]
+    for model in models:
+        model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    for label, data, style in (("training digits", (x, y), "--"), ("test digits", (x_test[:500], y_test[:500]), "-")):
+        for index, (one, other) in enumerate(itertools.pairwise(models), start=1):
+            line = loss_along(one, other, data, points=11, normalization_data=x, batch_size=500)
+            named = label if index == 1 else None
+            axes.plot(index + line.positions, line.losses, style, color="C0" if style == "-" else "C1", label=named)
+    for index in range(1, len(models) + 1):
+        axes.axvline(index, color="0.6", linewidth=0.8, zorder=0)
+    axes.set_xticks(range(1, len(models) + 1), [f"snapshot {index}" for index in range(1, len(models) + 1)])
+    axes.set(ylabel="loss (nats)", xlabel="along straight lines between the weights")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    save(axes, "walls.png", f"One run visits several minima: the loss between its snapshots ({seed})")
+
+
+def save(axes, name, title):
+    axes.figure.suptitle(title, fontsize=11, fontweight="bold", color="0.2")
     axes.figure.savefig(OUTPUT / name, dpi=150)
 
 

@@ -79,8 +79,12 @@ def main():
     left.set(xlim=(0, min(60, STEPS)), ylim=(0, None))
     right.set_title("AdaGrad's steps die out", fontweight="bold", loc="left")
     right.set_yscale("log")
+    right.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    right.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     right.yaxis.set_major_formatter("{x:g}")
-    figure.supxlabel(f"root mean square over all weights; {SEEDS} seeds, a line each", fontsize=9, color="0.4")
+    seeds = f"{SEEDS} seeds, a line each" if SEEDS > 1 else "one seed"
+    figure.supxlabel(f"root mean square over all weights; {seeds}", fontsize=9, color="0.4")
+    figure.suptitle("How long the steps are", fontsize=14, fontweight="bold", color="0.2")
     OUTPUT.mkdir(exist_ok=True)
     figure.savefig(OUTPUT / "step_sizes.png", dpi=130)
     for name, runs in lengths.items():

@@ -70,9 +70,9 @@ def train(way, backbone, x, y, epochs, seed):
 
 
 def interval(values):
-    """Returns the mean and half the width of its 95 % interval."""
+    """Returns the mean and half the width of its 95 % interval; of one value, the half is 0."""
     if len(values) < 2:
-        return float(np.mean(values)), float("nan")
+        return float(np.mean(values)), 0.0
     half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
     return float(np.mean(values)), float(half)
 
@@ -113,14 +113,20 @@ def main():
             found = ", ".join(f"{way} {errors[way][count][-1]:.1f}" for way in WAYS)
             print(f"  seed {seed}, {name:>3} per class, {time.perf_counter() - start:4.0f} s: {found}", flush=True)
 
-    print(f"\nTest error in percent over {seeds} seeds, 95 % interval of the mean\n")
+    print(
+        f"\nTest error in percent {f'over {seeds} seeds, 95 % interval of the mean' if seeds > 1 else 'of one seed'}\n"
+    )
     print(f"  {'per class':<10}" + "".join(f"{way:>18}" for way in WAYS))
     for count, name in counts.items():
         cells = (interval(errors[way][count]) for way in WAYS)
-        print(f"  {name:<10}" + "".join(f"{f'{mean:.2f} +- {half:.2f}':>18}" for mean, half in cells))
+        texts = (f"{mean:.2f}" + (f" +- {half:.2f}" if seeds > 1 else "") for mean, half in cells)
+        print(f"  {name:<10}" + "".join(f"{text:>18}" for text in texts))
 
     axes = plots.transfer_curves(errors, labels={largest: f"all ({largest})"})
     axes.set_xlabel("examples of digits 5 to 9, per class")
+    axes.set_ylabel(f"test error (%), mean and range of {seeds} seeds" if seeds > 1 else "test error (%), one seed")
+    title = "New digits for a network that knows 0 to 4"
+    axes.figure.suptitle(title, fontsize=12, fontweight="bold", color="0.2")
     OUTPUT.mkdir(parents=True, exist_ok=True)
     axes.figure.savefig(OUTPUT / "errors.png", dpi=150)
     print(f"\nPicture: {OUTPUT / 'errors.png'}")

@@ -14,12 +14,17 @@ Training a network is choosing `W` in `y = f(x; W, z)`, where `z` is noise that 
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
 # These three hold classes that Keras finds by their registered names, so that
 # `keras.models.load_model` opens a file with nothing imported but kregkit.
 from kregkit import layers, optimizers, schedules
 from kregkit._core.late_classes import register_late
 from kregkit._version import __version__
+
+if TYPE_CHECKING:
+    # What `__getattr__` imports when it is asked for.
+    from kregkit import callbacks, data, diagnostics, distribution, inference, plots, search, transfer
 
 _LAZY_ROOMS = ("callbacks", "data", "diagnostics", "distribution", "inference", "plots", "search", "transfer")
 # The layers and models of lazy rooms that files name.

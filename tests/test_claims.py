@@ -80,6 +80,14 @@ def test_a_run_that_was_cut_goes_on_with_what_lacks(tmp_path, registry):
     assert _claims.Records(path, resume=False).lines == []
 
 
+def test_a_quick_run_takes_the_cheapest_claims_first():
+    lines = [{"tuned": "a", "rate": 0.1}]
+    # The first seed of "dear" tunes its rate, which a quick run doesn't.
+    lines += [{"claim": "dear", "seed": seed, "seconds": seconds} for seed, seconds in enumerate((90.0, 8.0, 9.0))]
+    lines += [{"claim": "cheap", "seed": 0, "seconds": 7.0}]
+    assert _claims.cheapest_first(["unknown", "dear", "cheap"], lines, 3) == ["cheap", "dear", "unknown"]
+
+
 def test_the_table_says_what_was_not_measured(tmp_path, registry):
     records = _claims.Records(tmp_path / "claims.jsonl")
     text = _claims.page(_claims.summaries(records), "Introduction.")

@@ -105,6 +105,7 @@ def test_bad_argument_is_refused_at_construction(case, arguments, text, tmp_path
     assert text in str(error.value)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("case", LAYERS, ids=str)
 def test_layer_model_survives_file_and_clone(case, tmp_path):
     model = contracts.layer_model(case)
@@ -125,7 +126,7 @@ def layer_numbers(case, mode, directory):
     return [history.history["loss"], *model.get_weights()]
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(("case", "mode"), per_mode(LAYERS))
 def test_layer_in_mode(case, mode, tmp_path):
     numbers = numbers_in_mode(layer_numbers, case, mode, tmp_path)
@@ -147,7 +148,7 @@ def optimizer_numbers(case, mode, directory):
     return trained.get_weights()
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(("case", "mode"), per_mode(OPTIMIZERS))
 def test_optimizer_in_mode(case, mode, tmp_path):
     numbers = numbers_in_mode(optimizer_numbers, case, mode, tmp_path)
@@ -155,6 +156,7 @@ def test_optimizer_in_mode(case, mode, tmp_path):
         contracts.assert_same(numbers, reference(optimizer_numbers, case), case, mode)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("case", OPTIMIZERS, ids=str)
 def test_optimizer_resumes_from_file_bit_for_bit(case, tmp_path):
     x, y = contracts.regression_data()
@@ -197,7 +199,7 @@ def callback_numbers(case, mode, directory):
 
 # The rows have no validation data.
 @pytest.mark.filterwarnings("ignore:PolyakAveraging chooses among .* by 'val_loss', which was never in the logs")
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(("case", "mode"), per_mode(CALLBACKS))
 def test_callback_in_mode(case, mode, tmp_path):
     numbers = numbers_in_mode(callback_numbers, case, mode, tmp_path)
@@ -223,6 +225,7 @@ def test_copies_of_callbacks_have_all_attributes(case, tmp_path):
     assert not [name for name in vars(callback) if not hasattr(again, name)]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.filterwarnings("ignore:PolyakAveraging chooses among .* by 'val_loss', which was never in the logs")
 @pytest.mark.parametrize("case", CALLBACKS, ids=str)
 def test_nothing_stays_behind_after_fit(case, tmp_path):

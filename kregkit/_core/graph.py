@@ -102,6 +102,46 @@ def layer_paths(model):
     return list(pairs.values())
 
 
+def block_paths(model):
+    """Returns pairs of a path and a layer as `layer_paths` does, with names that the next model of the session has too.
+
+    The model's own name is left out, as in `"backbone/block_1/dropout"`. Keras counts its automatic names through the
+    session, as in `"dense_13"`: within each block they are counted anew, from `"dense"`, unless they begin so already.
+    """
+    pairs, seen = [], set()
+
+    def visit(layer, outer):
+        inner = [one for one in keras_internals.inner_layers(layer) if id(one) not in seen]
+        seen.update(map(id, inner))
+        for one, name in zip(inner, _names_in_block(inner)):
+            pairs.append((f"{outer}{name}", one))
+            visit(one, f"{outer}{name}/")
+
+    visit(model, "")
+    return pairs
+
+
+def _names_in_block(layers):
+    """Returns names for layers of one block: their own, or counted from the block's first of that kind."""
+    numbers = [_automatic_number(layer) for layer in layers]
+    names = [layer.name for layer in layers]
+    for kind in {kind for kind, _ in filter(None, numbers)}:
+        places = [place for place, one in enumerate(numbers) if one is not None and one[0] == kind]
+        if min(numbers[place][1] for place in places) > 1:
+            for count, place in enumerate(sorted(places, key=lambda place: numbers[place][1])):
+                names[place] = f"{kind}_{count}" if count else kind
+    # A layer of the user's own may have such a name.
+    return names if len(set(names)) == len(set(map(id, layers))) else [layer.name for layer in layers]
+
+
+def _automatic_number(layer):
+    """Returns the kind and number of a name such as `"dense_13"` of a `Dense`, or `None` for other names."""
+    found = re.fullmatch(r"(\w+?)(?:_(\d+))?", layer.name)
+    if found and found[1].replace("_", "") == type(layer).__name__.lower().replace("_", ""):
+        return found[1], int(found[2] or 0)
+    return None
+
+
 def matches_path(pattern, path):
     """Returns whether a regular expression matches the whole path, or all of it behind a slash."""
     return re.fullmatch(f"(?:.*/)?(?:{pattern})", path) is not None

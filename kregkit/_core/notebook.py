@@ -2,10 +2,17 @@
 
 import html
 import re
+import sys
 from typing import Any
 
 _COLORS = {"pass": "#2e7d32", "warn": "#b26a00", "fail": "#c62828"}
 _TABLE = '<div style="overflow-x: auto"><table style="font-size: 90%">{}</table></div>'
+
+
+def in_notebook() -> bool:
+    """Returns whether this code runs in a notebook, where lines can't be drawn anew without widgets."""
+    ipython = sys.modules.get("IPython")
+    return hasattr(ipython.get_ipython() if ipython else None, "kernel")
 
 
 class Notebook:

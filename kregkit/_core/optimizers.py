@@ -4,6 +4,9 @@ import keras
 
 from kregkit._core.keras_internals import flatten_layers
 
+# Whose objects hold no optimizer of the model's: they aren't searched. `types` has Python's own plain namespaces.
+_LIBRARIES = ("builtins", "keras", "kregkit", "numpy", "tensorflow")
+
 
 def leaf_optimizers(optimizer):
     """Returns the optimizers that update weights, behind any wrappers, in a fixed order.
@@ -34,12 +37,29 @@ def wrapped_optimizers(optimizer):
 
 
 def own_optimizers(model):
-    """Returns the optimizers among the attributes of a model and of the models inside it, also in lists."""
-    found = []
+    """Returns the optimizers among the attributes of a model and of the models inside it.
+
+    Those in dictionaries, lists and plain objects are among them, at any depth.
+    """
+    found, seen = [], set()
     for layer in flatten_layers(model):
         for value in vars(layer).values():
-            values = (
-                value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
-            )
-            found += [one for one in values if isinstance(one, keras.optimizers.Optimizer)]
+            found += _optimizers_in(value, seen)
     return list({id(part): part for one in found for part in wrapped_optimizers(one)}.values())
+
+
+def _optimizers_in(value, seen):
+    if isinstance(value, keras.optimizers.Optimizer):
+        return [value]
+    if isinstance(value, dict):
+        parts = value.values()
+    elif isinstance(value, (list, tuple)):
+        parts = value
+    elif type(value).__module__.partition(".")[0] not in _LIBRARIES and not isinstance(value, keras.Layer):
+        parts = getattr(value, "__dict__", {}).values()
+    else:
+        return []
+    if id(value) in seen:
+        return []
+    seen.add(id(value))
+    return [optimizer for part in list(parts) for optimizer in _optimizers_in(part, seen)]

@@ -1,10 +1,10 @@
 """The train step that a fit's traced callbacks share: their clock, their hooks, and the traced functions they reuse.
 
 A `TrainStep` belongs to one model during one `fit`. Its hooks run inside the compiled step, under
-`steps_per_execution`, XLA and `tf.distribute` alike. What a trace reads outlives the fit: a `Memory` keeps the traced
+`steps_per_execution`, XLA and `tf.distribute` alike. What a trace reads outlives the fit: `KeptFunctions` keeps traced
 functions and their variables beside the model's own train function, so that a later fit whose callbacks have the same
 kinds and settings traces nothing. Keras drops its train function when a trace of it would no longer be right
-(`compile`, for one), and the memory goes with it.
+(`compile`, for one), and what is kept goes with it.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ from kregkit._core.graph import all_layers
 from kregkit._core.optimizers import leaf_optimizers, own_optimizers, wrapped_optimizers
 from kregkit._core.training_data import remember_training_data
 from kregkit.callbacks._gradients_again import rerouted
-from kregkit.callbacks._installed import Installed
-from kregkit.callbacks._memory import Memory, TracedFunction
+from kregkit.callbacks._kept_functions import KeptFunctions, TracedFunction
 from kregkit.callbacks._trace_key import Identity, Unrepeatable, hook_key, value_key
+from kregkit.callbacks._train_function import TrainFunction
 
 
 class Hook:
@@ -65,6 +65,9 @@ class Hook:
         """
         return apply(gradients, variables)
 
+    def before_epoch_end(self, logs):
+        """Runs at each epoch's end before any callback's `on_epoch_end`; may change the dictionary `logs` for all."""
+
     def release(self):
         """Runs once when the fit has ended, in whatever way: put back here what the step changed."""
 
@@ -96,8 +99,8 @@ class TrainStep:
         if callback.train_step is not None:
             # Of a fit that ended in an error which somebody still looks at, or that runs around this one.
             callback.train_step.close()
-        installed = Installed.find(callback.model)
-        self = cls(callback.model, callback.params) if installed is None else installed.train_step
+        found = TrainFunction.find(callback.model)
+        self = cls(callback.model, callback.params) if found is None else found.train_step
         if self.callbacks and sum(other is callback for other in self.callbacks) > 1:
             self.close()
             raise ValueError(
@@ -124,8 +127,8 @@ class TrainStep:
         # Only these: the fit's other names hold its callback list, whose end must be noticed.
         self.validation = {name: fit[name] for name in names if name in fit}
         remember_training_data(model, fit.get("x"))
-        self.memory = Memory.of(model)
-        self.memory.current = self
+        self.kept = KeptFunctions.of(model)
+        self.kept.current = self
         self._slots = []
         self.step = self.variable(self, "step", 0, "int64")
         self.epoch = self.variable(self, "epoch", 0, "int64")
@@ -133,16 +136,16 @@ class TrainStep:
         self._traced = None
         self._prepared = False
         self._build()
-        self._updating, self._undriven, self._unsure = set(), [], False
+        self._updating, self._undriven, self._unsure, self._warned = set(), [], False, False
         driven = wrapped_optimizers(model.optimizer)
         self._driven = {id(optimizer) for optimizer in driven}
         others = [optimizer for optimizer in own_optimizers(model) if id(optimizer) not in self._driven]
-        self._installed = Installed(self, callback_list, [*driven, *others])
+        self._train_function = TrainFunction(self, callback_list, [*driven, *others])
 
     @property
     def closed(self):
         """Whether the fit has ended, or the train step was taken out of it."""
-        return self._installed.closed
+        return self._train_function.closed
 
     def share(self, kind):
         """Returns the one hook of class `kind` in this fit; the first call makes it, as `kind(self)`."""
@@ -172,7 +175,7 @@ class TrainStep:
         kinds = [hook for hook in self.hooks if type(hook) is type(owner)]
         position = next((index for index, hook in enumerate(kinds) if hook is owner), len(kinds))
         with self.model.distribute_strategy.scope():
-            variable = self.memory.variable((type(owner), position, name), value, dtype)
+            variable = self.kept.variable((type(owner), position, name), value, dtype)
         self._slots.append(variable)
         return variable
 
@@ -198,23 +201,29 @@ class TrainStep:
             self.step.assign(epoch * self.steps_per_epoch + self.offset)
         self.epoch_start = self.steps_done()
 
+    def end_epoch(self, epoch, logs=None):
+        """Runs at an epoch's end, before any callback sees the logs."""
+        self.check_epoch()
+        for hook in self.hooks if logs is not None else ():
+            hook.before_epoch_end(logs)
+
     def steps_done(self):
         """Returns the number of batches trained, as an integer; outside of the step."""
         return int(keras.ops.convert_to_numpy(self.step.read_value()))
 
     def retrace(self):
         """Call when something that the model's own step has baked in changes, such as which layers train."""
-        self._installed.choose_again()
+        self._train_function.choose_again()
 
     def close(self):
         """Ends the work of all hooks and puts everything back, as at the end of the fit."""
-        self._installed.close()
+        self._train_function.close()
 
     def end(self):
         """Lets every hook go: once, when everything else has been undone."""
         if not self.traced and self._traced is not None:
             # Its first step raised, so nobody knows what it holds.
-            self.memory.forget(self._traced)
+            self.kept.forget(self._traced)
         errors = []
         for hook in self.hooks:
             try:
@@ -223,8 +232,8 @@ class TrainStep:
                 errors.append(error)
             if isinstance(hook, keras.callbacks.Callback):
                 hook.train_step = None
-        if self.memory.current is self:
-            self.memory.current = None
+        if self.kept.current is self:
+            self.kept.current = None
         self._slots, self.validation = [], {}
         if errors:
             raise errors[0]
@@ -280,7 +289,7 @@ class TrainStep:
 
         Args:
             iterator: What the function will be called with.
-            make: Function that returns a train function which calls `memory.run` while it is traced.
+            make: Function that returns a train function which calls `KeptFunctions.run` while it is traced.
         """
         self.prepare()
         if self.model.run_eagerly:
@@ -291,11 +300,11 @@ class TrainStep:
         except Unrepeatable:
             self._traced = None
             return make()
-        self._traced = self.memory.find(key)
+        self._traced = self.kept.find(key)
         if self._traced is None:
             self._traced = TracedFunction(key, make(), list(self._slots))
             self.traced = False
-            self.memory.keep(self._traced)
+            self.kept.keep(self._traced)
         else:
             self.traced = True
             self._warn_of(self._traced.undriven)
@@ -339,7 +348,9 @@ class TrainStep:
         self._warn_of(names)
 
     def _warn_of(self, names):
-        if names and self._needing():
+        # TensorFlow traces a step twice whose first trace makes variables.
+        if names and self._needing() and not self._warned:
+            self._warned = True
             warnings.warn(
                 f"{', '.join(self._needing())} acts on the optimizer that `compile` was given, and the model's own "
                 f"`train_step` also trains by {names}, whose rates and updates stay as they are. "
@@ -361,17 +372,18 @@ class TrainStep:
             # A step that only runs eagerly: the first epoch will tell.
             self._unsure = True
         finally:
-            # Steps may count themselves in plain attributes.
+            # Steps may count themselves in plain attributes, and do something else every so many times.
             for name in set(attributes) | set(before):
                 if name not in before:
                     del attributes[name]
                 elif attributes.get(name) is not before[name]:
+                    self._unsure = self._unsure or isinstance(before[name], (int, float))
                     attributes[name] = before[name]
         if not self._unsure:
             self._check_updating()
 
     def check_epoch(self):
-        """Raises at the first epoch's end if an eager step that couldn't be traced has used another optimizer."""
+        """Raises at the first epoch's end if an eager step that one trace couldn't show has used another optimizer."""
         if self._unsure:
             self._unsure = False
             self._check_updating()

@@ -12,12 +12,12 @@ import keras
 from keras import ops
 
 from kregkit._core import keras_internals
+from kregkit._core._repeatable import why_passes_differ
 from kregkit._core.checks import check_boolean, check_choice, check_integer, check_number, check_string
 from kregkit._core.metrics import direction, is_better, one_value
 from kregkit._core.optimizers import leaf_optimizers
 from kregkit._core.types import Tensor
 from kregkit._core.weights import assign_values, copy_values, swapped
-from kregkit.callbacks._validation import why_passes_differ
 from kregkit.callbacks._weight_moments import WeightMoments, gaussian
 from kregkit.callbacks.traced import TracedCallback
 from kregkit.inference import WeightPosterior
@@ -343,8 +343,6 @@ class PolyakAveraging(TracedCallback):
             by_score = monitor.startswith("val_") and getattr(callback, "save_best_only", True)
             judged = f" by {monitor!r}, which is that of the average" if by_score else ""
             return f"keeps the raw weights{judged}: place it after PolyakAveraging to keep the average"
-        if len(self.decays) > 1 and monitor.startswith("val_"):
-            return f"reads {monitor!r} before the best average is chosen: place it after PolyakAveraging"
         return None
 
     def prepare(self) -> None:
@@ -401,12 +399,16 @@ class PolyakAveraging(TracedCallback):
         if self._averages is not None and not self._ended:
             self._take_out()
 
+    def before_epoch_end(self, logs: dict[str, Any]) -> None:
+        if len(self.decays) > 1 and self.monitor in logs:
+            self._choose(logs)
+            self._chosen = True
+            # Callbacks before this one find the raw weights.
+            self._take_out()
+
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self._weight_moments is not None and self.posterior_every is None and self._count() > 0:
             self._weight_moments.gather()
-        if len(self.decays) > 1 and logs is not None and self.monitor in logs:
-            self._choose(logs)
-            self._chosen = True
         self._put_in(self.best)
 
     def _choose(self, logs):

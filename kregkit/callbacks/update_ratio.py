@@ -6,7 +6,7 @@ from keras import ops
 
 from kregkit._core import keras_internals
 from kregkit._core.checks import check_integer
-from kregkit._core.graph import all_layers
+from kregkit._core.graph import all_layers, block_paths
 from kregkit._core.types import Tensor
 from kregkit._core.weights import is_kernel
 from kregkit.callbacks.traced import TracedCallback
@@ -21,9 +21,10 @@ class UpdateRatio(TracedCallback):
 
     The norms are over all kernels of a layer together (matrices and higher; biases and scales start at 0 or 1, where
     the ratio says nothing), measured in one batch out of `every`, and logged as `update_ratio/<layer>` until the next
-    measurement. In between, the compiled step does no more than look whether one is due. A batch that moves no
-    kernel, since loss scaling skips it or its gradients are only accumulated, is not measured; the next one is.
-    Layers frozen when the fit begins are left out.
+    measurement. A layer inside a block has the block's name before its own, as in `update_ratio/block_2/dense`; names
+    that Keras counts through the session, such as `dense_13`, are counted anew in each block. In between, the compiled
+    step does no more than look whether one is due. A batch that moves no kernel, since loss scaling skips it or its
+    gradients are only accumulated, is not measured; the next one is. Layers frozen when the fit begins are left out.
 
     Args:
         every: Integer >= 1, the batches from one measurement to the next. Defaults to `100`.
@@ -66,11 +67,10 @@ class UpdateRatio(TracedCallback):
                 f"batch of inputs before `fit`. Received: model={self.model.name!r}"
             )
         self._kernels: dict[str, list[Any]] = {}
-        for layer in all_layers(self.model):
+        for name, layer in block_paths(self.model):
             own = [variable for variable in keras_internals.own_trainable_variables(layer) if variable.trainable]
             kernels = [variable for variable in own if is_kernel(variable)]
             if kernels:
-                name = layer.name
                 while name in self._kernels:
                     name += "_"
                 self._kernels[name] = kernels

@@ -9,6 +9,7 @@ from kregkit.data.augment_layer import AugmentLayer
 from kregkit.data.automatic import RandAugment, TrivialAugment
 from kregkit.data.bundled_digits import digits
 from kregkit.data.color import ColorJitter, PCAColorNoise
+from kregkit.data.crop_views import FiveCrop, TenCrop
 from kregkit.data.crops import CenterCrop, RandomCrop, RandomResizedCrop, ResizeShortSide
 from kregkit.data.erasing import Cutout, RandomErasing
 from kregkit.data.geometry import (
@@ -27,7 +28,7 @@ from kregkit.data.previews import Preview, preview
 from kregkit.data.standardization import Standardize
 from kregkit.data.tones import AutoContrast, Equalize, Posterize, Sharpness, Solarize
 from kregkit.data.view_sets import D4, Scales, ViewProduct
-from kregkit.data.views import FiveCrop, Flips, MultiScale, RandomViews, TenCrop, Views
+from kregkit.data.views import Flips, MultiScale, RandomViews, Views
 
 __all__ = [
     "D4",

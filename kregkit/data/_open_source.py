@@ -3,6 +3,7 @@
 import collections.abc
 import difflib
 import pathlib
+import re
 
 import keras
 import numpy as np
@@ -15,6 +16,7 @@ from kregkit.data._cache import check_cache
 from kregkit.data._encoded_streams import EncodedStream, encoded_tfds
 from kregkit.data._epochs import plain
 from kregkit.data.image_folders import image_folder
+from kregkit.data.loading import UnknownDataSetError
 from kregkit.data.loading import builder as prepared_builder
 from kregkit.data.sources import (
     ArraySource,
@@ -70,15 +72,10 @@ def _open(source, split, data_dir, cache, on_error, channels, orientation, alone
         try:
             source = prepared_builder(source, data_dir)
         except ValueError as error:
-            folders = [one.name for one in path.parent.iterdir() if one.is_dir()] if path.parent.is_dir() else []
-            close = difflib.get_close_matches(path.name, folders, n=1, cutoff=0.75)
-            if not close:
+            # TFDS can't even read some folders' names, such as those with a space.
+            if not isinstance(error, UnknownDataSetError) and re.fullmatch(r"[\w/:.,=*-]+", source):
                 raise
-            # Names of data sets are no answer to a mistyped folder.
-            raise FileNotFoundError(
-                f"There is no folder {source}, and no data set of that name. Did you mean {path.with_name(close[0])}? "
-                f"Received: source={source!r}"
-            ) from error
+            raise _neither_folder_nor_data_set(source, error) from error
     if hasattr(source, "as_dataset") and hasattr(source, "info"):
         return _from_builder(source, split, cache, on_error, channels, orientation, alone)
     if not isinstance(source, (tuple, list, dict, np.ndarray, tf.Tensor, bytes)) and _is_sequence(source):
@@ -89,6 +86,29 @@ def _open(source, split, data_dir, cache, on_error, channels, orientation, alone
         "`source` must be arrays, a tf.data.Dataset, a keras.utils.PyDataset, a TFDS name or builder, a folder of "
         "images, or an object with `__len__` and `__getitem__`. A generator can be read only once: give "
         f"tf.data.Dataset.from_generator(function, ...). Received: source={source!r}"
+    )
+
+
+def _neither_folder_nor_data_set(source, error):
+    """Returns the error for a string that is no folder and no TFDS name: what it may have been meant to be."""
+    # The first part of the path that isn't there, and what lies beside it.
+    missing = pathlib.Path(source)
+    while not missing.parent.is_dir():
+        missing = missing.parent
+    folders = [one.name for one in missing.parent.iterdir() if one.is_dir()]
+    close = difflib.get_close_matches(missing.name, folders, n=1, cutoff=0.75)
+    if close:
+        # Names of data sets are no answer to a mistyped folder.
+        meant = missing.with_name(close[0]) / pathlib.Path(source).relative_to(missing)
+        return FileNotFoundError(
+            f"There is no folder {source}, and no data set of that name. Did you mean {meant}? "
+            f"Received: source={source!r}"
+        )
+    names = () if "/" in source else getattr(error, "close", ())
+    hint = f" Data sets of similar names: {', '.join(names)}." if names else ""
+    return UnknownDataSetError(
+        f"There is neither a folder {source} in {pathlib.Path.cwd()} nor a TFDS data set of that name.{hint} "
+        f"Received: source={source!r}"
     )
 
 

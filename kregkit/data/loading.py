@@ -1,6 +1,7 @@
 """Any TFDS data set by one call that never hangs."""
 
 import difflib
+from collections.abc import Sequence
 from typing import Any
 
 from kregkit._core.checks import check_boolean, check_choice, check_path
@@ -57,6 +58,14 @@ def load(
     return _tfds.read(builder(name, data_dir, download), split, as_supervised, shuffle_files=shuffle_files)
 
 
+class UnknownDataSetError(ValueError):
+    """TFDS knows no data set of a name. `close` lists names that are like it."""
+
+    def __init__(self, message: str, close: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.close = close
+
+
 def builder(
     name: str, data_dir: Path | None = None, download: bool | None = None, file_format: str | None = None
 ) -> Any:
@@ -73,9 +82,10 @@ def builder(
         known = tfds.list_builders(with_community_datasets=False) + ["digits"]
         close = difflib.get_close_matches(name.partition("/")[0].partition(":")[0], known, n=3)
         hint = f" Close names: {', '.join(close)}." if close else ""
-        raise ValueError(
+        raise UnknownDataSetError(
             "`name` must be a data set that TFDS knows (tfds.list_builders()), or one prepared under "
-            f"{_shown(data_dir)}.{hint} Received: name={name!r}"
+            f"{_shown(data_dir)}.{hint} Received: name={name!r}",
+            close,
         ) from error
     if not _tfds.is_prepared(tfds_builder):
         if download is False:

@@ -1,6 +1,8 @@
 """A sample of the user's data, taken without moving anything that decides the order of the next epoch."""
 
 import contextlib
+import math
+import time
 
 import keras
 import numpy as np
@@ -18,7 +20,7 @@ _FRESH = {
 }
 
 
-def sample_batches(data, batch_size, max_examples, max_bytes=256 * 2**20):
+def sample_batches(data, batch_size, max_examples, max_bytes=256 * 2**20, end=math.inf):
     """Returns a list of `(x, y, sample_weight)`, NumPy arrays or structures of them, all of one batch size.
 
     Args:
@@ -26,6 +28,7 @@ def sample_batches(data, batch_size, max_examples, max_bytes=256 * 2**20):
             `keras.utils.PyDataset`.
         batch_size: Integer, for arrays.
         max_examples, max_bytes: Integers, where to stop.
+        end: Float, the `time.monotonic()` after which no batch but the first is waited for.
 
     Raises:
         ValueError: The data is an iterator, whose batches would be gone, or is empty.
@@ -51,7 +54,7 @@ def sample_batches(data, batch_size, max_examples, max_bytes=256 * 2**20):
             batches.append(batch)
             examples += num
             size += sum(array.nbytes for array in keras.tree.flatten(batch) if array is not None)
-            if examples >= max_examples or size >= max_bytes:
+            if examples >= max_examples or size >= max_bytes or time.monotonic() >= end:
                 break
     if not batches:
         raise ValueError(f"`data` holds no batch. Received: data={type(data).__name__}")

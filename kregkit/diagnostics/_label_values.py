@@ -17,8 +17,10 @@ _POSITIVE = {
         "logarithms are taken of targets, and negative ones are cut to 0 without a word: use another loss"
     ),
 }
-_RELATIVE: tuple[str, ...] = ("MeanAbsolutePercentageError", "mean_absolute_percentage_error")
-_RELATIVE += tuple(name for names in _POSITIVE for name in names) + ("CosineSimilarity", "cosine_similarity")
+_PERCENTAGE = ("MeanAbsolutePercentageError", "mean_absolute_percentage_error")
+_RELATIVE: tuple[str, ...] = (
+    _PERCENTAGE + tuple(name for names in _POSITIVE for name in names) + ("CosineSimilarity", "cosine_similarity")
+)
 # Targets that lie so many times further away than the outputs vary are unscaled. Ages and percentages are learnt as
 # they are.
 _LARGE = 60
@@ -52,6 +54,12 @@ def is_sparse(loss):
     return loss_name(loss) in _SPARSE
 
 
+def ignored_class(loss):
+    """Returns the class number that a loss leaves out, such as 255 for the borders of a segmentation, or None."""
+    options = loss.keywords if isinstance(loss, functools.partial) else vars(loss) if hasattr(loss, "__dict__") else {}
+    return options.get("ignore_class")
+
+
 def label_problems(probe):
     """Returns the problems of all labels, in the order of the outputs."""
     labels, problems = probe.labels(), []
@@ -81,11 +89,17 @@ def _label(path, array, loss, shape, activation, output):
         return problems
     numbers = array.astype("float64")
     if task.link == "softmax":
-        problems += _classes(path, numbers, is_sparse(loss), shape[-1])
+        ignored = ignored_class(loss)
+        counted = numbers if ignored is None else numbers[numbers != ignored].reshape(-1, *[1] * (numbers.ndim - 1))
+        problems += _classes(path, counted, is_sparse(loss), shape[-1]) if counted.size else []
     elif task.link == "sigmoid":
         problems += _yes_or_no(path, numbers, activation)
     else:
         problems += _values(path, numbers, loss_name(loss), activation, output)
+    if not problems and loss_name(loss) in _PERCENTAGE and not numbers.all():
+        remedy = "a percentage of 0 has no bound: leave such targets out, or use another loss"
+        figure = f"{np.mean(numbers == 0):.0%} of them are 0"
+        problems.append(Problem("labels out of range", "fail", figure, "none is 0", remedy, path))
     if not problems and len(numbers) > 1 and np.ptp(numbers) == 0:
         remedy = "there is nothing to tell apart: were these examples sorted or filtered by label?"
         figure = f"all {numbers.flat[0]:g}"

@@ -27,22 +27,29 @@ _MAX_NUMBERS = 2**26
 
 
 @contextlib.contextmanager
-def probing(model, data, batch_size=32, max_examples=1024):
-    """Yields a `Probe`; `data` that is one already, as `preflight` passes it on, is yielded as it is."""
+def probing(model, data, batch_size=32, max_examples=1024, end=math.inf):
+    """Yields a `Probe`; `data` that is one already, as `preflight` passes it on, is yielded as it is.
+
+    No more is read after `end`, a `time.monotonic()`; the probe's `cut` says so.
+    """
     if isinstance(data, Probe):
         yield data
         return
     require_tensorflow("A check of a model")
     _check_model(model)
     check_integer("batch_size", batch_size, 2)
-    batches = sample_batches(data, batch_size, max_examples)
+    batches = sample_batches(data, batch_size, max_examples, end=end)
+    late = time.monotonic() >= end
     if model.loss is not None and batches[0][1] is None:
         raise ValueError("Every batch must hold inputs and labels. Received: y=None")
     if not (model.built and all(layer.built for layer in all_layers(model))):
         # Not undone afterwards: `fit` goes on with the same weights that it would have drawn itself.
         build_as_fit_does(model, batches[0])
     with untouched(model):
-        yield Probe(model, batches, data)
+        probe = Probe(model, batches, data)
+        num = len(keras.tree.flatten(probe.examples[0])[0])
+        probe.cut = f"reading the data is slow, all checks see {num} examples" if late and num < max_examples else ""
+        yield probe
 
 
 def _check_model(model):

@@ -77,7 +77,7 @@ def preflight(
     It ends after `seconds`, or as soon after as the tracing of one function takes, which can't be interrupted. Each
     check has its share of the time that is left. One that ends early, or for which none is left, judges only what it
     has seen and says how far it came in its `note`; `report.notes` holds them. A note is no warning: it says nothing
-    about the model.
+    about the model. Reading the data ends after a third of the time, with one batch at least, and is noted too.
 
     It has no side effect: weights, optimizer slots, iterations, seeds and metrics hold the same bits afterwards, also
     when a check raises or the user interrupts, and a `tf.data.Dataset` yields what it would have yielded. Only a model
@@ -123,8 +123,10 @@ def preflight(
         raise ValueError(f"`verbose` must be 0, 1 or 2. Received: verbose={verbose!r}")
     end = math.inf if seconds is None else start + seconds
     names = [name for name in CHECKS if name in names]
-    with probing(model, data, batch_size, max_examples) as probe:
+    # A third of the time for data that come slowly: the checks are cut short as well then.
+    with probing(model, data, batch_size, max_examples, start + (end - start) / 3) as probe:
         findings: list[Finding] = []
+        read = probe.cut
         for index, name in enumerate(names):
             begun = time.monotonic()
             title = f"preflight {index + 1}/{len(names)} {name}"
@@ -134,8 +136,9 @@ def preflight(
             fraction = _SHARES.get(name, 1) / sum(_SHARES.get(later, 1) for later in names[index:])
             probe.deadline, probe.cut = begun + fraction * (end - begun), ""
             finding = _cut(name, seconds) if begun >= end else _run(name, model, probe, findings)
-            if probe.cut:
-                finding = _with_cut(finding, probe.cut, seconds)
+            cut = probe.cut or ("" if findings else read)
+            if cut:
+                finding = _with_cut(finding, cut, seconds)
             findings.append(finding)
             if verbose:
                 verdict = f"{'cut short' if finding.note else finding.status}, {time.monotonic() - begun:.1f} s"

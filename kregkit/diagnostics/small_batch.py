@@ -11,6 +11,7 @@ from kregkit._core.keras_internals import get_mask
 from kregkit._core.types import Data
 from kregkit._core.weights import assign_values, copy_values
 from kregkit.diagnostics._flat_adam import FlatAdam
+from kregkit.diagnostics._label_values import ignored_class
 from kregkit.diagnostics._probe import probing
 from kregkit.diagnostics.finding import Finding, Problem
 
@@ -176,7 +177,7 @@ def _classes(probe, y):
         array = array.reshape(num, *(shape[1:-1] if task.link == "softmax" else shape[1:]))
         if np.ptp(array) == 0 or (task.link == "sigmoid" and (np.abs(array - 0.5) < 0.4).any()):
             return []
-        ignored = getattr(loss, "ignore_class", None)
+        ignored = ignored_class(loss)
         counts = np.ones(array.shape, bool) if ignored is None else array != ignored
         classes.append((array, counts, task))
     return classes

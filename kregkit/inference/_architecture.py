@@ -10,7 +10,6 @@ from kregkit._core import keras_internals
 from kregkit._core.architecture import architecture_text
 from kregkit._core.keras_internals import flatten_layers
 from kregkit._core.output_kinds import loss_tasks
-from kregkit.inference.noise.draws import key_of_state
 from kregkit.inference.noise.own_numbers import (
     DrawsInInferenceError,
     assigns_variables,
@@ -18,6 +17,7 @@ from kregkit.inference.noise.own_numbers import (
     own_numbers,
     traced_operations,
 )
+from kregkit.inference.noise.random_numbers import key_of_state
 
 
 class Architecture:
@@ -144,14 +144,22 @@ class Architecture:
 
 def check_predicts_by_call(model):
     """Raises `ValueError` for a model whose `predict` gives something else than its `call`."""
-    for name in ("predict_step", "make_predict_function", "predict"):
+    name = own_method(model, ("predict_step", "make_predict_function", "predict"))
+    if name is not None:
+        raise ValueError(
+            f"Model {model.name!r} has a `{name}` of its own, and ensembles and marginalised models predict by "
+            f"`call`, which may give something else. Move what `{name}` does into `call`, or into a model "
+            f"around this one. Received: model={model.name!r}"
+        )
+
+
+def own_method(model, names):
+    """Returns the first of these names of methods that the model, or its class, has in place of Keras's, or None."""
+    for name in names:
         owner = next((base for base in type(model).__mro__ if name in vars(base)), type(model))
         if name in vars(model) or owner.__module__.partition(".")[0] not in ("keras", "kregkit"):
-            raise ValueError(
-                f"Model {model.name!r} has a `{name}` of its own, and ensembles and marginalised models predict by "
-                f"`call`, which may give something else. Move what `{name}` does into `call`, or into a model "
-                f"around this one. Received: model={model.name!r}"
-            )
+            return name
+    return None
 
 
 def current_values(model):

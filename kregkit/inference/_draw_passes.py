@@ -1,4 +1,4 @@
-"""Passes over draws, views and members: how many rows each has, and when there are enough draws."""
+"""Passes over draws, views and members: how many rows each has, and which draws it takes."""
 
 import dataclasses
 import functools
@@ -9,13 +9,11 @@ import tensorflow as tf
 
 from kregkit._core.output_kinds import output_tasks
 from kregkit.inference._averaging import Quantities, mixture
+from kregkit.inference._enough_draws import ROUND, still_uncertain
 from kregkit.inference._graph_split import NoisyModel
 from kregkit.inference._layouts import output_layouts, restored_prediction
-from kregkit.inference._moments import standard_error
 from kregkit.inference.noise import NotFoldableError
 
-# Draws between two looks at the standard error; a multiple of every number of draws in a pass there.
-_ROUND = 8
 # The noise of each draw in a pass is an operation of its own.
 _MOST_DRAWS = 64
 # Rows of a pass if no batch size is given: so many numbers in the largest activation (8 MB), within bounds. More rows
@@ -64,7 +62,7 @@ class Sampler:
             if key not in noisy_models:
                 noisy_models[key] = NoisyModel(member.architecture, indices, settings)
         self._noisy_models = [noisy_models[key] for key in keys]
-        # A `DrawCounter`, or None.
+        # A `DrawCounter` of `_enough_draws.py`, or None.
         self.counter = None
         self._foldable = all(_free_batch(member.architecture.model) for member in members)
 
@@ -105,44 +103,6 @@ class Sampler:
         if self.counter is not None:
             self.counter.add(counts)
         return mixture(self.settings, results)
-
-
-class DrawCounter:
-    """Counts the draws that the examples of a pass over data took."""
-
-    def __init__(self):
-        self._examples, self._draws, self._full, self._least, self._most = (
-            tf.Variable(0, dtype="int64", trainable=False) for _ in range(5)
-        )
-        self.reset()
-
-    def reset(self):
-        """Begins anew."""
-        for variable in (self._examples, self._draws, self._full, self._most):
-            variable.assign(0)
-        self._least.assign(tf.int64.max)
-
-    def add(self, counts):
-        """Adds a batch: `counts` is a list of pairs, the draws that each example took in a run, and the most."""
-        total = tf.cast(tf.add_n([count for count, _ in counts]), "int64")
-        full = tf.reduce_any(tf.stack([count >= most for count, most in counts]), axis=0)
-        self._examples.assign_add(tf.size(total, out_type="int64"))
-        self._draws.assign_add(tf.reduce_sum(total))
-        self._full.assign_add(tf.reduce_sum(tf.cast(full, "int64")))
-        self._least.assign(tf.minimum(self._least, tf.reduce_min(total)))
-        self._most.assign(tf.maximum(self._most, tf.reduce_max(total)))
-
-    def text(self):
-        """Returns a sentence about what was counted; empty where nothing was."""
-        examples, draws, full, least, most = (
-            int(variable.numpy()) for variable in (self._examples, self._draws, self._full, self._least, self._most)
-        )
-        if not examples:
-            return ""
-        return (
-            f"{draws / examples:.1f} draws per example on average, {least} to {most}; {full} of {examples} examples "
-            "took as many as are allowed"
-        )
 
 
 def _free_batch(model):
@@ -212,7 +172,7 @@ class _Run:
         most = max(1, rows // (self.batch if isinstance(self.batch, int) else 32))
         most = min(most, _MOST_DRAWS)
         if self.auto:
-            return 2 ** int(math.log2(min(most, _ROUND)))
+            return 2 ** int(math.log2(min(most, ROUND)))
         # Equal passes, so that little of the last one is idle.
         return math.ceil(self.samples / math.ceil(self.samples / most))
 
@@ -294,7 +254,5 @@ class _Run:
         """Returns which examples need more draws after `index` passes: with `draws="auto"`, the less certain ones."""
         if not self.auto:
             return active
-        errors = [standard_error(state["prediction"], state["count"]) for state in states]
-        worst = tf.reduce_max(tf.stack(errors), axis=0)
-        look = tf.equal(tf.cast(index, "int64") * k % (_ROUND * self.num_views), 0)
-        return tf.logical_and(active, tf.logical_or(tf.logical_not(look), worst > self.settings.tolerance))
+        look = tf.equal(tf.cast(index, "int64") * k % (ROUND * self.num_views), 0)
+        return still_uncertain(active, look, states, self.settings.tolerance)

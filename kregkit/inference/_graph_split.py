@@ -12,9 +12,9 @@ from kregkit._core.replacing import replaced_all
 from kregkit.inference._architecture import attach_masks, with_masks
 from kregkit.inference._views import repeated
 from kregkit.inference.noise import drawing, drawn_layers, expecting
-from kregkit.inference.noise.draws import Draws
 from kregkit.inference.noise.keras_layers import commutes, is_elementwise, perturbed, without_noise
 from kregkit.inference.noise.own_numbers import DrawsInInferenceError, draws_by_tensorflow, no_numbers, own_numbers
+from kregkit.inference.noise.random_numbers import Draws
 
 
 class NoisyModel:

@@ -13,10 +13,12 @@ from kregkit._core.batches import concatenate, is_arrays, read_batches
 from kregkit._core.checks import check_choice
 from kregkit._core.keras_internals import compile_arguments, flatten_layers
 from kregkit._core.output_kinds import loss_tasks, output_tasks
-from kregkit.inference._architecture import as_tensors
+from kregkit.inference._architecture import as_tensors, own_method
 from kregkit.inference._averaging import common_task
 from kregkit.inference._scores import intervals, matching_targets, output_names, scores
 from kregkit.inference.report import Report
+
+_MEASURING = ("test_step", "compute_loss", "compute_metrics")
 
 
 class Predictor:
@@ -34,6 +36,10 @@ class Predictor:
 
     def __init__(self, models):
         self._compile_arguments = _measures(models)
+        # The model, and its method, that measures otherwise than by what it was compiled with.
+        self._measured_by = next(
+            ((model.name, own_method(model, _MEASURING)) for model in models if own_method(model, _MEASURING)), None
+        )
         self._prediction_model = None
         self._traced_call = None
 
@@ -97,6 +103,7 @@ class Predictor:
             "loss_weights": loss_weights,
             "weighted_metrics": weighted_metrics,
         }
+        self._measured_by = None
         if self._prediction_model is not None:
             self._compile_prediction_model()
 
@@ -120,8 +127,15 @@ class Predictor:
             x, y, **arguments: As in `keras.Model.evaluate`, such as `batch_size`, `sample_weight`, `return_dict`.
 
         Raises:
-            ValueError: Neither the models nor this object are compiled.
+            ValueError: Neither the models nor this object are compiled, or a model has a `test_step`, `compute_loss`
+                or `compute_metrics` of its own and this object isn't compiled.
         """
+        if self._measured_by is not None:
+            model, method = self._measured_by
+            raise ValueError(
+                f"Model {model!r} measures by a `{method}` of its own, which takes one model's predictions. Say what "
+                f"to measure the mean by: `compile(loss, metrics)` on this object. Received: model={model!r}"
+            )
         if self._compile_arguments is None:
             raise ValueError("`evaluate` needs a loss or metrics: none of the models is compiled. Call `compile` first")
         if is_arrays(x) and self._examples_at_a_time() is not None:

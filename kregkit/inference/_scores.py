@@ -3,8 +3,7 @@
 import keras
 import numpy as np
 
-# Bins of the calibration error, as in Guo et al. 2017.
-_NUM_BINS = 15
+from kregkit.inference._calibration_error import equal_mass_bins, equal_width_bins, gaps, mean_gap
 
 
 def measures(y_true, y_pred, task, weight=None):
@@ -32,10 +31,10 @@ def measures(y_true, y_pred, task, weight=None):
     return {
         "log loss": (-(target * np.log(np.maximum(p, 1e-37))).sum(axis=-1), _itself),
         "error": (1.0 - right, _itself),
-        "calibration error": (_gaps(confidence, right, of_width), _sum_of_sizes),
+        "calibration error": (gaps(confidence, right, of_width), mean_gap),
         "equal-mass calibration error": (
-            _gaps(confidence, right, of_mass),
-            _sum_of_sizes,
+            gaps(confidence, right, of_mass),
+            mean_gap,
         ),
         "Brier score": (((p - target) ** 2).sum(axis=-1) * (0.5 if p.shape[-1] == 2 else 1.0), _itself),
     }
@@ -77,30 +76,6 @@ def intervals(y_true, y_pred, task, weight=None, resamples=1000, level=0.95, see
 
 def _itself(mean):
     return float(mean)
-
-
-def _sum_of_sizes(gaps):
-    return float(np.abs(gaps).sum())
-
-
-def equal_width_bins(confidence):
-    """Returns the bin of each confidence; bins are open at the left, so that exactly 1 has the last one."""
-    return np.clip(np.ceil(confidence * _NUM_BINS).astype(int) - 1, 0, _NUM_BINS - 1)
-
-
-def equal_mass_bins(confidence, weight):
-    """Returns the bin of each confidence, of bins that hold equal weight; equal confidences share one."""
-    _, inverse = np.unique(confidence, return_inverse=True)
-    mass = np.bincount(inverse, weight)
-    middle = (np.cumsum(mass) - mass / 2) / mass.sum()
-    return np.clip(np.floor(middle * _NUM_BINS).astype(int), 0, _NUM_BINS - 1)[inverse]
-
-
-def _gaps(confidence, right, bins):
-    """Returns `(decisions, bins)`: how far each decision moves its bin's accuracy from its confidence."""
-    gaps = np.zeros((len(confidence), _NUM_BINS))
-    gaps[np.arange(len(confidence)), bins] = right - confidence
-    return gaps
 
 
 def disagreement(left, right, task, weight=None):

@@ -11,7 +11,7 @@ from kregkit._core.normalization import batch_normalizations
 from kregkit._core.seeds import derived_seed
 from kregkit.inference.batch_normalization import BatchStatistics
 from kregkit.inference.noise import drawing
-from kregkit.inference.noise.draws import Draws
+from kregkit.inference.noise.random_numbers import Draws
 
 
 def split_noise(models, noise):

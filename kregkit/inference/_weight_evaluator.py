@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kregkit._core._repeatable import why_passes_differ
 from kregkit._core.architecture import architecture_text
 from kregkit._core.batches import read_batches
 from kregkit._core.normalization import batch_normalizations
@@ -28,6 +29,14 @@ class WeightEvaluator:
     """
 
     def __init__(self, model, validation, normalization_data, batch_size):
+        for name, data in (("validation", validation), ("data", normalization_data)):
+            reason = why_passes_differ(data)
+            # Statistics may be those of examples that were augmented anew, and of another order.
+            if reason is not None and (name == "validation" or hasattr(data, "__next__")):
+                raise ValueError(
+                    f"All weights are measured on the same examples, but the {name} {reason}. Pass arrays, or a data "
+                    f"set that is the same each time, such as `dataset.cache()`. Received: {type(data).__name__}"
+                )
         self.model, self.validation, self.batch_size = model, validation, batch_size
         self.normalization_data = normalization_data
         architecture = Architecture(model)

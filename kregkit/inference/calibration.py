@@ -144,7 +144,7 @@ class Calibrated(Predictor):
         self.predictor, self.calibrators = predictor, calibrators
         self._models, self._outputs = predictor._models, predictor._outputs
         super().__init__(self._models)
-        self._compile_arguments = predictor._compile_arguments
+        self._compile_arguments, self._measured_by = predictor._compile_arguments, predictor._measured_by
         self.training_data = predictor.training_data
 
     def __repr__(self):

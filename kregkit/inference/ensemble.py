@@ -19,8 +19,9 @@ from kregkit._core.types import Data, Path, Tensor
 from kregkit._core.weights import swapped
 from kregkit._core.written import Name, call_of
 from kregkit.inference._architecture import Architecture, current_values, shared_architectures
-from kregkit.inference._averaging import REDUCTIONS, Combination
+from kregkit.inference._averaging import REDUCTIONS
 from kregkit.inference._calibrators import applied
+from kregkit.inference._member_mean import MemberMean
 from kregkit.inference._predictor import PredictionModel, Predictor, labelled_predictions
 from kregkit.inference._saved import rebuilt, symbolic_inputs
 from kregkit.inference._scores import disagreement, matching_targets, output_names, scores
@@ -139,7 +140,7 @@ class Ensemble(Predictor):
         self._models = [member.architecture.model for member in members]
         # Models of one architecture share the first one of them.
         self._names = [Name(model.name) for model in models or self._models]
-        self._combination = Combination(self._models, self.weights, outputs, reduce)
+        self._member_mean = MemberMean(self._models, self.weights, outputs, reduce)
         super().__init__(models or self._models)
 
     @classmethod
@@ -219,12 +220,12 @@ class Ensemble(Predictor):
         ]
         counts = [count for count, draws in zip(self._counts, drawn) for _ in draws]
         ensemble = self._of([member for draws in drawn for member in draws], counts, self.outputs, self.reduce)
-        ensemble._compile_arguments = self._compile_arguments
+        ensemble._compile_arguments, ensemble._measured_by = self._compile_arguments, self._measured_by
         ensemble.training_data = [*self.training_data, *seen_arrays(weight_draws.data)]
         return ensemble
 
     @property
-    def members(self) -> list[Any]:
+    def members(self) -> list[Member]:
         """List of the members; each has a `name`, `predict`, `evaluate`, `to_model` and `information`."""
         return list(self._members)
 
@@ -243,8 +244,8 @@ class Ensemble(Predictor):
         return call_of(Ensemble, {"models": self._names, "outputs": self.outputs, "reduce": self.reduce})
 
     def _predict_batch(self, inputs, first_example):
-        """Returns the mean of the members' predictions; `Combination` in `_averaging.py` computes it."""
-        return self._combination(self._predict_each(inputs, first_example))
+        """Returns the mean of the members' predictions; `MemberMean` computes it."""
+        return self._member_mean(self._predict_each(inputs, first_example))
 
     def _predict_each(self, inputs, first_example):
         return [
@@ -269,7 +270,7 @@ class Ensemble(Predictor):
             rebuilt(model, member.values, f"member_{index + 1}")
             for index, (model, member) in enumerate(zip(self._models, self._members))
         ]
-        outputs = applied(calibrators, self._combination([model(inputs) for model in copies]))
+        outputs = applied(calibrators, self._member_mean([model(inputs) for model in copies]))
         names = getattr(self._models[0], "output_names", None) or []
         flat = keras.tree.flatten(outputs)
         if len(names) == len(flat):
@@ -312,12 +313,12 @@ class Ensemble(Predictor):
         """
         rounds = 2 * len(self) if rounds is None else check_integer("rounds", rounds, 1)
         y, weight, predictions = self._predict_members(validation, batch_size)
-        reductions = self._combination.reductions(predictions)
+        reductions = self._member_mean.reductions(predictions)
         flat = [keras.tree.flatten(prediction) for prediction in predictions]
         # Transformed once: only sums and the way back are left for each of the trials.
         terms = [
             np.stack([keras.ops.convert_to_numpy(reduction.transform(y, task)) for y, task in zip(ys, tasks)])
-            for ys, tasks, reduction in zip(zip(*flat), self._combination.tasks(predictions), reductions)
+            for ys, tasks, reduction in zip(zip(*flat), self._member_mean.tasks(predictions), reductions)
         ]
         targets = matching_targets(y, predictions[0])
 
@@ -357,8 +358,8 @@ class Ensemble(Predictor):
             batch_size: Integer, for arrays. Defaults to 32.
         """
         y, weight, predictions = self._predict_members(validation, batch_size)
-        combined = keras.tree.map_structure(keras.ops.convert_to_numpy, self._combination(predictions))
-        tasks = self._combination.tasks(predictions)
+        combined = keras.tree.map_structure(keras.ops.convert_to_numpy, self._member_mean(predictions))
+        tasks = self._member_mean.tasks(predictions)
         names = output_names(self._models[0], combined)
         rows = []
         for index, (member, member_weight, prediction) in enumerate(zip(self._members, self.weights, predictions)):

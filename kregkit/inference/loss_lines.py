@@ -40,7 +40,8 @@ def loss_along(
         A `LossAlong`. Its losses are log losses, or mean squared errors for values, summed over several outputs.
 
     Raises:
-        ValueError: The models differ in architecture, or an argument is none of these.
+        ValueError: The models differ in architecture, an argument is none of these, or `data` differs from pass to
+            pass.
 
     Example:
 

@@ -16,7 +16,8 @@ from kregkit._core.output_kinds import check_outputs
 from kregkit._core.types import Data, Loss
 from kregkit._core.written import call_of
 from kregkit.inference._averaging import MERGES
-from kregkit.inference._draw_passes import DrawCounter, Sampler, Settings, default_rows
+from kregkit.inference._draw_passes import Sampler, Settings, default_rows
+from kregkit.inference._enough_draws import DrawCounter
 from kregkit.inference._graph_split import largest_tensor
 from kregkit.inference._predictor import PredictionModel, Predictor
 from kregkit.inference._saved import MarginalModel, rebuilt

@@ -75,7 +75,8 @@ def soup(
     Raises:
         DifferentBasinsError: The loss rises between two members. It is a `ValueError` that draws the line, and holds
             it as its `line`.
-        ValueError: The members differ in architecture, or an argument is none of these.
+        ValueError: The members differ in architecture, an argument is none of these, or `validation` differs from pass
+            to pass.
 
     Example:
 

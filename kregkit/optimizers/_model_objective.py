@@ -193,6 +193,11 @@ def _loss_function(model, loss, chunked, weighted):
 
         return evaluate
 
+    if isinstance(loss, (list, tuple)) or (isinstance(loss, dict) and "class_name" not in loss):
+        raise ValueError(
+            "`loss` must be one loss; for several outputs compile the model with theirs and leave it out. "
+            f"Received: loss={loss!r}"
+        )
     function = keras.losses.get(loss)
     is_sum = getattr(function, "reduction", "") == "sum"
     _refuse_weighted_mean([function], chunked and weighted)
@@ -206,6 +211,8 @@ def _loss_function(model, loss, chunked, weighted):
             and prediction.shape[-1] == 1
         ):
             y = tf.expand_dims(y, -1)
+        if not isinstance(function, keras.losses.Loss):
+            y = _as_predicted(y, prediction)
         if sample_weight is None:
             value = tf.reduce_mean(function(y, prediction))
         elif isinstance(function, keras.losses.Loss):
@@ -216,6 +223,14 @@ def _loss_function(model, loss, chunked, weighted):
         return tf.add_n([value if is_sum else value * share, *penalties])
 
     return evaluate
+
+
+def _as_predicted(y, prediction):
+    """Returns floating-point targets in the type of the predictions, as `fit` and `Loss` objects hand them on."""
+    dtype = keras.tree.flatten(prediction)[0].dtype
+    return keras.tree.map_structure(
+        lambda one: tf.cast(one, dtype) if tf.is_tensor(one) and one.dtype.is_floating else one, y
+    )
 
 
 def _weighted(losses, sample_weight):

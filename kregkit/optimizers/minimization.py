@@ -20,7 +20,7 @@ from kregkit.optimizers._solver import METHODS, check_constant, objective_of, so
     tolerance=rules.number(0, none=True),
     options=rules.mapping(none=True),
     jit_compile=rules.boolean,
-    verbose=rules.verbose,
+    verbose=rules.any_of(rules.choice("auto"), rules.verbose),
 )
 def minimize(
     model: keras.Model,
@@ -164,7 +164,7 @@ def minimize(
     tolerance=rules.number(0, none=True),
     options=rules.mapping(none=True),
     jit_compile=rules.boolean,
-    verbose=rules.verbose,
+    verbose=rules.any_of(rules.choice("auto"), rules.verbose),
 )
 def minimize_function(
     f: Callable[[Any], Any],

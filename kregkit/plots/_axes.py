@@ -11,9 +11,17 @@ def new_axes(axes=None, size=(6.4, 4.2)):
     return pyplot.figure(figsize=size, layout="constrained").add_subplot()
 
 
-def whole_numbers(axes):
-    """Puts the ticks of the x axis at integers."""
-    axes.xaxis.set_major_locator(import_optional("matplotlib.ticker", "kregkit.plots").MaxNLocator(integer=True))
+def whole_numbers(axis):
+    """Puts the ticks of an axis at integers."""
+    axis.set_major_locator(import_optional("matplotlib.ticker", "kregkit.plots").MaxNLocator(integer=True))
+
+
+def plain_numbers(axis):
+    """Writes a logarithmic axis's ticks as plain numbers: 1, 2, 3 and 5 of each power of ten, while they are few."""
+    ticker = import_optional("matplotlib.ticker", "kregkit.plots")
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5), numticks=5))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(ticker.NullLocator())
 
 
 def finish(axes, legend=True):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kregkit._core import rules
-from kregkit.plots._axes import finish, new_axes, whole_numbers
+from kregkit.plots._axes import finish, new_axes, plain_numbers, whole_numbers
 
 if TYPE_CHECKING:
     import keras
@@ -39,7 +39,7 @@ def _draw(axes, record, name, convert, label, color):
         values = convert(np.asarray(validation, float))
         axes.plot(x, values, label=names[1], color=line.get_color(), linewidth=1.6)
     axes.set_xlabel("epoch")
-    whole_numbers(axes)
+    whole_numbers(axes.xaxis)
     return axes
 
 
@@ -80,6 +80,7 @@ def loss_curves(
     axes.set_ylabel(name.replace("_", " ") + (", dashed: training" if f"val_{name}" in record else ""))
     if log:
         axes.set_yscale("log")
+        plain_numbers(axes.yaxis)
     return finish(axes)
 
 
@@ -120,7 +121,7 @@ def error_curves(
     axes.set_ylabel("error (%), dashed: training" if f"val_{name}" in record else "error (%)")
     if log:
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
+        plain_numbers(axes.yaxis)
     return finish(axes)
 
 

@@ -74,12 +74,12 @@ def ensemble_size(
     Args:
         predictions: Array `(members, examples, classes)` of probabilities, or what `error` takes.
         labels: Array `(examples,)` of class indices, or what `error` takes.
-        axes: Matplotlib Axes to draw on. Defaults to new ones.
+        axes: Matplotlib Axes to draw on; several ensembles may share them. Defaults to new ones.
         error: Callable `(labels, averaged predictions)` to a float. Defaults to the fraction of wrong classes, which
             is drawn in percent.
         num_subsets: Integer, at most how many subsets of each size are tried. Defaults to 200.
         seed: Integer, for the choice of subsets where there are more.
-        label: String, the line's name in the legend.
+        label: String, the line's name in the legend, such as the seed of the ensemble's run.
 
     Returns:
         The Axes.
@@ -95,6 +95,9 @@ def ensemble_size(
     scale = 100.0 if error is classification_error else 1.0
     errors = [scale * one for one in subset_errors(predictions, labels, error, num_subsets, seed)]
     sizes = np.arange(1, len(errors) + 1)
+    # Of several ensembles on the same axes, one band is explained.
+    band = "best to worst choice of members"
+    explained = band in axes.get_legend_handles_labels()[1]
     (line,) = axes.plot(sizes, [one.mean() for one in errors], marker="o", markersize=4, label=label)
     axes.fill_between(
         sizes,
@@ -103,9 +106,9 @@ def ensemble_size(
         color=line.get_color(),
         alpha=0.18,
         linewidth=0,
-        label="best to worst choice of members",
+        label=None if explained else band,
     )
     axes.set_xlabel("members")
     axes.set_ylabel("error (%)" if error is classification_error else "error")
-    whole_numbers(axes)
+    whole_numbers(axes.xaxis)
     return finish(axes)

@@ -8,6 +8,7 @@ import numpy as np
 
 from kregkit._core import rules
 from kregkit._core.optional import import_optional
+from kregkit.plots._axes import plain_numbers, whole_numbers
 
 _INK = "0.25"
 
@@ -141,7 +142,10 @@ def _losses(axis, landscape, colors):
     axis.set_yscale("log")
     if given is None:
         axis.set_ylim(floor, 5 * start)
+    else:
+        plain_numbers(axis.yaxis)
     axis.set_xlabel("step", color=_INK)
+    whole_numbers(axis.xaxis)
     axis.grid(True, color="0.92")
     axis.set_axisbelow(True)
     axis.tick_params(colors=_INK, labelsize=8)

@@ -89,7 +89,7 @@ def learning_rate_curve(
         highest = max(np.max(np.asarray(line.get_ydata())) for line in axes.get_lines())
         axes.set_ylim(0, 1.05 * highest if highest > 0 else 1)
     if unit == "epoch":
-        whole_numbers(axes)
+        whole_numbers(axes.xaxis)
     return finish(axes)
 
 
@@ -115,7 +115,7 @@ def learning_rates(curves: Mapping[str, Any], axes: Axes | None = None) -> Axes:
         losses = np.asarray(curve["losses"], float)
         window = max(1, len(losses) // 25)
         smooth = np.array([losses[max(0, index - window) : index + 1].mean() for index in range(len(losses))])
-        (line,) = axes.plot(smooth, linewidth=1.7, label=f"{name} ({curve['rate']:.1e})")
+        (line,) = axes.plot(smooth, linewidth=1.7, label=f"{name} ({curve['rate']:.2g})")
         axes.plot(losses, linewidth=0.6, alpha=0.25, color=line.get_color())
         starts.append(losses[0])
     axes.set_ylim(0, 2.2 * max(start for start in starts if np.isfinite(start)))
@@ -147,7 +147,7 @@ def learning_rate_sweep(sweep: Any, axes: Axes | None = None) -> Axes:
     axes.plot(rates, smoothed, color="C0", linewidth=1.8, label="smoothed")
     for key, color, style in (("suggestion", "#2a8c4a", "-"), ("current", "0.3", ":"), ("divergence", "#c0392b", "--")):
         if sweep.get(key) is not None:
-            axes.axvline(sweep[key], color=color, linestyle=style, linewidth=1.5, label=f"{key} {sweep[key]:.1e}")
+            axes.axvline(sweep[key], color=color, linestyle=style, linewidth=1.5, label=f"{key} {sweep[key]:.2g}")
     known = smoothed[np.isfinite(smoothed)]
     if len(known):
         start = known[: min(5, len(known))].mean()

@@ -72,8 +72,8 @@ def _table(axes, checks, lines):
         color = _COLORS[check["status"]]
         axes.text(0.0, line, check["status"].upper(), color=color, fontweight="bold", va="center", fontsize=10)
         axes.text(0.065, line, name.replace("_", " "), va="center", fontsize=10)
-        axes.text(0.26, line, check["figure"], va="center", fontsize=10)
-        axes.text(0.62, line, "expected " + check["expected"], va="center", fontsize=9, color="0.45")
+        axes.text(0.25, line, check["figure"], va="center", fontsize=9)
+        axes.text(0.66, line, "expected " + check["expected"], va="center", fontsize=9, color="0.45")
         line += 1
         for group in _alike(check["problems"]):
             problem = group[0]

@@ -11,7 +11,7 @@ import numpy as np
 from kregkit._core import rules
 from kregkit._core.checks import check_choice
 from kregkit._core.optional import import_optional
-from kregkit.plots._axes import finish, new_axes
+from kregkit.plots._axes import finish, new_axes, plain_numbers, whole_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,6 +94,13 @@ def search_scatter(
         axes.set_xscale("log")
     if log_y:
         axes.set_yscale("log")
+    for axis, log, values in ((axes.xaxis, log_x, points[:, 0]), (axes.yaxis, log_y, points[:, 1])):
+        # Integers and short ranges are read as plain numbers, wide ranges as powers of ten.
+        whole = bool(np.all(values == np.round(values)))
+        if log and (whole or values.max() < 300 * values.min()):
+            plain_numbers(axis)
+        elif whole and not log:
+            whole_numbers(axis)
     axes.set_xlabel(x.replace("_", " "))
     axes.set_ylabel(y.replace("_", " "))
     return finish(axes)
@@ -322,4 +329,5 @@ def best_so_far(
         axes.set_yscale("log")
     axes.set_xlabel(budget)
     axes.set_ylabel(value)
+    whole_numbers(axes.xaxis)
     return finish(axes)

@@ -45,5 +45,5 @@ def survival_probabilities(
     axes.set_ylim(0, 1.05)
     axes.set_xlabel("block")
     axes.set_ylabel("survival probability")
-    whole_numbers(axes)
+    whole_numbers(axes.xaxis)
     return finish(axes)

@@ -62,6 +62,8 @@ def transfer_curves(
         low, mean, high = ([float(reduce(by_size[size])) for size in known] for reduce in (min, np.mean, max))
         (line,) = axes.plot(beside, mean, marker="o", markersize=4.5, linewidth=1.5, label=name)
         axes.vlines(beside, low, high, color=line.get_color(), linewidth=1.5, alpha=0.6)
+    if len(sizes) == 1:
+        axes.set_xlim(sizes[0] / 2, sizes[0] * 2)
     axes.set_xticks(sizes, [(labels or {}).get(size, str(size)) for size in sizes])
     axes.minorticks_off()
     highest = max(max(values) for by_size in errors.values() for values in by_size.values())

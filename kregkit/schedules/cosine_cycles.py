@@ -65,6 +65,7 @@ class CosineCycles(Written, keras.optimizers.schedules.LearningRateSchedule):
         )
         self.restart_multiplier = check_number("restart_multiplier", restart_multiplier, 1)
         self.name = name
+        self.ends: list[int]
         starts, lengths, self.ends = self._cycle_bounds()
         self._starts, self._lengths = np.asarray(starts, "float32"), np.asarray(lengths, "float32")
         self._last_step = float(self.total_steps - 1)

@@ -1,6 +1,7 @@
 """What a search shows while it runs."""
 
 from kregkit._core.metrics import is_better
+from kregkit._core.notebook import in_notebook
 
 
 class Progress:
@@ -9,11 +10,13 @@ class Progress:
     Args:
         total: Integer, how many trials there are.
         metric, mode: Strings.
-        verbose: 0 for nothing at all, 1 for a bar, 2 for a line per trial without control characters, for files.
+        verbose: 0 for nothing at all, 1 for a bar, 2 for a line per trial without control characters, for files. In a
+            notebook, 1 does the same as 2: a bar would need widgets there.
     """
 
     def __init__(self, total, metric, mode, verbose):
-        self.total, self.metric, self.mode, self.verbose = total, metric, mode, verbose
+        self.total, self.metric, self.mode = total, metric, mode
+        self.verbose = 2 if verbose == 1 and in_notebook() else verbose
         self._best = None
         self._shown = 0
 

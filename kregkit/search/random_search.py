@@ -83,7 +83,8 @@ def search(
             machine whose process is gone is given up at once.
         catch: Tuple of exceptions that only fail the trial; all others end the search. A trial also fails if its own
             process dies.
-        verbose: 0 is silent, 1 shows a progress bar with the best so far, 2 prints a line per trial.
+        verbose: 0 is silent, 1 shows a progress bar with the best so far (in a notebook it does as 2), 2 prints a
+            line per trial.
 
     Returns:
         A `SearchResult`.

@@ -35,7 +35,7 @@ class FineTuned:
     """
 
     model: keras.Model
-    history: object
+    history: keras.callbacks.History
     plan: Plan
 
 
@@ -51,11 +51,11 @@ def fine_tune(
     model: keras.Model,
     train: Data,
     validation: Data = None,
-    plan: Any = None,
+    plan: Plan | None = None,
     batch_size: int | None = 32,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int | str = 0,
-) -> Any:
+) -> FineTuned:
     """Carries out a plan: a new head, a frozen body, and layers that thaw from the top, in one `fit`.
 
     The head starts from the linear probe's solution rather than at random, so that the first steps behind it don't

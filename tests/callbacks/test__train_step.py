@@ -374,8 +374,38 @@ def test_a_step_with_another_optimizer_beside_is_told():
         model(np.ones((2, 2), "float32"))
         model.compile(keras.optimizers.SGD(0.1), run_eagerly=eager, jit_compile=False)
         for _ in range(2):
-            with pytest.warns(UserWarning, match=r"StepDecay acts on .*also trains by \['undriven'\]"):
+            with pytest.warns(UserWarning, match=r"StepDecay acts on .*also trains by \['undriven'\]") as told:
                 model.fit(*probes.regression(4), verbose=0, callbacks=[StepDecay(0.5, every=1)])
+            assert sum("also trains by" in str(one.message) for one in told) == 1
+
+
+def test_an_eager_step_that_uses_the_compiled_optimizer_every_third_time_is_taken():
+    class Third(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.one, self.other, self.count = keras.layers.Dense(1), keras.optimizers.SGD(0.1, name="undriven"), 0
+
+        def call(self, x):
+            return self.one(x)
+
+        def train_step(self, data):
+            self.count += 1
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(tf.square(self(data[0]) - data[1]))
+            optimizer = self.other if self.count % 3 else self.optimizer
+            optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
+            return {"loss": loss}
+
+    model = Third()
+    model(np.ones((2, 2), "float32"))
+    model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
+    with pytest.warns(UserWarning, match=r"StepDecay acts on .*also trains by \['undriven'\]"):
+        model.fit(*probes.regression(8), batch_size=2, verbose=0, callbacks=[StepDecay(0.5, every=1)])
+    assert model.count == 4 and int(model.optimizer.iterations) == 1
+    with pytest.raises(ValueError, match="StepDecay would have no effect"):
+        # Two steps an epoch: the third never comes.
+        model.count = 0
+        model.fit(*probes.regression(4), batch_size=2, verbose=0, callbacks=[StepDecay(0.5, every=1)])
 
 
 def test_keys_see_what_is_inside():

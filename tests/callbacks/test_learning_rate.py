@@ -23,7 +23,7 @@ from kregkit.callbacks import (
     Warmup,
 )
 
-pytestmark = pytest.mark.trains
+pytestmark = [pytest.mark.trains, pytest.mark.one_in(2)]
 
 STEPS, EPOCHS = 7, 3
 BASE = 0.5

@@ -11,7 +11,7 @@ from keras import layers, ops
 from kregkit.callbacks import NoiseSchedule
 from kregkit.layers import DropBlock2D, DropConnect, DropPath, StochasticDepth
 
-pytestmark = pytest.mark.trains
+pytestmark = [pytest.mark.trains, pytest.mark.one_in(2)]
 SCHEDULES = keras.optimizers.schedules
 X = np.random.default_rng(0).normal(size=(24, 6)).astype("float32")
 

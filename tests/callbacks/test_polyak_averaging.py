@@ -368,7 +368,6 @@ class Own(keras.callbacks.ModelCheckpoint):
     [
         (0.5, Own("{epoch}.weights.h5", save_weights_only=True), None, "Own keeps the raw weights: place it after"),
         (0.5, None, Own("{batch}.weights.h5", save_weights_only=True, save_freq=50), "Own saves within epochs"),
-        ([0.5, 0.9], keras.callbacks.EarlyStopping("val_loss"), None, "EarlyStopping reads 'val_loss' before the best"),
     ],
 )
 def test_whose_place_in_the_list_matters_is_named(decay, before, behind, text, tmp_path, monkeypatch):
@@ -376,6 +375,23 @@ def test_whose_place_in_the_list_matters_is_named(decay, before, behind, text, t
     callbacks = [one for one in (before, PolyakAveraging(decay), behind) if one is not None]
     with pytest.warns(UserWarning, match=text):
         fit(probes.small_model(), callbacks, epochs=1, validation_data=probes.regression(4))
+
+
+def test_the_best_of_several_is_told_to_whoever_stands_before_as_well():
+    class Reader(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.read, self.kernels = [], []
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.read.append(dict(logs))
+            self.kernels.append(self.model.layers[0].get_weights()[0].copy())
+
+    before, behind, average = Reader(), Reader(), PolyakAveraging([0.1, 0.9])
+    fit(probes.small_model(), [before, average, behind], validation_data=probes.regression(4))
+    assert average.best == 0.9
+    assert before.read == behind.read
+    assert all(not np.array_equal(*pair) for pair in zip(before.kernels, behind.kernels))  # raw, and the average
 
 
 def test_two_of_them_are_refused():
@@ -411,6 +427,19 @@ class Reordered(keras.utils.PyDataset):
         pass
 
 
+class Noisy(Reordered):
+    def __getitem__(self, index):
+        x, y = super().__getitem__(index)
+        return x + np.random.default_rng().normal(size=x.shape), y
+
+
+def by_python(noise):
+    def change(x):
+        return np.float32(x + (np.random.default_rng().normal(size=x.shape) if noise else 1.0))
+
+    return batched().map(lambda x, y: (tf.ensure_shape(tf.numpy_function(change, [x], tf.float32), [2, 2]), y))
+
+
 def batched(num=8):
     return tf.data.Dataset.from_tensor_slices(probes.regression(num)).batch(2)
 
@@ -427,6 +456,9 @@ def noisy(x, y):
         (lambda: batched().shuffle(4), 2, "is shuffled anew"),
         (lambda: batched().map(noisy), None, "draws random numbers"),
         (Reordered, 2, "is a PyDataset that reorders itself"),
+        (Noisy, None, "is a PyDataset whose first batch is another one"),
+        (lambda: by_python(noise=True), None, "is made by Python code that gives another first batch"),
+        (lambda: by_python(noise=False), None, None),
         (batched, None, None),
         (batched, 2, None),
         (lambda: batched().shuffle(4), None, None),

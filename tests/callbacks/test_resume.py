@@ -23,6 +23,7 @@ def server():
 
 
 # One of each way in which data are put in order again, with kills by SIGKILL from outside.
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", ["cycles", "augmented"])
 def test_killed_runs_end_in_the_same_bits(server, name):
     found = verify(name, kills=4, seed=3, start=server.starter(name))

@@ -9,7 +9,7 @@ from kregkit import callbacks as kc
 from kregkit.callbacks import simulate
 from kregkit.schedules import Triangular
 
-pytestmark = pytest.mark.trains
+pytestmark = [pytest.mark.trains, pytest.mark.one_in(2)]
 STEPS, EPOCHS = 5, 4
 
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from kregkit.callbacks import PolyakAveraging, StepDecay, TracedCallback
 
-pytestmark = pytest.mark.trains
+pytestmark = [pytest.mark.trains, pytest.mark.one_in(2)]
 
 
 class Raise(keras.callbacks.Callback):

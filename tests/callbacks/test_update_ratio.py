@@ -92,14 +92,14 @@ def test_model_without_kernels_trains():
     assert list(history.history) == ["loss"]
 
 
-def test_frozen_layers_are_left_out_and_names_stay_apart():
+def test_frozen_layers_are_left_out_and_blocks_are_named():
     inner = keras.Sequential([keras.Input((4,)), layers.Dense(4, name="one")], name="inner")
     first = layers.Dense(4, name="frozen", trainable=False)
     model = keras.Sequential(
         [keras.Input((5,)), first, layers.Dense(4, name="one"), inner, layers.Dense(1, name="two")]
     )
     names = [name for name in fit(1, model).logs[0] if name.startswith("update_ratio/")]
-    assert sorted(names) == ["update_ratio/one", "update_ratio/one_", "update_ratio/two"]
+    assert sorted(names) == ["update_ratio/inner/one", "update_ratio/one", "update_ratio/two"]
 
 
 @pytest.mark.parametrize("every", [0, 1.5])

@@ -5,6 +5,7 @@ import pytest
 
 from kregkit._core.graph import (
     all_layers,
+    block_paths,
     flat_layers,
     last_activation,
     layer_paths,
@@ -101,3 +102,29 @@ def test_layer_paths_name_everything_around_a_layer():
     matching = [path, "inner/dense", "dense", "steps/.*", "net/.*", ".*"]
     assert all(matches_path(pattern, path) for pattern in matching)
     assert not any(matches_path(pattern, path) for pattern in ["ense", "inner", "net", "inner/.+/dense", "a|dens"])
+
+
+def test_block_paths_of_two_equal_models_are_the_same():
+    def build():
+        block = keras.Sequential([layers.Dense(2), layers.Dense(2)], name="block")
+        return keras.Sequential([keras.Input((2,)), layers.Dense(2), layers.BatchNormalization(), block])
+
+    for _ in range(2):
+        build()
+    first, second = ([path for path, _ in block_paths(build())] for _ in range(2))
+    assert first == second
+    assert {"dense", "batch_normalization", "block", "block/dense", "block/dense_1"} <= set(first)
+
+
+def test_names_of_the_users_own_stay_in_block_paths():
+    mine = [layers.Dense(2, name=f"dense_{level}") for level in (1, 2)]
+    model = keras.Sequential([keras.Input((2,)), *mine, layers.Dense(2, name="top_7")])
+    assert [path for path, layer in block_paths(model) if layer.weights] == ["dense_1", "dense_2", "top_7"]
+
+
+def test_every_layer_has_one_block_path():
+    shared = layers.Dense(2)
+    model = keras.Sequential([keras.Input((2,)), shared, keras.Sequential([shared, layers.Dense(2)])])
+    pairs = block_paths(model)
+    assert {id(layer) for _, layer in pairs} == {id(layer) for layer in all_layers(model)}
+    assert len({path for path, _ in pairs}) == len(pairs)

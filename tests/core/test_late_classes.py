@@ -18,6 +18,7 @@ numpy.save(sys.argv[2], model.predict(numpy.load(sys.argv[3]), verbose=0))
 """
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("kind", ["marginal", "augmenting"])
 def test_a_file_opens_with_nothing_imported_but_kregkit(kind, tmp_path):
     layers = [keras.layers.Flatten(), keras.layers.Dense(4, "relu"), keras.layers.Dropout(0.5), keras.layers.Dense(3)]

@@ -1,9 +1,11 @@
-"""What hides behind `model.optimizer`."""
+"""What hides behind `model.optimizer`, and beside it."""
+
+import types
 
 import keras
 import probes
 
-from kregkit._core.optimizers import leaf_optimizers
+from kregkit._core.optimizers import leaf_optimizers, own_optimizers
 
 
 def test_leaves_behind_wrappers():
@@ -27,3 +29,17 @@ def test_leaves_of_other_wrappers_that_hold_an_inner_optimizer():
 
     one = keras.optimizers.SGD()
     assert leaf_optimizers(Wrapper(Wrapper(one))) == [one]
+
+
+def test_those_of_a_model_are_found_in_whatever_holds_them():
+    plain, listed, nested, inside = (keras.optimizers.SGD() for _ in range(4))
+    inner = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    inner.compile(inside, "mse")
+
+    class Several(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.listed, self.kept = inner, [listed], {"of": {"one": plain}}
+            self.space = types.SimpleNamespace(nested=(nested, self))
+
+    assert {id(one) for one in own_optimizers(Several())} == {id(one) for one in (plain, listed, nested, inside)}

@@ -14,9 +14,13 @@ def test_what_is_there_is_imported():
 
 
 @pytest.mark.parametrize(
-    ("module", "package"), [("sklearn.datasets", "scikit-learn"), ("tensorflow_datasets", "tensorflow-datasets")]
+    ("module", "package", "command"),
+    [
+        ("sklearn.datasets", "scikit-learn", "scikit-learn"),
+        ("tensorflow_datasets", "tensorflow-datasets", "tensorflow-datasets importlib_resources"),
+    ],
 )
-def test_what_is_missing_names_the_pip_command(module, package, monkeypatch):
+def test_what_is_missing_names_the_pip_command(module, package, command, monkeypatch):
     class Hide:
         def find_spec(self, name, path=None, target=None):
             if name.partition(".")[0] == module.partition(".")[0]:
@@ -26,7 +30,7 @@ def test_what_is_missing_names_the_pip_command(module, package, monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == module.partition(".")[0]]:
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(
-        ImportError, match=f"^kregkit.data needs {package}, which is not installed: pip install {package}$"
+        ImportError, match=f"^kregkit.data needs {package}, which is not installed: pip install {command}$"
     ):
         import_optional(module, "kregkit.data")
 

@@ -25,6 +25,8 @@ from kregkit.data import (
     make_keys,
 )
 
+pytestmark = pytest.mark.one_in(2)
+
 HEIGHT, WIDTH, NUM = 120, 160, 6
 RNG = np.random.default_rng(0)
 IMAGES = np.zeros((NUM, HEIGHT, WIDTH, 1), "uint8")

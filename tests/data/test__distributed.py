@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from kregkit import data
 
+pytestmark = pytest.mark.one_in(2)
+
 X = np.arange(43, dtype="float32")[:, None]
 
 

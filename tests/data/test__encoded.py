@@ -25,6 +25,8 @@ from kregkit.data import (
 from kregkit.data._encoded import CHUNK
 from kregkit.data._windows import windows
 
+pytestmark = pytest.mark.one_in(2)
+
 SIZES = ((61, 90), (150, 119), (203, 341))
 
 
@@ -89,6 +91,7 @@ def test_what_windows_can_do():
     assert not can(RandomRotation(), CenterCrop(8)) and not can(RandomCrop(2, size=8)) and not can(ResizeShortSide(8))
 
 
+@pytest.mark.slow
 def test_same_batches_at_any_parallelism_shard_and_start(folder):
     operations = [RandomResizedCrop(16), RandomFlip(), MixUp(num_classes=2)]
 

@@ -13,6 +13,8 @@ import tensorflow as tf
 from kregkit.data import RandomCrop, RandomFlip, pipeline
 from kregkit.data._passes import draws_numbers
 
+pytestmark = pytest.mark.one_in(2)
+
 RNG = np.random.default_rng(0)
 NUM = 23
 X = RNG.integers(0, 256, (NUM, 4, 4, 1), dtype="uint8")

@@ -15,6 +15,8 @@ from kregkit.data import (
     pipeline,
 )
 
+pytestmark = pytest.mark.one_in(2)
+
 RNG = np.random.default_rng(0)
 NUM = 6
 IMAGES = RNG.integers(0, 256, (NUM, 20, 24, 3), "uint8")

@@ -13,6 +13,8 @@ from PIL import Image
 from kregkit.data import CenterCrop, MixUp, RandomCrop, RandomFlip, image_folder, pipeline
 from kregkit.data._image_files import MOST_PIXELS, num_pixels
 
+pytestmark = pytest.mark.one_in(2)
+
 RNG = np.random.default_rng(0)
 
 

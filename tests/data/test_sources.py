@@ -183,6 +183,24 @@ def test_folder_without_the_split(tmp_path):
     assert len(labels_of(pipeline(root / "train", 2))) == 6
 
 
+@pytest.mark.parametrize("typed", ["imgaes", "imgaes/train"])
+def test_mistyped_folder_is_answered_by_a_folder(tmp_path, monkeypatch, typed):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images" / "train").mkdir(parents=True)
+    meant = typed.replace("imgaes", "images")
+    with pytest.raises(FileNotFoundError, match=f"Did you mean {meant}.*Received: source='{typed}'"):
+        pipeline(typed, 2)
+
+
+def test_string_that_is_no_folder_and_no_data_set(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"neither a folder cifar1 in .* nor .*: .*cifar10.*Received: source='cifar1'"):
+        pipeline("cifar1", 2)
+    # No data set's name has a folder in it.
+    with pytest.raises(ValueError, match=r"nor a TFDS data set of that name\. Received: source='cifar1/train'"):
+        pipeline("cifar1/train", 2)
+
+
 def test_opened_folder_is_a_sequence(tmp_path):
     root = write(tmp_path, broken=["test/dog/1.png"])
     source = image_folder(root, "train")
@@ -260,7 +278,7 @@ def test_missing_and_empty_folders(tmp_path):
         ((np.zeros((2, 4, 4, 3)), np.array([0, 1], object)), "Python objects.*astype.*Received: dtype=object"),
         ({}, "one length"),
         (3, "`source` must be"),
-        ("no_such_set", "a data set that TFDS knows"),
+        ("no_such_set", "neither a folder no_such_set"),
         (range(0), "at least one example"),
         (tf.data.Dataset.range(0), "at least one example"),
         (tf.data.Dataset.range(3).repeat(), "must end"),

@@ -7,6 +7,8 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from kregkit.data import Augment, AutoContrast, Equalize, Posterize, Sharpness, Solarize, _tones, make_keys
 
+pytestmark = pytest.mark.one_in(2)
+
 
 def smooth_images(num, height, width, seed=0):
     """Returns images that look like photographs to a histogram: uneven levels, neighbours alike."""

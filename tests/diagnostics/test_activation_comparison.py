@@ -30,6 +30,13 @@ def test_statistics_against_numpy():
         np.testing.assert_allclose(row["histogram"], counts / counts.max(), atol=2.5 / counts.max())
 
 
+def test_two_of_the_lectures_verdicts():
+    settings = {"initializers": ["0.01 normal", "He"], "activations": ["ReLU"], "batch_normalization": [False]}
+    found = compare_activations([300] * 10, **settings)
+    assert [run["verdict"] for run in found.runs] == ["vanishing", "healthy"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "verdict"),
     [
@@ -52,6 +59,7 @@ def test_lecture_verdicts(lecture, setting, verdict):
     assert lecture[setting]["verdict"] == verdict
 
 
+@pytest.mark.slow
 def test_every_combination_is_there_and_prints(lecture):
     assert len(lecture.runs) == 3 * 6 * 2
     assert len(str(lecture).splitlines()) == 36 and "0.01 normal" in str(lecture)

@@ -9,6 +9,8 @@ from small_models import RNG, X, dense
 
 from kregkit import diagnostics as room
 
+pytestmark = pytest.mark.one_in(2)
+
 
 @pytest.mark.parametrize("kind", ["dense", "convolution", "recurrent", "normalized", "embedding", "attention"])
 def test_gradients_of_keras_layers_are_right(kind):

@@ -26,6 +26,10 @@ def test_input_statistics(change, fault):
     assert finding.faults == ([] if fault is None else [fault])
 
 
+def without_255():
+    return keras.losses.SparseCategoricalCrossentropy(ignore_class=255)
+
+
 @pytest.mark.parametrize(
     ("loss", "outputs", "activation", "y", "fault"),
     [
@@ -38,6 +42,16 @@ def test_input_statistics(change, fault):
         ("binary_crossentropy", 1, "sigmoid", np.arange(128)[:, None] % 2 + 1, "labels out of range"),
         ("mse", 1, None, 1000 + X[:, :1], "unscaled targets"),
         ("mse", 1, None, np.full((128, 1), np.nan), "NaN in labels"),
+        ("mape", 1, None, np.abs(X[:, :1]) + 0.1, None),
+        ("mape", 1, None, np.round(np.abs(X[:, :1])), "labels out of range"),
+        (without_255(), 3, "softmax", np.where(np.arange(128) % 4 == 3, 255, np.arange(128) % 4), None),
+        (
+            without_255(),
+            3,
+            "softmax",
+            np.where(np.arange(128) % 5 == 4, 255, np.arange(128) % 5),
+            "labels out of range",
+        ),
     ],
 )
 def test_labels(loss, outputs, activation, y, fault):

@@ -8,6 +8,8 @@ from kregkit.inference import marginalize
 from kregkit.inference._graph_split import can_be_split
 from kregkit.layers import DropConnect
 
+pytestmark = pytest.mark.one_in(2)
+
 IMAGES = np.random.default_rng(0).normal(size=(5, 8, 8, 2)).astype("float32")
 
 

@@ -363,6 +363,22 @@ class TestOwnPrediction:
         with pytest.raises(ValueError, match="has a `predict_step` of its own"):
             Ensemble([sequential(layers.Dropout(0.5)), model])
 
+    def test_what_measures_by_itself_needs_a_measure_for_the_mean(self):
+        class OwnMeasure(Halved):
+            def compute_loss(self, x=None, y=None, y_pred=None, **arguments):
+                return keras.ops.mean(y_pred) + 5.0
+
+        model = OwnMeasure()
+        model(ZEROS)
+        model.compile("sgd", "mse")
+        for one in (Ensemble([model]), marginalize(model, draws=2)):
+            with pytest.raises(
+                ValueError, match=r"measures by a `compute_loss` of its own.*`compile\(loss, metrics\)`"
+            ):
+                one.evaluate(ZEROS, ZEROS + 2.0, verbose=0)
+            one.compile("mae")
+            assert one.evaluate(ZEROS, ZEROS + 2.0, verbose=0) == pytest.approx(2.0)
+
     def test_a_subclass_without_one_is_taken(self):
         model = Halved()
         model(ZEROS)

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from inference import models as zoo
 from keras import layers
 
@@ -108,6 +109,19 @@ def test_line_against_explicit_models():
         assert error == np.mean(probe.predict(X, verbose=0).argmax(-1) != labels)
     assert line.rise == pytest.approx(line.losses[1:-1].max() - max(line.losses[[0, -1]]))
     assert str(line).splitlines()[2].startswith("    0.33")
+
+
+@pytest.mark.parametrize("form", ["generator", "noise"])
+def test_examples_that_differ_from_pass_to_pass_are_refused(form, center):
+    batches = tf.data.Dataset.from_tensors((X, Y))
+    noisy = batches.map(lambda x, y: (x + tf.random.normal(tf.shape(x)), y))
+    data = iter([(X, Y)]) if form == "generator" else noisy
+    models = [around(center, 0.01, seed) for seed in (0, 1)]
+    for measure in (lambda: loss_along(*models, data), lambda: soup(models, data)):
+        with pytest.raises(ValueError, match="measured on the same examples, but the validation"):
+            measure()
+    # Another order is no other data.
+    loss_along(*models, batches.shuffle(4), points=3)
 
 
 def test_normalisations_are_measured_anew():

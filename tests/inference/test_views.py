@@ -32,6 +32,8 @@ from kregkit.data import (
 from kregkit.inference import Ensemble, marginalize
 from kregkit.inference._views import InputViews
 
+pytestmark = pytest.mark.one_in(2)
+
 rng = np.random.default_rng(0)
 IMAGES = rng.integers(0, 9, (3, 6, 8, 2)).astype("float32")
 

@@ -9,6 +9,8 @@ from keras import layers
 from kregkit.inference import marginalize
 from kregkit.layers import DropConnect
 
+pytestmark = pytest.mark.one_in(2)
+
 UNITS, STEPS, FEATURES = 3, 4, 2
 X = np.random.default_rng(0).normal(size=(5, STEPS, FEATURES)).astype("float32")
 KINDS = {

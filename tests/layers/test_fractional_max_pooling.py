@@ -11,6 +11,8 @@ from keras import ops
 from kregkit.layers import FractionalMaxPooling1D, FractionalMaxPooling2D, fractional_max_pool
 from kregkit.layers.fractional_max_pooling import num_draws, pseudorandom_boundaries, random_boundaries
 
+pytestmark = pytest.mark.one_in(2)
+
 SIZES = [(8, 5), (64, 45), (36, 25), (25, 18), (7, 7), (9, 1), (10, 3), (16, 8), (100, 37)]
 
 

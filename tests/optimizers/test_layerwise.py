@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from kregkit.optimizers import SOAP, LayerwiseLearningRate, Momentum
 
-pytestmark = pytest.mark.trains
+pytestmark = [pytest.mark.trains, pytest.mark.one_in(2)]
 
 K = keras.optimizers
 FACTORS = {"a/kernel": 0.25, "a/bias": 3.0, "b/kernel": 1.0, "b/bias": 0.0}

@@ -599,6 +599,24 @@ def test_bad_arguments_are_refused(arguments, text):
         minimize(model, **{"x": x, "y": y, "loss": "mse", "verbose": 0, **arguments})
 
 
+def test_a_function_as_loss_meets_targets_in_the_predictions_type():
+    x, y = np.random.default_rng(0).normal(size=(12, 3)), np.arange(12.0)  # NumPy's float64, a float32 model
+    losses = []
+    for loss in ("mse", lambda y, prediction: tf.reduce_mean(tf.square(y - prediction), axis=-1)):
+        losses.append(minimize(small_model(), x, y, loss, max_iterations=2, verbose=0).history["loss"])
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_verbose_as_fit_takes_it_and_one_loss_only(capsys):
+    x = np.ones((4, 3), "float32")
+    minimize(small_model(), x, x[:, 0], "mse", max_iterations=1, verbose="auto")
+    minimize_function(lambda x: tf.reduce_sum(tf.square(x)), np.ones(2), max_iterations=1, verbose="auto")
+    assert capsys.readouterr().out.count("1/1") >= 2
+    for loss in (["mse"], {"out": "mse"}):
+        with pytest.raises(ValueError, match=r"must be one loss.*Received: loss="):
+            minimize(small_model(), x, x[:, 0], loss)
+
+
 def test_models_without_weights_and_infinite_losses_are_refused():
     x, y = small_data()
     with pytest.raises(ValueError, match="Received: model="):

@@ -10,6 +10,8 @@ from optimizers import references as ref
 
 from kregkit.optimizers import SOAP, Adam, LayerwiseLearningRate, Momentum
 
+pytestmark = pytest.mark.one_in(2)
+
 # A power of two, which float32 holds exactly: Keras keeps learning rates in float32.
 A = 2.0**-6
 EPS = np.finfo("float64").eps

@@ -20,6 +20,14 @@ def test_loss_of_training_and_validation():
     assert axes.get_lines()[1].get_xdata().tolist() == [2, 4]
 
 
+def test_a_logarithmic_loss_has_plain_numbers():
+    axes = plots.loss_curves({"loss": [2.4, 0.3]})
+    axes.figure.canvas.draw()
+    shown = {text.get_text() for text in axes.get_yticklabels()}
+    assert {"0.5", "1", "2"} <= shown and not any("10^" in one for one in shown)
+    assert len(axes.yaxis.get_minorticklocs()) == 0
+
+
 def test_several_runs_share_axes_and_name_their_solid_lines():
     axes = plots.loss_curves(RECORD, label="one")
     plots.loss_curves({"loss": [1.0]}, axes, label="two")

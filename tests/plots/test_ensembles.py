@@ -27,6 +27,14 @@ def test_draws_mean_and_range_over_all_subsets():
     plt.close("all")
 
 
+def test_several_ensembles_explain_their_bands_once():
+    axes = ensemble_size(PREDICTIONS, LABELS, label="seed 0")
+    ensemble_size(PREDICTIONS[::-1], LABELS, axes, label="seed 1")
+    band = "best to worst choice of members"
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["seed 0", band, "seed 1"]
+    plt.close("all")
+
+
 def test_many_subsets_are_drawn_at_random():
     errors = subset_errors(np.repeat(PREDICTIONS, 3, axis=0), LABELS, num_subsets=20, seed=1)
     assert [len(one) for one in errors] == [12, *[20] * 9, 12, 1]

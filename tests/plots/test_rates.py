@@ -52,7 +52,7 @@ def test_lines_are_the_sweep():
     np.testing.assert_array_equal(axes.lines[1].get_xdata(), SWEEP["rates"])
     assert axes.get_xscale() == "log"
     marked = {line.get_label(): line.get_xdata()[0] for line in axes.lines[2:]}
-    assert marked == {"suggestion 1.0e-03": 1e-3, "divergence 1.0e-01": 0.1}
+    assert marked == {"suggestion 0.001": 1e-3, "divergence 0.1": 0.1}
 
 
 def test_divergence_does_not_squeeze_the_rest():
@@ -63,5 +63,5 @@ def test_divergence_does_not_squeeze_the_rest():
 def test_learning_rates_show_each_rate_and_cut_off_divergence():
     curves = {"good": {"rate": 0.1, "losses": [2.0, 1.0]}, "too high": {"rate": 10.0, "losses": [2.0, 1e9]}}
     axes = plots.learning_rates(curves)
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["good (1.0e-01)", "too high (1.0e+01)"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["good (0.1)", "too high (10)"]
     assert axes.get_ylim()[1] < 10

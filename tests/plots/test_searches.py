@@ -31,6 +31,14 @@ def test_scatter_places_colours_and_rings():
         plots.search_scatter(TRIALS, "rate", "momentum")
 
 
+def test_scatter_of_integers_has_plain_integers():
+    trials = [{"parameters": {"units": units, "layers": units // 16}, "value": 0.1} for units in (16, 48, 128)]
+    axes = plots.search_scatter(trials, "units", "layers", log_y=False)
+    axes.figure.canvas.draw()
+    assert {"20", "50", "100"} <= {text.get_text() for text in axes.get_xticklabels()}
+    assert all(tick == round(tick) for tick in axes.get_yticks())
+
+
 def test_importance_is_ranked():
     axes = plots.search_importance({"a": 0.1, "b_c": 0.7, "d": 0.2})
     assert [label.get_text() for label in axes.get_yticklabels()] == ["b c", "d", "a"]

@@ -5,7 +5,7 @@ from transfer.models import convolutional, dense, images, randomised, values
 
 from kregkit.transfer import replace_head
 
-pytestmark = pytest.mark.trains
+pytestmark = [pytest.mark.trains, pytest.mark.one_in(2)]
 
 L = keras.layers
 

@@ -9,7 +9,7 @@ from transfer.models import convolutional, dense, images, randomised, values, ve
 
 from kregkit.transfer import linear_probe
 
-pytestmark = pytest.mark.trains
+pytestmark = [pytest.mark.trains, pytest.mark.one_in(2)]
 
 L = keras.layers
 

@@ -1,4 +1,4 @@
-"""What a user writes with data and averages; read by the type checker, never run."""
+"""What a user writes with data, and averages of noise and members; read by the type checker, never run."""
 
 from typing import assert_type
 

@@ -9,7 +9,7 @@ import functools
 from kregkit._core.keras_internals import flatten_layers
 from kregkit._core.replacing import replaced_all
 from kregkit.inference.noise import keras_layers
-from kregkit.inference.noise.draws import NoiseSource, NotFoldableError
+from kregkit.inference.noise.random_numbers import NoiseSource, NotFoldableError
 from kregkit.inference.noise.selection import drawn_layers, follows_protocol, select_noise
 
 

@@ -27,7 +27,7 @@ _LIST_HOOKS = (
 )
 
 
-class Installed:
+class TrainFunction:
     """What a fit's train step changes on the model, on its optimizers and on the fit's callback list.
 
     Args:
@@ -58,8 +58,8 @@ class Installed:
             vars(callback_list).update({name: self._guard_hook(callback_list, name) for name in _LIST_HOOKS})
         self._undo = contextlib.ExitStack()
         changes = [
-            (self.model, "train_step", train_step.memory.run),
-            (self.model, "make_train_function", self._make),
+            (self.model, "train_step", train_step.kept.run),
+            (self.model, "make_train_function", self._asked_to_make),
             (self.model, "evaluate", self._guard_evaluate(self.model.evaluate)),
             *((optimizer, "apply", self._noting(optimizer)) for optimizer in optimizers),
         ]
@@ -89,7 +89,7 @@ class Installed:
         self._function = None
         self.model.train_function = self._call
 
-    def make(self):
+    def make_with_hooks(self):
         """Returns a train function that runs the hooks, not yet traced, as the model makes it."""
         with replaced(self.model, "make_train_function", self._plain_make):
             self._plain_make(force=True)
@@ -98,18 +98,18 @@ class Installed:
 
     def _run(self, iterator):
         if self._function is None:
-            self._function = self.train_step.choose_function(iterator, self.make)
+            self._function = self.train_step.choose_function(iterator, self.make_with_hooks)
         logs = self._function(iterator)
         self.train_step.traced = True
         return logs
 
-    def _make(self, force=False):
+    def _asked_to_make(self, force=False):
         if not force:
             # A fit or train_on_batch begins, and none of this fit's callbacks has closed it: it ended in an error.
             self.close()
             return self.model.make_train_function()
         # Somebody asks for a new trace, perhaps of settings that no key knows of.
-        self.train_step.memory.forget()
+        self.train_step.kept.forget()
         self.choose_again()
 
     def _noting(self, optimizer):
@@ -155,9 +155,9 @@ class Installed:
     def _guard_hook(self, callback_list, name):
         plain, reference, close = getattr(type(callback_list), name), self._callback_list, self.close
         first = {
-            "on_epoch_begin": self.train_step.prepare,
-            "on_epoch_end": self.train_step.check_epoch,
-            "on_train_end": self.train_step.prepare,
+            "on_epoch_begin": lambda *args, **kwargs: self.train_step.prepare(),
+            "on_epoch_end": self.train_step.end_epoch,
+            "on_train_end": lambda *args, **kwargs: self.train_step.prepare(),
         }.get(name)
         last = close if name == "on_train_end" else None
 
@@ -165,7 +165,7 @@ class Installed:
         def guarded(*args, **kwargs):
             try:
                 if first is not None:
-                    first()
+                    first(*args, **kwargs)
                 result = plain(reference(), *args, **kwargs)
             except _END_OF_DATA:
                 raise

@@ -1,10 +1,10 @@
-"""`kregkit.inference.noise.draws`: the same numbers however draws and examples are divided into passes."""
+"""`kregkit.inference.noise.random_numbers`: the same numbers however draws and examples are divided into passes."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from kregkit.inference.noise.draws import Draws, NoiseSource, NotFoldableError
+from kregkit.inference.noise.random_numbers import Draws, NoiseSource, NotFoldableError
 
 
 def draws(numbers, start, batch, seed=0, shared=False):

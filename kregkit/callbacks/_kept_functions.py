@@ -39,7 +39,7 @@ class TracedFunction:
         self.undriven = []
 
 
-class Memory:
+class KeptFunctions:
     """The traced functions of one model, kept on the train function that Keras caches for it.
 
     Attributes:
@@ -48,12 +48,12 @@ class Memory:
 
     @classmethod
     def of(cls, model):
-        """Returns the model's memory, which is new where Keras has made its train function anew."""
+        """Returns the functions kept for the model: none yet where Keras has made its train function anew."""
         function = model.train_function
         if function is None:
             return cls()
         # On the function rather than in a WeakKeyDictionary, whose values would keep their own key alive.
-        return vars(function).setdefault("_kregkit_memory", cls())
+        return vars(function).setdefault("_kregkit_functions", cls())
 
     def __init__(self):
         self.current = None
