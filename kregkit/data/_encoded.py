@@ -10,7 +10,8 @@ from kregkit.data._fields import get, put
 from kregkit.data._random import make_keys
 from kregkit.data._windows import windows
 
-_NUMBERED_AT_ONCE = 128
+# Numbers of images that are computed at once.
+CHUNK = 128
 
 
 def window_reader(source, order, augmenter):
@@ -38,16 +39,19 @@ class WindowReader:
         self._fields = augmenter.fields
         self._decoder = WindowDecoder(found, source.channels, source.orientation, source.max_pixels, source.in_part)
 
-    def read(self, dataset, parallel):
-        """Reads a dataset of `(epoch, position)`, of a source with random access. Elements are dictionaries."""
+    def read(self, chunks, parallel):
+        """Reads a dataset of `(epoch, positions)`, of a source with random access. Elements are dictionaries.
+
+        Besides this map, nothing is called for each image alone: the call of a function takes a tenth of decoding.
+        """
 
         def number(epoch, position):
-            index = self._order.index(epoch[0], position)
-            element = {"epoch": epoch, "position": position, "index": index}
-            element["key"] = make_keys(self._augmenter.seed, epoch[0], index)
+            index = self._order.index(epoch, position)
+            element = {"epoch": tf.fill(tf.shape(position), epoch), "position": position, "index": index}
+            element["key"] = make_keys(self._augmenter.seed, epoch, index)
             if self._augmenter.epoch_partners:
                 element["partner"] = self._augmenter.partner(element["key"])
-                element["other_key"] = make_keys(self._augmenter.seed, epoch[0], element["partner"])
+                element["other_key"] = make_keys(self._augmenter.seed, epoch, element["partner"])
             return element
 
         def fetch(element):
@@ -56,9 +60,7 @@ class WindowReader:
                 element["other"] = self._fetch(element["partner"], element["other_key"])
             return element
 
-        # Many at once: for each image alone the numbers would take a fifth of the time of decoding it.
-        dataset = dataset.batch(_NUMBERED_AT_ONCE).map(plain(number)).unbatch()
-        return dataset.map(plain(fetch), **parallel)
+        return chunks.map(plain(number)).unbatch().map(plain(fetch), **parallel)
 
     def read_stream(self, epoch, index, example):
         """Returns an element from an example of a stream."""
@@ -75,40 +77,52 @@ class WindowReader:
         image, flips, size = decoded
         return put(example, self._fields.image, image), flips, size
 
-    def without_unreadable(self, dataset, end, first, counter):
-        """Reads elements of a dataset of `(epoch, position)` up to `end`, and reports files that can't be read.
+    def without_unreadable(self, dataset, batch_size, end, first, counter):
+        """Batches what `read` returns, up to `end`, and reports files that can't be read.
 
         Python reads them once more, and raises the error that names the file, or logs that it is skipped.
 
         Args:
             dataset: What `read` returns.
+            batch_size: Integer.
             end: Integer, the number of positions.
             first: Callable that gives the first position.
             counter: Variable, the epoch.
         """
+        dataset = dataset.ignore_errors().batch(batch_size)
         spec = dataset.element_spec
 
         def last(_):
-            zeros = keras.tree.map_structure(lambda one: tf.zeros(one.shape, one.dtype), spec)
-            return {**zeros, "epoch": counter.read_value(), "position": tf.constant(end, tf.int64)}
+            zeros = keras.tree.map_structure(lambda one: tf.zeros([1, *one.shape[1:]], one.dtype), spec)
+            return {**zeros, "epoch": counter.read_value()[None], "position": tf.constant([end], tf.int64)}
 
-        def compare(expected, element):
+        def compare(state, batch):
+            position, epoch = batch["position"], batch["epoch"][0]
+            expected, before = state
             expected = tf.cond(expected < 0, first, lambda: expected)
-            position = element["position"]
+            # Behind the last batch the counter may have moved on.
+            epoch = tf.where((position[0] == end) & (before >= 0), before, epoch)
+
+            # A short batch is the last one, and nothing comes behind it.
+            num = tf.size(position, tf.int64)
+            is_short = (num < batch_size) & (position[0] < end)
+            stop = tf.where(is_short, tf.constant(end, tf.int64), position[-1] + 1)
 
             def report():
-                index = self._order.index(element["epoch"], tf.range(expected, position))
-                keys = make_keys(self._augmenter.seed, element["epoch"], index)
+                passed = tf.range(expected, stop)
+                missing = tf.boolean_mask(passed, ~tf.reduce_any(passed[:, None] == position, 1))
+                index = self._order.index(epoch, missing)
+                keys = make_keys(self._augmenter.seed, epoch, index)
                 partners = self._augmenter.partner(keys) if self._augmenter.epoch_partners else index[:0]
                 return tf.numpy_function(self._report, [index, partners], tf.int64)
 
-            reported = tf.cond(position > expected, report, lambda: tf.constant(0, tf.int64))
+            reported = tf.cond(stop - expected > num, report, lambda: tf.constant(0, tf.int64))
             with tf.control_dependencies([reported]):
-                return position + 1, element
+                return (stop, epoch), batch
 
-        dataset = dataset.ignore_errors().concatenate(tf.data.Dataset.from_tensors(0).map(plain(last)))
-        dataset = dataset.scan(tf.constant(-1, tf.int64), plain(compare))
-        return dataset.filter(plain(lambda element: element["position"] < end))
+        dataset = dataset.concatenate(tf.data.Dataset.from_tensors(0).map(plain(last)))
+        dataset = dataset.scan((tf.constant(-1, tf.int64), tf.constant(-1, tf.int64)), plain(compare))
+        return dataset.filter(plain(lambda batch: batch["position"][0] < end))
 
     def _report(self, indices, partners):
         for index in indices:
@@ -120,24 +134,31 @@ class WindowReader:
             raise ValueError(f"The image file {names[0]} can't be read: its window can't be decoded")
         return np.int64(0)
 
-    def batched(self, dataset, batch_size, drop_remainder, parallel):
-        """Makes batches `(content, epoch, keys)` of a dataset of elements."""
-        dataset = dataset.map(plain(self._checked)).batch(batch_size, drop_remainder)
-        return dataset.map(plain(self._finished), **parallel)
+    def finished(self, dataset, batch_size, drop_remainder, parallel):
+        """Makes batches `(content, epoch, keys)` of a dataset of batches of elements."""
+        if drop_remainder:
+            dataset = dataset.filter(plain(lambda batch: tf.shape(batch["key"])[0] == batch_size))
 
-    def _checked(self, element):
+        def finish(batch):
+            if drop_remainder:
+                batch = keras.tree.map_structure(lambda one: tf.ensure_shape(one, (batch_size, *one.shape[1:])), batch)
+            return self._finished(batch)
+
+        return dataset.map(plain(finish), **parallel)
+
+    def _check(self, batch):
         fields = self._fields
         for part, index in (("own", "index"), ("other", "partner")):
-            if part not in element:
+            if part not in batch:
                 continue
-            example, _, size = element[part]
-            name = lambda row, index=index: self._source.describe(element[index])  # noqa: E731
-            fields.augment.check_size(size[0], size[1], tf.constant(False), fields.training, name)
+            example, _, size = batch[part]
+            name = lambda row, index=index: self._source.describe(batch[index][row])  # noqa: E731
+            fields.augment.check_sizes(size, fields.training, name)
             if fields.labels is not None:
-                fields.augment.check_labels(get(example, fields.labels)[None], name)
-        return element
+                fields.augment.check_labels(get(example, fields.labels), name)
 
     def _finished(self, batch):
+        self._check(batch)
         keys = batch["key"]
         element = self._transformed(batch["own"], keys)
         other = self._transformed(batch["other"], batch["other_key"]) if "other" in batch else None

@@ -54,7 +54,7 @@ class EncodedStream(StreamSource):
         return image
 
 
-def with_encoded_images(source, image, channels):
+def with_encoded_images(source, image, channels, orientation=True):
     """Returns an `EncodedStream` where a stream's images are strings, else the source itself."""
     path = None if image is None or type(source) is not StreamSource else image_path(source.spec, image)
     entry = None if path is None else get(source.spec, path)
@@ -62,11 +62,14 @@ def with_encoded_images(source, image, channels):
         return source
     if channels not in (1, 3, 4):
         raise ValueError(f"`channels` must be 1, 3 or 4 for a stream of encoded images. Received: channels={channels}")
-    return EncodedStream(source.dataset, path, channels)
+    return EncodedStream(source.dataset, path, channels, orientation)
 
 
-def encoded_tfds(builder, split, supervised):
-    """Returns the `EncodedStream` of a TFDS split whose images are JPEG files, else `None`."""
+def encoded_tfds(builder, split, supervised, orientation=True):
+    """Returns the `EncodedStream` of a TFDS split whose images are JPEG files, else `None`.
+
+    TFDS itself shows photographs as they are stored, which `orientation=False` does too.
+    """
     tfds = import_optional("tensorflow_datasets", "kregkit.data")
     name = builder.info.supervised_keys[0] if supervised else "image"
     feature = builder.info.features[name] if isinstance(name, str) and name in builder.info.features else None
@@ -82,5 +85,5 @@ def encoded_tfds(builder, split, supervised):
     content = next((get(example, path) for example in dataset.take(1).as_numpy_iterator()), b"")
     if not content.startswith(b"\xff\xd8\xff"):
         return None
-    # TFDS shows photographs as they are stored.
-    return EncodedStream(dataset, path, feature.shape[-1], False, _tfds.read(builder, split, supervised))
+    decoded = None if orientation else _tfds.read(builder, split, supervised)
+    return EncodedStream(dataset, path, feature.shape[-1], orientation, decoded)

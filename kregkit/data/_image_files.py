@@ -35,10 +35,10 @@ class FileSource:
         cache: `True` keeps decoded images in memory, a path in a directory.
         orientation: Boolean, whether to turn images as their EXIF header says.
         max_pixels: Integer, the most pixels that an image may have; it is refused before it is decoded. `None` for any.
+        bits: 8 or 16, of each number.
     """
 
     batched = False
-    encoded = True
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class FileSource:
         cache=False,
         orientation=True,
         max_pixels=MOST_PIXELS,
+        bits=8,
     ):
         self.paths, self.class_names, self.channels = [str(path) for path in paths], class_names, channels
         self.on_error = check_choice("on_error", on_error, ("raise", "skip"))
@@ -62,9 +63,12 @@ class FileSource:
         self.max_pixels = None if max_pixels is None else check_integer("max_pixels", max_pixels, 1)
         # The name under which the cache keeps an image depends on the file's path, time and size.
         self._cache = open_cache(cache, {"kind": "image files"})
+        self.bits = check_choice("bits", bits, (8, 16))
+        self._number_type = tf.uint8 if bits == 8 else tf.uint16
         # What a cache keeps is decoded.
         self.in_part = cache is False
-        self.spec = (tf.TensorSpec((None, None, channels or None), tf.uint8), tf.TensorSpec((), tf.int64))
+        self.encoded = bits == 8
+        self.spec = (tf.TensorSpec((None, None, channels or None), self._number_type), tf.TensorSpec((), tf.int64))
 
     def first(self, num):
         """Returns what is known before a file is read: the labels."""
@@ -91,18 +95,20 @@ class FileSource:
             if not stat.S_ISREG(state.st_mode):
                 raise OSError("it is no ordinary file")
             key = f"{path}|{state.st_mtime_ns}|{state.st_size}|{self.channels}|{self.orientation}"
+            key += "" if self.bits == 8 else f"|{self.bits} bits"
             name = hashlib.sha256(key.encode()).hexdigest()
         except OSError as error:
             raise UnreadableImage(f"The image file {path} can't be read: {error}") from None
         # A damaged cache is an error of its own: a damaged image may be skipped.
-        cached = self._cache.get(name, [tf.uint8])
+        cached = self._cache.get(name, [self._number_type])
         if cached is not None:
             return cached[0]
         try:
-            image = decoded_content(_content(path), self.channels, self.orientation, self.max_pixels)
+            image = decoded_content(_content(path), self.channels, self.orientation, self.max_pixels, self.bits)
         except (OSError, ValueError, tf.errors.OpError) as error:
             # TensorFlow puts the node's name in braces before the reason.
-            reason = str(getattr(error, "message", error)).splitlines()[0].rpartition("}} ")[2][:200]
+            reason = str(getattr(error, "message", error)).splitlines()[0].rpartition("}} ")[2]
+            reason = reason.partition(" [Op:")[0][:200]
             raise UnreadableImage(f"The image file {path} can't be read: {reason}") from None
         self._cache.put(name, [image])
         return image
@@ -117,7 +123,7 @@ class FileSource:
             if path not in self.skipped:
                 self.skipped[path] = str(error).partition("can't be read: ")[2]
                 _LOG.warning("Skipped %s (%d so far): %s", path, len(self.skipped), self.skipped[path])
-            return np.zeros((1, 1, self.channels or 3), "uint8"), False
+            return np.zeros((1, 1, self.channels or 3), self._number_type.as_numpy_dtype), False
 
     def report(self, index):
         """Raises the error of a file that can't be read, or logs that it is skipped."""
@@ -134,13 +140,13 @@ class FileSource:
 
     def whole(self, index):
         """Returns an image, whatever `on_error` says."""
-        image = tf.numpy_function(self._decode, [index], tf.uint8, stateful=False)
+        image = tf.numpy_function(self._decode, [index], self._number_type, stateful=False)
         image.set_shape(self.spec[0].shape)
         return image
 
     def fetch(self, index):
         """Returns an example; with `on_error="skip"`, a pair of it and whether it could be read."""
-        image, good = tf.numpy_function(self._decode_or_skip, [index], [tf.uint8, tf.bool], stateful=False)
+        image, good = tf.numpy_function(self._decode_or_skip, [index], [self._number_type, tf.bool], stateful=False)
         image.set_shape(self.spec[0].shape)
         good.set_shape(())
         example = (image, tf.gather(self.labels, index))
@@ -157,10 +163,10 @@ def _content(path):
         return file.read()
 
 
-def decoded_content(content, channels, orientation, max_pixels):
-    """Returns the pixels of an image file, upright if `orientation`, uint8 `(h, w, channels)`."""
+def decoded_content(content, channels, orientation, max_pixels, bits=8):
+    """Returns the pixels of an image file, upright if `orientation`, `(h, w, channels)` of 8 or 16 bits."""
     check_num_pixels(content, max_pixels)
-    image = _decoded(content, channels)
+    image = _decoded(content, channels, bits)
     if orientation:
         image = upright(image, exif_orientation(content))
     if not image.size:
@@ -242,20 +248,24 @@ def _num_pixels_of_jpeg(content):
     return None
 
 
-def _decoded(content, channels):
+def _decoded(content, channels, bits):
     """Returns the pixels of an image file.
 
-    Beyond `tf.io.decode_image`: palettes of BMP, grey BMP and GIF, four channels of files that have no alpha.
+    Beyond `tf.io.decode_image`: palettes of BMP, grey BMP, GIF and CMYK, four channels of files that have no alpha.
     """
+    if bits == 16 and content[:4] != b"\x89PNG":
+        # 255 becomes 65535.
+        return _decoded(content, channels, 8) * np.uint16(257)
     if channels == 4:
-        image = _decoded(content, 0)
+        image = _decoded(content, 0, bits)
         num = image.shape[-1]
-        alpha = image[..., -1:] if num in (2, 4) else np.full_like(image[..., :1], 255)
+        alpha = image[..., -1:] if num in (2, 4) else np.full_like(image[..., :1], np.iinfo(image.dtype).max)
         return np.concatenate([image[..., :3] if num > 2 else np.repeat(image[..., :1], 3, -1), alpha], -1)
-    by_hand = channels == 1 and content[:2] in (b"BM", b"GI")
+    by_hand = channels == 1 and (content[:2] in (b"BM", b"GI") or _is_cmyk(content))
     is_palette = content[:2] == b"BM" and content[28:30] == b"\x08\0"
     wanted = 0 if is_palette else 3 if by_hand else channels
-    image = tf.io.decode_image(content, channels=wanted, expand_animations=False).numpy()
+    dtype = tf.uint8 if bits == 8 else tf.uint16
+    image = tf.io.decode_image(content, channels=wanted, dtype=dtype, expand_animations=False).numpy()
     if is_palette:
         # It gives the palette's indices.
         start = 14 + int.from_bytes(content[14:18], "little")
@@ -265,3 +275,7 @@ def _decoded(content, channels):
         if channels == 0 and (palette == palette[:, :1]).all():
             image = image[..., :1]
     return tf.image.rgb_to_grayscale(image).numpy() if by_hand else image
+
+
+def _is_cmyk(content):
+    return content[:2] == b"\xff\xd8" and int(tf.image.extract_jpeg_shape(content)[2]) == 4

@@ -32,12 +32,13 @@ class _GraphFileSource:
     """The files of a `FileSource`, decoded by the operations that decode them there."""
 
     batched = skip = False
-    encoded = in_part = True
+    in_part = True
 
     def __init__(self, source):
         self.spec, self.size = source.spec, source.size
         self.first, self.first_spec, self.describe = source.first, source.first_spec, source.describe
         self.channels, self.orientation, self.max_pixels = source.channels, source.orientation, source.max_pixels
+        self.encoded, self.bits = source.encoded, source.bits
         self.original = source
         self._paths, self._labels = source._path_tensor, source.labels
         # Known before, since TensorFlow has no operation that reads the header.
@@ -61,7 +62,8 @@ class _GraphFileSource:
                     f"{self.max_pixels}`. Received: max_pixels={self.max_pixels}",
                 ),
             )  # fmt: skip
-        image = tf.io.decode_image(content, channels=self.channels, expand_animations=False)
+        dtype = self.spec[0].dtype
+        image = tf.io.decode_image(content, channels=self.channels, dtype=dtype, expand_animations=False)
         image.set_shape(self.spec[0].shape)
         return upright_in_graph(image, tf.gather(self._orientations, index))
 

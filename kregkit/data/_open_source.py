@@ -29,11 +29,18 @@ from kregkit.data.sources import (
 )
 
 
-def open_source(source, split="train", data_dir=None, cache=False, on_error="raise", channels=3):
-    """Returns the source for whatever `pipeline` was given."""
+def open_source(
+    source, split="train", data_dir=None, cache=False, on_error="raise", channels=3, orientation=True, alone=True
+):
+    """Returns the source for whatever `pipeline` was given; `alone`: images have no masks, boxes or points."""
     check_cache(cache)
     check_choice("on_error", on_error, ("raise", "skip"))
-    opened = _open(source, split, data_dir, cache, on_error, channels)
+    opened = _open(source, split, data_dir, cache, on_error, channels, orientation, alone)
+    if not orientation and getattr(opened, "orientation", False):
+        raise ValueError(
+            "`orientation` of an opened folder goes to `image_folder`. Received: orientation=False with "
+            f"{type(opened).__name__}"
+        )
     if on_error == "skip" and not opened.skip:
         raise ValueError(
             "`on_error='skip'` is for folders of images, and goes to `image_folder` where that opened it. "
@@ -42,7 +49,7 @@ def open_source(source, split="train", data_dir=None, cache=False, on_error="rai
     return opened
 
 
-def _open(source, split, data_dir, cache, on_error, channels):
+def _open(source, split, data_dir, cache, on_error, channels, orientation, alone):
     if hasattr(source, "fetch") or isinstance(source, EncodedStream):
         if cache is not False:
             raise ValueError(f"`cache` of an opened source goes to `image_folder`. Received: cache={cache!r}")
@@ -59,7 +66,7 @@ def _open(source, split, data_dir, cache, on_error, channels):
             # All images in place of a split that isn't there would leak test images into training.
             if subfolder is None and split != "train":
                 raise FileNotFoundError(f"The folder {path} has no subfolder {split}. Received: split={split!r}")
-            return image_folder(path, subfolder, None, channels, on_error, cache)
+            return image_folder(path, subfolder, None, channels, on_error, cache, orientation=orientation)
         if isinstance(source, pathlib.Path) or "\\" in source or source.startswith((".", "/", "~")):
             raise FileNotFoundError(f"There is no folder {source}. Received: source={str(source)!r}")
         try:
@@ -70,7 +77,7 @@ def _open(source, split, data_dir, cache, on_error, channels):
                 raise
             raise _neither_folder_nor_data_set(source, error) from error
     if hasattr(source, "as_dataset") and hasattr(source, "info"):
-        return _from_builder(source, split, cache, on_error, channels)
+        return _from_builder(source, split, cache, on_error, channels, orientation, alone)
     if not isinstance(source, (tuple, list, dict, np.ndarray, tf.Tensor, bytes)) and _is_sequence(source):
         return SequenceSource(source, cache)
     if isinstance(source, (tuple, list, dict, np.ndarray, tf.Tensor)) or hasattr(source, "__array__"):
@@ -105,13 +112,15 @@ def _neither_folder_nor_data_set(source, error):
     )
 
 
-def _from_builder(builder, split, cache, on_error, channels):
+def _from_builder(builder, split, cache, on_error, channels, orientation, alone):
     tfds = import_optional("tensorflow_datasets", "kregkit.data")
     if isinstance(builder, tfds.ImageFolder):
         if split not in builder.info.splits:
             raise ValueError(f"`split` must be one of {sorted(builder.info.splits)}. Received: split={split!r}")
         names = builder.info.features["label"].names
-        return image_folder(builder.data_dir, split, None, channels, on_error, cache, class_names=names)
+        return image_folder(
+            builder.data_dir, split, None, channels, on_error, cache, class_names=names, orientation=orientation
+        )
     if not _tfds.is_prepared(builder):
         raise FileNotFoundError(
             f"The data set {builder.info.full_name} is not prepared in {builder.data_path}: call "
@@ -122,7 +131,8 @@ def _from_builder(builder, split, cache, on_error, channels):
         _tfds.check_split(builder, split)
         sequence = builder.as_data_source(split)
         return SequenceSource(_Supervised(sequence, builder.info.supervised_keys) if supervised else sequence, cache)
-    encoded = None if cache else encoded_tfds(builder, split, supervised)
+    # Boxes and masks of a set are those of its images as they are stored.
+    encoded = None if cache else encoded_tfds(builder, split, supervised, orientation and alone)
     return _stream(_tfds.read(builder, split, supervised), cache) if encoded is None else encoded
 
 

@@ -55,7 +55,9 @@ class Plan(typing.NamedTuple):
             return tf.raw_ops.ResizeBilinear(images=image[None], size=size, half_pixel_centers=True)[0]
 
         def interpolate():
-            padded = tf.pad(image, [[1, 1], [1, 1], [0, 0]], "SYMMETRIC")
+            # Many times as fast as `tf.pad(mode="SYMMETRIC")`.
+            padded = tf.concat([image[:1], image, image[-1:]], 0)
+            padded = tf.concat([padded[:, :1], padded, padded[:, -1:]], 1)
             return tf.raw_ops.CropAndResize(image=padded[None], boxes=self.box, box_ind=[0], crop_size=size)[0]
 
         result = tf.switch_case(self.kind, [lambda: tf.cast(image, tf.float32), resize, interpolate])

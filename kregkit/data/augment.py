@@ -398,6 +398,19 @@ class Augment:
                 ),
             )  # fmt: skip
 
+    def check_sizes(self, sizes: Tensor, training: bool, name: Callable[[Any], Any]) -> None:
+        """Raises an error in the graph that names the first of several images that is too small.
+
+        Args:
+            sizes: int32 `(num, 2)`, heights and widths.
+            training: Boolean.
+            name: Callable from a row to a string.
+        """
+        resizing = next((operation for _, operation in self._active(training) if operation.changes_size), None)
+        if resizing is not None and resizing.minimum_size is not None:
+            row = tf.argmax(tf.reduce_any(sizes < tf.constant(resizing.minimum_size), 1))
+            self.check_size(sizes[row, 0], sizes[row, 1], tf.constant(False), training, lambda _: name(row))
+
     def check_labels(self, labels: Tensor, name: Callable[[Any], Any] = name_in_batch) -> Any:
         """Raises an error, eagerly or in the graph, if the labels can't be mixed. Arguments as for `check_images`."""
         labels = tf.convert_to_tensor(labels)

@@ -35,6 +35,7 @@ def image_folder(
     orientation: bool = True,
     max_pixels: int | None = MOST_PIXELS,
     outside: bool = False,
+    bits: int = 8,
 ) -> Any:
     """Opens a folder of images as a source for `pipeline`.
 
@@ -51,7 +52,7 @@ def image_folder(
         split: String, the subdirectory to read, or `None` (the default) if the classes lie in `directory` itself.
         labels: Path of a CSV file, or `None`.
         channels: 3 (the default), 1, 4 (with alpha, 255 where a file has none), or 0 for what each file holds. Palettes
-            are looked up, and 16 bits become 8, 65535 being 255.
+            are looked up.
         on_error: `"raise"` (the default): a file that can't be read ends the iteration with an error that names it.
             `"skip"` leaves it out, logs it, and keeps it in the source's `skipped`.
         cache: `True` keeps the decoded images in memory, a path in a directory, one file each.
@@ -64,6 +65,9 @@ def image_folder(
             `None` for no limit.
         outside: Boolean, whether the CSV may name files that don't lie below the directory, by absolute paths, `..` or
             links. Defaults to `False`.
+        bits: 8 (the default) gives uint8 images; PNG files of 16 bits lose the lower half, 65535 being 255. 16 gives
+            uint16 images, 65535 being white, which `pipeline` brings to its range with all their levels; other files'
+            numbers are multiplied by 257.
 
     Returns:
         A source of `(image, label)`, with random access, and with `class_names`, `paths` and `skipped`. It is a
@@ -127,7 +131,7 @@ def image_folder(
         path = next(path for path, name in zip(paths, names) if name in unknown)
         raise ValueError(f"The class of {path} is not in `class_names`. Received: class_names={class_names}")
     labels = np.array([numbers[name] for name in names], "int64")
-    return FileSource(paths, labels, class_names, channels, on_error, cache, orientation, max_pixels)
+    return FileSource(paths, labels, class_names, channels, on_error, cache, orientation, max_pixels, bits)
 
 
 def _entries(directory):

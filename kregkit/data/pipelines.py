@@ -14,12 +14,13 @@ from kregkit._core.checks import check_boolean, check_choice, check_integer, che
 from kregkit._core.types import Path, Tensor
 from kregkit.data._annotations import nothing
 from kregkit.data._distributed import MIN_STEPS, distributed
-from kregkit.data._encoded import window_reader
+from kregkit.data._encoded import CHUNK, window_reader
 from kregkit.data._encoded_streams import with_encoded_images
 from kregkit.data._epochs import counted, integer_variable, plain, with_epoch
 from kregkit.data._examples import Augmenter, Order
 from kregkit.data._fields import Fields, check_single, get, put
 from kregkit.data._image_files_in_graph import in_graph
+from kregkit.data._in_range import InRange
 from kregkit.data._open_source import open_source
 from kregkit.data._passes import draws_numbers, starts_at_once
 from kregkit.data._service import check_service, from_service
@@ -54,6 +55,7 @@ def pipeline(
     buffer_size: int = 10_000,
     on_error: str = "raise",
     channels: Tensor = 3,
+    orientation: bool = True,
     num_parallel_calls: int = tf.data.AUTOTUNE,
     prefetch: int = tf.data.AUTOTUNE,
 ) -> tf.data.Dataset:
@@ -115,7 +117,10 @@ def pipeline(
             except for mixing with partners of the epoch.
         buffer_size: Integer, of the buffer that shuffles streams.
         on_error: `"raise"`, or, for a folder of images, `"skip"` for files that can't be read, as in `image_folder`.
-        channels: Integer, of decoded image files.
+        channels: Integer, of decoded image files: 1, 3, 4, or 0 for what each file of a folder holds.
+        orientation: Boolean, whether to turn photographs as the EXIF orientation in their file says: of a folder that
+            is opened here, of a stream whose images are bytes, and of a TFDS set of JPEG files (not with `masks`,
+            `boxes` or `points`, which belong to the images as a set stores them).
         num_parallel_calls, prefetch: As for `tf.data.Dataset.map` and `prefetch`; they change nothing but speed.
 
     Returns:
@@ -141,7 +146,7 @@ def pipeline(
     check_integer("seed", seed, -(2**63), 2**63 - 1)
     check_integer("batch", batch, 0)
     check_integer("buffer_size", buffer_size, 1)
-    check_choice("channels", channels, (0, 1, 3))
+    check_choice("channels", channels, (0, 1, 3, 4))
     for name, key in (("image", image), ("label", label)):
         rules.key(name, key)
     for name, value, low in (("num_parallel_calls", num_parallel_calls, 1), ("prefetch", prefetch, 0)):
@@ -152,6 +157,7 @@ def pipeline(
         ("shuffle", shuffle),
         ("drop_remainder", drop_remainder),
         ("with_keys", with_keys),
+        ("orientation", orientation),
     ):
         check_boolean(name, value)
     check_string("split", split)
@@ -160,9 +166,10 @@ def pipeline(
         operations = check_list("operations", operations, empty=True)
     counter = _check_epoch(epoch)
     given = source if isinstance(source, (str, os.PathLike, tf.data.Dataset)) else type(source).__name__
-    source = open_source(source, split, data_dir, cache, on_error, channels)
+    alone = masks is None and boxes is None and points is None
+    source = open_source(source, split, data_dir, cache, on_error, channels, orientation, alone)
     if operations.operations if isinstance(operations, Augment) else operations:
-        source = with_encoded_images(source, image, channels)
+        source = with_encoded_images(source, image, channels, orientation)
     if isinstance(shard, tf.distribute.Strategy):
         return _distributed(source, {**arguments, "epoch": counter})
     augment = operations if isinstance(operations, Augment) else Augment(operations, value_range, fuse)
@@ -176,6 +183,8 @@ def pipeline(
                 f"workers can share the batches out. Received: service={service!r} with {type(source).__name__}"
             )
         source = in_graph(source)
+    if getattr(source, "bits", 8) == 16:
+        source = InRange(source, augment.value_range)
     if not getattr(source, "batched", False):
         check_single(source.spec, image)
     fields = Fields(source.spec, image, label, masks, augment, training, unmoved, source.first_spec(), boxes, points)
@@ -215,9 +224,9 @@ def pipeline(
             stream = source.dataset if reader is None else source.encoded_dataset
             dataset = _streamed(stream, order, counter, start, batch_size, buffer_size)
             if reader is not None:
-                dataset = dataset.map(plain(reader.read_stream), **parallel)
+                dataset = dataset.map(plain(reader.read_stream), **parallel).batch(batch_size)
         if reader is not None:
-            dataset = reader.batched(dataset, batch_size, drop_remainder, parallel)
+            dataset = reader.finished(dataset, batch_size, drop_remainder, parallel)
         else:
             dataset = _batched(dataset, augmenter, batch_size, drop_remainder, parallel)
         if source.skip:
@@ -306,8 +315,9 @@ def _numbered(source, order, augmenter, reader, epoch, first, num_batches, batch
         end = tf.minimum((number + 1) * batch_size, order.num_examples())
         dataset = tf.data.Dataset.range(number * batch_size, end)
         if reader is not None:
-            dataset = reader.read(dataset.map(plain(lambda position: (epoch, position))), parallel)
-            dataset = reader.batched(dataset, batch_size, drop_remainder, parallel)
+            chunks = dataset.batch(CHUNK).map(plain(lambda positions: (epoch, positions)))
+            dataset = reader.read(chunks, parallel).batch(batch_size)
+            dataset = reader.finished(dataset, batch_size, drop_remainder, parallel)
         else:
             dataset = dataset.map(plain(read), **parallel)
             dataset = _batched(dataset, augmenter, batch_size, drop_remainder, parallel)
@@ -317,7 +327,7 @@ def _numbered(source, order, augmenter, reader, epoch, first, num_batches, batch
 
 
 def _fetched(source, order, reader, limit, counter, start, batch_size, parallel):
-    """Reads the first `limit` examples of an epoch by number: `(epoch, index, example)`, or elements of a reader."""
+    """Reads the first `limit` examples of an epoch by number: `(epoch, index, example)`, or batches of a reader."""
 
     def read(epoch, position):
         index = order.index(epoch, position)
@@ -325,20 +335,32 @@ def _fetched(source, order, reader, limit, counter, start, batch_size, parallel)
 
     # Which files are skipped shows in reading only, so that then those before the start are read as well.
     positions = tf.data.Dataset.range(limit)
-    positions = with_epoch(positions, counter, None if source.skip else start, batch_size)
+    begin = None if source.skip else start
     if reader is not None:
+        dataset = reader.read(_chunks(positions, counter, begin, batch_size), parallel)
         zero = tf.constant(0, tf.int64)
-        first = (lambda: zero) if start is None or source.skip else (lambda: start.read_value() * batch_size)
-        dataset = reader.without_unreadable(reader.read(positions, parallel), limit, first, counter)
+        first = (lambda: zero) if begin is None else (lambda: start.read_value() * batch_size)
+        dataset = reader.without_unreadable(dataset, batch_size, limit, first, counter)
     else:
-        dataset = positions.map(plain(read), **parallel)
+        dataset = with_epoch(positions, counter, begin, batch_size).map(plain(read), **parallel)
         if source.skip:
             dataset = dataset.filter(plain(lambda epoch, index, example: example[1]))
             dataset = dataset.map(plain(lambda epoch, index, example: (epoch, index, example[0])))
     if source.skip and start is not None:
-        dataset = dataset.enumerate().filter(lambda number, _: number >= start.read_value() * batch_size)
+        per_batch = batch_size if reader is None else 1
+        dataset = dataset.enumerate().filter(lambda number, _: number >= start.read_value() * per_batch)
         dataset = dataset.map(plain(lambda _, element: element))
     return dataset
+
+
+def _chunks(positions, counter, start, batch_size):
+    """Turns a dataset of positions into pairs `(epoch, positions)`, those before batch `start` left out."""
+    chunks = with_epoch(positions.batch(CHUNK), counter, None, batch_size)
+    if start is None:
+        return chunks
+    return chunks.map(
+        plain(lambda epoch, chunk: (epoch, tf.boolean_mask(chunk, chunk >= start.read_value() * batch_size)))
+    )
 
 
 def _streamed(stream, order, counter, start, batch_size, buffer_size):

@@ -22,6 +22,7 @@ from kregkit.data import (
     make_keys,
     pipeline,
 )
+from kregkit.data._encoded import CHUNK
 from kregkit.data._windows import windows
 
 pytestmark = pytest.mark.one_in(2)
@@ -147,3 +148,54 @@ def test_unreadable_files_are_named_or_skipped(tmp_path):
         for x, _ in dataset:
             found.append(x)
     assert len(found) == 8
+
+
+def test_skipped_files_between_starts_and_remainders(tmp_path):
+    """Gaps are found batch by batch, and good files are never reported."""
+    content = tf.io.encode_jpeg(smooth(40, 40).astype("uint8")).numpy()
+    (tmp_path / "a").mkdir()
+    bad = (0, 3, 4, 9, 10)
+    for index in range(11):
+        (tmp_path / "a" / f"{index:02d}.jpg").write_bytes(b"" if index in bad else content)
+    operations = [CenterCrop(16)]
+
+    def read(batch_size, **arguments):
+        source = image_folder(tmp_path, on_error="skip")
+        dataset = pipeline(source, batch_size, operations, shuffle=False, with_keys=True, **arguments)
+        numbers = {int(key): index for index, key in enumerate(make_keys(0, 0, np.arange(11)).numpy())}
+        found = [[numbers[int(key)] for key in keys] for _, keys in dataset]
+        assert {int(os.path.basename(path)[:2]) for path in source.skipped} == set(bad)
+        return found
+
+    assert read(4, drop_remainder=True) == [[1, 2, 5, 6]]
+    assert read(2, batch=1) == [[5, 6], [7, 8]]
+    # In a pass that starts later, all before that are passed over and not missing.
+    source = image_folder(tmp_path)
+    dataset = pipeline(source, 2, operations, shuffle=False, batch=3)
+    with pytest.raises(tf.errors.OpError, match=r"09\.jpg can't be read"):
+        for images, _ in dataset:
+            assert images.shape == (2, 16, 16, 3)
+
+
+def test_more_images_than_are_numbered_at_once(tmp_path):
+    content = tf.io.encode_jpeg(smooth(24, 24).astype("uint8")).numpy()
+    (tmp_path / "a").mkdir()
+    for index in range(CHUNK + 5):
+        (tmp_path / "a" / f"{index}.jpg").write_bytes(content)
+
+    def keys(**arguments):
+        dataset = pipeline(tmp_path, 3, [RandomResizedCrop(4)], with_keys=True, seed=2, **arguments)
+        return [[key.numpy().tolist() for _, key in dataset] for _ in range(2)]
+
+    whole = keys()
+    assert sorted(key for batch in whole[0] for key in batch) == sorted(make_keys(2, 0, np.arange(CHUNK + 5)).numpy())
+    last = CHUNK // 3 + 1
+    assert keys(batch=last) == [whole[0][last:], whole[1]]
+
+
+def test_images_that_are_too_small_are_named(tmp_path):
+    (tmp_path / "a").mkdir()
+    for index, side in enumerate((40, 40, 20, 40)):
+        (tmp_path / "a" / f"{index}.jpg").write_bytes(tf.io.encode_jpeg(smooth(side, 40).astype("uint8")).numpy())
+    with pytest.raises(tf.errors.OpError, match=r"a/2\.jpg must be at least 32x32.*Received: an image of 20x40"):
+        list(pipeline(tmp_path, 4, [RandomCrop(0, size=32)]))

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
-from kregkit.data import CenterCrop, RandomFlip, RandomRotation, pipeline
+from kregkit.data import CenterCrop, RandomFlip, RandomRotation, image_folder, pipeline
 from kregkit.data._encoded_streams import EncodedStream, encoded_tfds
 
 y, x = np.mgrid[:40, :60] / 9
@@ -63,3 +64,58 @@ def test_tfds_sets_of_jpeg_files(tmp_path):
         ((images, labels),) = pipeline(builder, 4, operations)
         for image, label in zip(images.numpy(), labels.numpy()):
             np.testing.assert_allclose(image * 255, whole[label][8:32, 18:42], atol=8)
+
+
+def turned(path):
+    """A JPEG file whose EXIF header has it turned by a quarter."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(PICTURE).save(path, "JPEG", quality=95, exif=exif)
+    return path
+
+
+def test_photographs_stand_upright_in_sets_and_streams(tmp_path):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    file = turned(tmp_path / "1.jpg")
+
+    class Turned(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Image(shape=(None, None, 3)),
+                "bbox": tfds.features.Tensor(shape=(1, 4), dtype=np.float32),
+            }
+            return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            yield 0, {"image": file, "bbox": np.float32([[10, 10, 20, 20]])}
+
+    builder = Turned(data_dir=tmp_path, file_format="tfrecord")
+    builder.download_and_prepare()
+    stream = tf.data.Dataset.from_tensors({"image": file.read_bytes()})
+    upright, stored = np.rot90(PICTURE, -1), PICTURE
+    window, whole = [CenterCrop(24)], [RandomRotation((0, 0)), CenterCrop(24)]
+    for source, operations, expected, arguments in (
+        (builder, window, upright, {"unmoved": "bbox"}),
+        (builder, whole, upright, {"unmoved": "bbox"}),
+        (builder, window, stored, {"unmoved": "bbox", "orientation": False}),
+        # Boxes are those of the image as it is stored.
+        (builder, window, stored, {"boxes": "bbox"}),
+        (stream, window, upright, {}),
+        (stream, whole, stored, {"orientation": False}),
+    ):
+        (batch,) = pipeline(source, 1, operations, training=False, **arguments)
+        height, width = ((side - 24) // 2 for side in expected.shape[:2])
+        expected = expected[height : height + 24, width : width + 24]
+        assert np.abs(batch["image"][0] * 255 - expected).mean() < 3
+    folder = tmp_path / "folder"
+    (folder / "a").mkdir(parents=True)
+    turned(folder / "a" / "1.jpg")
+    ((images, _),) = pipeline(folder, 1, training=False, orientation=False)
+    assert images.shape == (1, 40, 60, 3)
+    with pytest.raises(ValueError, match="`orientation` of an opened folder goes to `image_folder`"):
+        pipeline(image_folder(folder), 1, orientation=False)

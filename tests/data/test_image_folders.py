@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from kregkit.data import MixUp, RandomCrop, RandomFlip, image_folder, pipeline
+from kregkit.data import CenterCrop, MixUp, RandomCrop, RandomFlip, image_folder, pipeline
 from kregkit.data._image_files import MOST_PIXELS, num_pixels
 
 pytestmark = pytest.mark.one_in(2)
@@ -309,3 +309,35 @@ def test_order_is_that_of_paths(tmp_path):
         (tmp_path / name).write_bytes(b"")
     source = image_folder(tmp_path)
     assert source.paths == [str(path) for path in sorted(tmp_path.rglob("*.png"))]
+
+
+def test_pngs_of_16_bits_keep_their_levels(tmp_path):
+    levels = np.array([[0, 1, 255], [256, 40_000, 65_535]], "uint16")
+    root = tmp_path / "images"
+    save(root / "a" / "2.png", np.array([[0, 1, 255], [7, 40, 254]], "uint8"))
+    save(root / "a" / "3.bmp", np.array([[0, 1, 255], [7, 40, 254]], "uint8"))
+    (root / "a" / "1.png").write_bytes(tf.io.encode_png(levels[..., None]).numpy())
+    eight = np.array([[0, 1, 255], [7, 40, 254]])
+    source = image_folder(root, channels=1, bits=16)
+    assert source[0][0].dtype == np.uint16 and (source[0][0][..., 0] == levels).all()
+    ((images, _),) = pipeline(source, 3, training=False, value_range=(-1.0, 1.0))
+    expected = np.stack([levels / 65535, eight / 255, eight / 255]) * 2 - 1
+    np.testing.assert_allclose(images[..., 0], expected, atol=1e-6)
+    # With alpha, from a cache, skipping, and moved; a window isn't decoded alone.
+    cached = image_folder(root, channels=4, bits=16, on_error="skip", cache=tmp_path / "cache")
+    for _ in range(2):
+        ((images, _),) = pipeline(cached, 3, [RandomFlip(probability=1.0), RandomCrop(0, size=(2, 3))], shuffle=False)
+        np.testing.assert_allclose(images[..., 1], (expected[:, :, ::-1] + 1) / 2, atol=1e-6)
+        assert (images[..., 3] == 1).numpy().all()
+    assert np.abs(image_folder(root, channels=1)[0][0][..., 0] - levels / 257).max() < 1
+    with pytest.raises(ValueError, match="`bits` must be.*Received: bits=12"):
+        image_folder(root, bits=12)
+
+
+def test_grey_levels_of_cmyk(tmp_path):
+    (tmp_path / "a").mkdir()
+    color = np.full((8, 8, 3), (200, 90, 30), "uint8")
+    Image.fromarray(color).convert("CMYK").save(tmp_path / "a" / "1.jpg", quality=100)
+    for operations in ([], [CenterCrop(4)]):
+        ((images, _),) = pipeline(tmp_path, 1, operations, channels=1, training=False)
+        np.testing.assert_allclose(images * 255, 0.299 * 200 + 0.587 * 90 + 0.114 * 30, atol=4)
