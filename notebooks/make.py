@@ -23,7 +23,9 @@ NAMES = ["quickstart", "own_images", "babysitting_and_transfer"]
 LARGEST, SECONDS = 300_000, 300
 CELL = re.compile(r"^# %%(?: \[(markdown)\])?\n(.*?)(?=^# %%|\Z)", re.M | re.S)
 # What TensorFlow logs of the machine, whatever its log level: no message of Python begins like this.
-NOTE = re.compile(r"^(?:WARNING: All log messages before absl::InitializeLog|[IWE]\d{4} \S+ +\d+ \w+\.cc:\d+\]).*\n", re.M)
+NOTE = re.compile(
+    r"^(?:WARNING: All log messages before absl::InitializeLog|[IWE]\d{4} \S+ +\d+ \w+\.cc:\d+\]).*\n", re.M
+)
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
