@@ -7,6 +7,9 @@ compares what both ended in: weights, optimizer slots and history bit by bit, an
 
 Each run has a new, empty working directory, so paths that the script reads must be absolute or relative to its own
 `__file__`, and those that it writes, `Resume`'s directory among them, relative to the working directory.
+
+A program that starts others, such as the workers of one training, is killed together with all of them, as by a power
+cut. It has to wait for them before it ends.
 """
 
 import argparse
@@ -37,6 +40,8 @@ __all__ = ["Verification", "verify"]
 RECORD = "KREGKIT_RESUME_RECORD"
 # Files that hold the time, or the number of a process, in their names or contents.
 IGNORED = ("*.tfevents.*", "*.log")
+# Seconds for which helpers of a program, such as those of `multiprocessing`, may outlive it.
+_GRACE = 5.0
 
 
 @dataclasses.dataclass
@@ -71,10 +76,10 @@ class Verification:
 
 @rules.checked(
     script=rules.optional(rules.path),
-    arguments=rules.entries(empty=True),
+    arguments=rules.entries(rules.any_of(rules.path, rules.number(), rules.word(empty=True)), empty=True),
     seed=rules.seed,
     ignored=rules.entries(rules.word(), empty=True),
-    start=rules.function(none=True),
+    start=rules.function(none=True, num=2),
     verbose=rules.boolean,
 )
 def verify(
@@ -90,14 +95,17 @@ def verify(
     """Runs a program without and with kills, and compares what both runs end in.
 
     Args:
-        script: String or path of a Python program whose `fit` has a `Resume` in its callbacks.
+        script: String or path of a Python program whose `fit` has a `Resume` in its callbacks. It may start further
+            programs, such as workers: all of them are killed at once, and it must wait for them before it ends.
         arguments: List of strings, the program's arguments.
         kills: Integer >= 1, how often to kill it; fewer, if it ends before. A third is aimed at a write.
         seed: Integer, of the instants.
         timeout: Float > 0, the seconds after which a run counts as stuck.
         ignored: List of patterns of file names that aren't compared.
         start: Function `(directory, environment)` that starts the program there in another way, and returns an object
-            with `pid`, `poll()` and `wait()` like those of `subprocess.Popen`. Defaults to running `script`.
+            with `pid`, `poll()` and `wait()` like those of `subprocess.Popen`. Defaults to running `script`. What it
+            starts in turn is killed too if it leads a process group (`start_new_session=True`) or, on Linux, if its
+            processes have that environment.
         verbose: Boolean, whether to print what is being done. Defaults to `False`.
 
     Returns:
@@ -105,7 +113,7 @@ def verify(
 
     Raises:
         ValueError: An argument is out of range; the program has no `Resume`, or its directory is the same for all runs.
-        RuntimeError: The program fails, or takes longer than `timeout`.
+        RuntimeError: The program fails, takes longer than `timeout`, or ends before the processes that it started.
 
     Example: `print(verify("train.py", kills=10))`.
     """
@@ -118,7 +126,8 @@ def verify(
 
         def start(directory, environment):
             command = [sys.executable, str(path), *map(str, arguments)]
-            return subprocess.Popen(command, cwd=directory, env={**os.environ, **environment})
+            environment = {**os.environ, **environment}
+            return subprocess.Popen(command, cwd=directory, env=environment, start_new_session=True)
 
     with tempfile.TemporaryDirectory(prefix="resume-check-", ignore_cleanup_errors=True) as root:
         say = (lambda line: print(f"resume_check: {line}", flush=True)) if verbose else lambda line: None
@@ -140,8 +149,15 @@ class _Run:
         self.record_path = path / "record.jsonl"
         self._start, self._timeout, self._say = start, timeout, say
 
-    def start(self):
-        return self._start(str(self.directory), {RECORD: str(self.record_path)})
+    @contextlib.contextmanager
+    def running(self):
+        """Starts the program for a block; at its end, however it comes, no process of the program is left."""
+        process = self._start(str(self.directory), {RECORD: str(self.record_path)})
+        program = _Program(process, self.record_path)
+        try:
+            yield program
+        finally:
+            program.kill()
 
     def record(self):
         """Returns the events that were written so far; a killed process may have left half of one."""
@@ -153,7 +169,11 @@ class _Run:
         return events
 
     def finish(self):
-        process, begun = self.start(), time.monotonic()
+        with self.running() as program:
+            self._finish(program)
+
+    def _finish(self, process):
+        begun = time.monotonic()
         self._wait(process, lambda: bool(self.record()))
         first = stepping = time.monotonic()
         seen = set()
@@ -171,37 +191,35 @@ class _Run:
         self.step_seconds = time.monotonic() - stepping
         if process.wait() != 0:
             raise RuntimeError(f"The program failed. Received: exit code {process.wait()}")
+        process.check_all_ended()
 
     def finish_with_kills(self, kills, whole, instants):
         """Returns how often the program was killed, and how often of these within a write."""
         count = in_writes = 0
         for number in range(kills):
             self._say(f"a run to be killed ({number + 1} of {kills})")
-            process, seen = self.start(), len(self.record())
-            begun = self._wait(process, lambda seen=seen: len(self.record()) > seen)
-            if not begun:
-                # It ended, or failed before its fit.
-                break
-            aimed = number % 3 == 2
-            if aimed:
-                hit = self._wait(process, self._writes, pause=0.0)
-            elif number % 3 == 1:
-                # Some way after the next checkpoint: a restart costs longer than many steps do.
-                names = self._names()
-                hit = self._wait(process, lambda names=names: self._names() - names, pause=0.001)
-                hit = hit and not self._ends_within(process, instants.uniform(0, 0.5 * whole.step_seconds))
-            else:
-                hit = not self._ends_within(process, instants.uniform(0, 0.6 * whole.seconds))
-            if not hit:
-                break
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGKILL)
-            process.wait()
+            aimed, seen = number % 3 == 2, len(self.record())
+            with self.running() as process:
+                begun = self._wait(process, lambda seen=seen: len(self.record()) > seen)
+                if not begun or not self._comes_to(process, number, whole, instants):
+                    # It ended, or failed before its fit.
+                    break
             count += 1
             in_writes += aimed and self._writes()
         self._say(f"a run that goes on to its end after {count} kills")
         self.finish()
         return count, in_writes
+
+    def _comes_to(self, process, number, whole, instants):
+        """Waits for the instant of a kill; returns whether it came before the program ended."""
+        if number % 3 == 2:
+            return self._wait(process, self._writes, pause=0.0)
+        if number % 3 == 1:
+            # Some way after the next checkpoint: a restart costs longer than many steps do.
+            names = self._names()
+            hit = self._wait(process, lambda: self._names() - names, pause=0.001)
+            return hit and not self._ends_within(process, instants.uniform(0, 0.5 * whole.step_seconds))
+        return not self._ends_within(process, instants.uniform(0, 0.6 * whole.seconds))
 
     def check(self):
         """Checks that the record tells of a run that `Resume` can be asked to take up."""
@@ -216,13 +234,14 @@ class _Run:
                 )
 
     def ends(self):
-        """Returns what the fits ended in, by the directory of their `Resume`."""
-        root = self.directory.resolve()
-        return {
-            str(pathlib.Path(event["directory"]).relative_to(root)): event
-            for event in self.record()
-            if event["event"] == "end"
-        }
+        """Returns what the fits ended in, by the directory of their `Resume` and, of several workers, the worker."""
+        root, ends = self.directory.resolve(), {}
+        for event in self.record():
+            if event["event"] == "end":
+                worker = event.get("worker")
+                of = "" if worker is None else f" (worker {worker})"
+                ends[f"{pathlib.Path(event['directory']).relative_to(root)}{of}"] = event
+        return ends
 
     def _directories(self):
         return {event["directory"] for event in self.record()}
@@ -249,7 +268,6 @@ class _Run:
             if condition():
                 return True
             if time.monotonic() > until:
-                os.kill(process.pid, signal.SIGKILL)
                 raise RuntimeError(f"The program took longer than timeout={self._timeout}")
             time.sleep(pause)
         return False
@@ -258,6 +276,57 @@ class _Run:
         until = time.monotonic() + seconds
         self._wait(process, lambda: time.monotonic() >= until, pause=0.001)
         return process.poll() is not None
+
+
+class _Program:
+    """A started program, and all processes that it starts."""
+
+    def __init__(self, process, record_path):
+        self._process = process
+        self._mark = f"{RECORD}={record_path}".encode()
+        self.poll, self.wait = process.poll, process.wait
+        # Only of a group that the program leads: another one may be this process's own.
+        self._leads = False
+        with contextlib.suppress(ProcessLookupError):
+            self._leads = os.getpgid(process.pid) == process.pid
+
+    def kill(self):
+        """Ends every process of the program, as a power cut does."""
+        with contextlib.suppress(ProcessLookupError):
+            if self._leads:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            elif self.poll() is None:
+                os.kill(self._process.pid, signal.SIGKILL)
+        # Those that have left the group, until no one is there to start another.
+        while others := self._others():
+            for pid in others:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
+        self.wait()
+
+    def check_all_ended(self):
+        """Raises an error where the program has ended, and processes that it started go on."""
+        until = time.monotonic() + _GRACE
+        while others := self._others():
+            if time.monotonic() > until:
+                raise RuntimeError(
+                    "The program ended before processes that it started, which then were killed: let it wait for them, "
+                    f"as by `process.wait()`. Received: processes={others}"
+                )
+            time.sleep(0.02)
+
+    def _others(self):
+        """Returns the numbers of other processes that have the program's environment; none without /proc."""
+        found = []
+        for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
+            # A process that has ended, or of another user, can't be read.
+            with contextlib.suppress(OSError):
+                if name.isdigit() and int(name) not in (self._process.pid, os.getpid()):
+                    environment = pathlib.Path("/proc", name, "environ").read_bytes()
+                    if self._mark in environment.split(b"\0"):
+                        found.append(int(name))
+        return found
 
 
 def _compare(whole, killed, ignored):

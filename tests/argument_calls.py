@@ -2,9 +2,9 @@
 
 A call is *clear* if it works, or raises a `ValueError`, a `TypeError` or, for paths, a `FileNotFoundError` that names
 the parameter. It is *unclear* if it raises anything else, or doesn't name the parameter. It is *accepted nonsense* if
-it works where no reader could say what it does: NaN, an infinity, `10**400` or bytes anywhere; True, or a negative
-number, where a number above zero belongs; a word or a number where a Boolean belongs. It is a *hang* if it takes too
-long.
+it works where no reader could say what it does: NaN, an infinity, `10**400` or bytes anywhere; True, a set, a function
+or a negative number, where a number above zero belongs; a word or a number where a Boolean belongs. It is a *hang* if
+it takes too long.
 
     python tests/argument_calls.py              # all calls, and how many there are of each kind
     python tests/argument_calls.py '^search'    # those whose name matches
@@ -73,6 +73,9 @@ BAD = {
     "list of NaN": [math.nan, math.nan],
     "an object": types.SimpleNamespace(),
     "a dictionary": {"a": 1},
+    "NumPy's NaN": np.float16(math.nan),
+    "a set": {1, 2},
+    "a function of nothing": lambda: 1,
 }
 # Parameters that may be negative, or infinite.
 SIGNED = {
@@ -474,12 +477,15 @@ def is_nonsense(key, parameter, what):
     kind, name = kind_of(key, parameter), parameter.name
     if what in ("infinity", "minus infinity") and name in INFINITE:
         return False
-    if what in ("NaN", "infinity", "minus infinity", "10**400", "bytes"):
+    if what in ("NaN", "NumPy's NaN", "infinity", "minus infinity", "10**400", "bytes"):
         return True
     if what == "-1":
         return kind == "number" and not {name, f"{key}.{name}"} & SIGNED
     if what == "True":
         return kind == "number" and name != "verbose"
+    if what in ("a set", "a function of nothing") and kind in ("number", "boolean"):
+        # Keras takes functions as learning rates.
+        return what == "a set" or name != "learning_rate"
     return kind == "boolean" and what in ("10**12", "a word", "empty string", "empty list", "a dictionary", "an object")
 
 
@@ -548,7 +554,10 @@ def walk(every=1, offset=0, only="", without=()):
         if key in without:
             continue
         for parameter in parameters:
-            for what in BAD:
+            for what, value in BAD.items():
+                if value is parameter.default:
+                    # A call with its default.
+                    continue
                 number += 1
                 if (number + offset) % every == 0 and re.search(only, f"{key}.{parameter.name}"):
                     yield outcome_of(key, function, parameters, parameter, what)

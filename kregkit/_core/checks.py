@@ -1,5 +1,6 @@
 """Argument checks whose errors say what was expected and end in `Received: name=value`."""
 
+import inspect
 import math
 import numbers
 import os
@@ -42,12 +43,12 @@ def check_number(name, value, low=-math.inf, high=math.inf, *, low_open=False, h
 
     Args:
         name: String, the argument's name, for the message.
-        value: The value to check. Booleans are not numbers here.
+        value: The value to check. Booleans are not numbers here, nor are fractions, which no config can hold.
         low, high: Floats, the ends of the range.
         low_open, high_open: Booleans, whether the end itself is excluded.
     """
     inside = (
-        isinstance(value, numbers.Real)
+        isinstance(value, (numbers.Integral, float, np.floating))
         and not isinstance(value, bool)
         and _is_finite(value)
         and (value > low if low_open else value >= low)
@@ -134,10 +135,29 @@ def check_instance(name, value, kinds, expected, none=False):
     return value
 
 
-def check_callable(name, value, none=False):
-    """Returns `value` if it can be called, or `None` where that is allowed."""
-    if not callable(value) and not (value is None and none):
-        _fail(name, "callable" + (" or None" if none else ""), value)
+def check_callable(name, value, none=False, num=None):
+    """Returns `value` if it can be called, or `None` where that is allowed.
+
+    Args:
+        name: String, the argument's name, for the message.
+        value: The value to check.
+        none: Boolean, whether `None` is allowed.
+        num: Integer, how many arguments it is called with, or `None` where that differs.
+    """
+    if value is None and none:
+        return value
+    good = callable(value)
+    if good and num is not None:
+        try:
+            inspect.signature(value).bind(*[None] * num)
+        except TypeError:
+            good = False
+        except ValueError:
+            # Some functions written in C don't say what they take.
+            pass
+    if not good:
+        arguments = "" if num is None else f" with {num} argument{'s' if num > 1 else ''}"
+        _fail(name, "callable" + arguments + (" or None" if none else ""), value)
     return value
 
 
@@ -159,7 +179,7 @@ def check_list(name, value, check=None, none=False, empty=False):
     return [entry if check is None else check(name, entry) for entry in value]
 
 
-def check_array(name, value, ndim=None, none=False, finite=True):
+def check_array(name, value, ndim=None, none=False, finite=True, least=0):
     """Returns `value` as an array of numbers that aren't all missing, or raises `ValueError`.
 
     Args:
@@ -168,19 +188,23 @@ def check_array(name, value, ndim=None, none=False, finite=True):
         ndim: Integer, how many axes it must have, or `None` for any.
         none: Boolean, whether `None` is allowed.
         finite: Boolean, whether NaN and infinities are refused.
+        least: Integer, how many axes it must have at least: 1 for an array that must not be a number.
     """
     if value is None and none:
         return None
     expected = "an array of " + ("finite " if finite else "") + "numbers"
     expected += "" if ndim is None else f" with {ndim} ax{'i' if ndim == 1 else 'e'}s"
-    if isinstance(value, (str, bytes, bool, dict)) or (isinstance(value, int) and not -_LARGEST <= value <= _LARGEST):
+    expected += f" with {least} ax{'i' if least == 1 else 'e'}s or more" if least else ""
+    if isinstance(value, (str, bytes, bool, np.bool_, dict)) or (
+        isinstance(value, int) and not -_LARGEST <= value <= _LARGEST
+    ):
         _fail(name, expected, value)
     try:
         array = np.asarray(value)
     except Exception:
         _fail(name, expected, value)
     good = array.dtype.kind in "biuf" or array.dtype.name == "bfloat16"
-    good = good and (ndim is None or array.ndim == ndim) and array.size
+    good = good and (ndim is None or array.ndim == ndim) and array.ndim >= least and array.size
     if not good or (finite and not np.isfinite(array.astype("float64")).all()):
         _fail(name, expected, value)
     return array
@@ -191,23 +215,34 @@ def check_data(name, value, none=False):
     if value is None and none:
         return None
     batches = hasattr(value, "__getitem__") or hasattr(value, "__iter__") or hasattr(value, "__next__")
-    nothing = isinstance(value, (list, tuple, dict)) and not value
-    if not batches or nothing or isinstance(value, (str, bytes)) or _is_flat(value):
+    # A NumPy number has `__getitem__` too; a set has no order.
+    other = isinstance(value, (str, bytes, set, frozenset, np.generic))
+    if not batches or other or _is_empty(value) or _is_flat(value):
         _fail(name, "arrays, a data set, or a generator of batches", value)
     return value
+
+
+def _is_empty(value):
+    """Returns whether this is an array of no example or no axis, or lists of such and of nothing."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return all(one is None or _is_empty(one) for one in value)
+    return isinstance(value, np.ndarray) and (not value.ndim or not len(value))
 
 
 def _is_flat(value):
     """Returns whether this is a list of plain numbers, or a dictionary of these: no examples."""
     if isinstance(value, dict):
         value = list(value.values())
-    plain = (numbers.Number, str, bytes, type(None))
+    plain = (numbers.Number, np.generic, str, bytes, type(None))
     return isinstance(value, (list, tuple)) and all(isinstance(one, plain) for one in value)
 
 
 def check_axes(name, value, kind="Axes", none=True):
     """Returns `value` if it can be drawn on: Matplotlib Axes, or a Figure, which have other methods."""
-    method = {"Axes": "plot", "Figure": "add_subplot"}[kind]
+    # A pandas Series has `plot`.
+    method = {"Axes": "set_xlabel", "Figure": "add_subplot"}[kind]
     if not (value is None and none) and not callable(getattr(value, method, None)):
         _fail(name, f"Matplotlib {kind}" + (" or None" if none else ""), value)
     return value

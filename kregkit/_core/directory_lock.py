@@ -51,12 +51,16 @@ class DirectoryLock:
         """Takes the lock; nothing happens if this object holds it.
 
         Raises:
-            ValueError: Somebody else holds it; the message says which process on which machine.
+            ValueError: Somebody else holds it, and the message says which process on which machine; or it can't be
+                held, since something else is in the place of the directory or of its file.
         """
         if self.held:
             return
         self._made = not self.path.parent.exists()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            self._fail(f"a file is in its place ({error}): delete it, or use another directory", error)
         name = os.path.realpath(self.path)
         if name in _HELD:
             self._refuse("this process: another `fit` is running in it, or ended in an error that is still looked at")
@@ -89,7 +93,10 @@ class DirectoryLock:
                 file.close()
 
     def _open_locked(self):
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        except (IsADirectoryError, PermissionError) as error:
+            self._fail(f"its file `lock` can't be opened ({error}): delete it, or use another directory", error)
         file = os.fdopen(descriptor, "r+", encoding="utf-8", errors="replace")
         try:
             if fcntl is not None:
@@ -107,6 +114,11 @@ class DirectoryLock:
             return os.path.samestat(os.fstat(file.fileno()), os.stat(self.path))
         except FileNotFoundError:
             return False
+
+    def _fail(self, reason, error):
+        raise ValueError(
+            f"{self.user}'s directory can't be used: {reason}. Received: directory={str(self.path.parent)!r}"
+        ) from error
 
     def _refuse(self, holder):
         raise ValueError(

@@ -82,6 +82,12 @@ def _distinct(pairs):
     return value
 
 
+def value_digest(value):
+    """Returns the SHA-256 of a JSON value, in hexadecimal: the same for what is read back from a file."""
+    text = json.dumps(json.loads(json.dumps(value)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def file_digest(path):
     """Returns the SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:

@@ -90,14 +90,14 @@ def choice(*choices):
     return lambda name, value: checks.check_choice(name, value, choices)
 
 
-def function(none=False):
-    """A rule: something that can be called."""
-    return lambda name, value: checks.check_callable(name, value, none)
+def function(none=False, num=None):
+    """A rule: something that can be called, with so many arguments."""
+    return lambda name, value: checks.check_callable(name, value, none, num)
 
 
-def array(ndim=None, none=False, finite=True):
-    """A rule: an array of numbers."""
-    return lambda name, value: checks.check_array(name, value, ndim, none, finite)
+def array(ndim=None, none=False, finite=True, least=0):
+    """A rule: an array of numbers, of so many axes."""
+    return lambda name, value: checks.check_array(name, value, ndim, none, finite, least)
 
 
 def entries(rule=None, none=False, empty=False):
@@ -113,7 +113,7 @@ def pair(rule, none=False):
             return
         if len(value) != 2 if isinstance(value, (list, tuple)) else getattr(value, "shape", None) != (2,):
             raise ValueError(f"`{name}` must be a pair{' or None' * none}. Received: {name}={shown(value)}")
-        if isinstance(value, (list, tuple)):
+        if isinstance(value, (list, tuple, np.ndarray)):
             for one in value:
                 rule(name, one)
 
@@ -204,6 +204,26 @@ def tensor(*ranks):
     return check
 
 
+def finite_tensor(name, value):
+    """A rule: an array or a tensor of finite numbers."""
+    tensor()(name, value)
+    array = np.asarray(value)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"`{name}` must be an array of finite numbers. Received: {name}={shown(value)}")
+
+
+def points(size):
+    """A rule: rows of so many numbers, such as the corners of boxes, or no row at all."""
+
+    def check(name, value):
+        if isinstance(value, (list, tuple, np.ndarray)) and not len(value):
+            return
+        if checks.check_array(name, value, finite=False).shape[1:] != (size,):
+            raise ValueError(f"`{name}` must hold rows of {size} numbers. Received: {name}={shown(value)}")
+
+    return check
+
+
 def callback(name, value):
     """A rule: a Keras callback."""
     import keras
@@ -261,9 +281,14 @@ def counts(name, value):
     checks.check_list(name, value, count) if isinstance(value, (list, tuple)) else count(name, value)
 
 
+def key(name, value):
+    """A rule: the key of an entry of a dictionary, the index of one of a tuple, or `None`."""
+    whole_number = isinstance(value, numbers.Integral) and not isinstance(value, bool) and 0 <= value < 2**31
+    if value is not None and not whole_number and not (isinstance(value, str) and value):
+        raise ValueError(f"`{name}` must be a key, an index >= 0 or None. Received: {name}={shown(value)}")
+
+
 boolean = checks.check_boolean
-# Of an entry of a dictionary, or of a tuple.
-key = any_of(whole(0), word(none=True))
 verbose = any_of(checks.check_boolean, whole(0, 2))
 axes = checks.check_axes
 data = checks.check_data

@@ -1,6 +1,6 @@
 """The directory in which a snapshot run keeps its members: written by a callback, read by an ensemble.
 
-manifest.json        format, settings, whether the run is finished, one entry per member
+manifest.json        format, settings, whether the run is finished, one entry per member, a checksum of these
 architecture.json    the model as `keras.saving.serialize_keras_object` gives it, compile arguments included
 cycle-01.weights.h5  one file per member, as `model.save_weights` writes it
 cycle-01.state.npz   what training goes on from after the newest cycle: weights, slots and seeds, as they are
@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from kregkit._core.checks import check_integer, check_number, shown
-from kregkit._core.files import file_digest, read_json, replacing, write_json
+from kregkit._core.files import file_digest, read_json, replacing, value_digest, write_json
 
 FORMAT = 1
 # The only names that a member's files have, so that no manifest can name another file to read or to delete.
@@ -25,6 +25,7 @@ _FILE_NAMES = {
     "member": re.compile(r"cycle-[0-9]{2,9}\.weights\.h5"),
     "state": re.compile(r"cycle-[0-9]{2,9}\.state\.npz"),
 }
+_KEYS = {"format", "settings", "finished", "architecture", "members"}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 # What no run reaches, and what still fits into 64 bits.
 _MOST_STEPS = 2**62
@@ -67,6 +68,7 @@ class SnapshotDirectory:
             manifest = read_json(self.manifest_path)
             known = manifest["format"] == FORMAT and {"settings", "finished", "members"} <= manifest.keys()
             if known:
+                _check_digest(manifest)
                 _check_manifest(manifest)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
@@ -80,7 +82,8 @@ class SnapshotDirectory:
     def write(self, settings, members, finished):
         """Replaces the manifest, whole or not at all."""
         manifest = {"format": FORMAT, "settings": settings, "finished": finished}
-        write_json(self.manifest_path, {**manifest, "architecture": self._architecture_digest, "members": members})
+        manifest |= {"architecture": self._architecture_digest, "members": members}
+        write_json(self.manifest_path, {**manifest, "sha256": value_digest(manifest)})
 
     def save_architecture(self, model):
         """Records how to rebuild `model`; returns False for a model whose config can't be had."""
@@ -103,7 +106,7 @@ class SnapshotDirectory:
                 doesn't find; the message says how to pass the model itself.
         """
         remedy = "Pass the architecture as `model=`, or its classes in `custom_objects=`"
-        if not self.architecture_path.exists():
+        if not self.architecture_path.is_file():
             raise ValueError(f"{self.architecture_path} does not exist: the model had no config. {remedy}")
         _check_no_link(self.architecture_path)
         # Runs of older versions have no checksum.
@@ -195,6 +198,15 @@ def _check_file(entry, kind):
         raise ValueError(f"a {kind}'s file is called {example} or alike. Received: file={shown(name)}")
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
         raise ValueError(f"a checksum is 64 hexadecimal digits. Received: sha256={shown(digest)}")
+
+
+def _check_digest(manifest):
+    """Takes the manifest's own checksum out of it, and raises an error unless it fits; older runs have none."""
+    digest = manifest.pop("sha256", None)
+    if unknown := sorted(manifest.keys() - _KEYS):
+        raise ValueError(f"it has no such entries. Received: keys={shown(unknown)}")
+    if digest is not None and digest != value_digest(manifest):
+        raise ValueError(f"its checksum doesn't fit: it was changed. Received: sha256={shown(digest)}")
 
 
 def _check_manifest(manifest):

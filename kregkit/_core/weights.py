@@ -5,6 +5,8 @@ import contextlib
 import keras
 import numpy as np
 
+from kregkit._core.interrupts import uninterrupted
+
 
 def training_state(model):
     """Returns all variables that training changes from step to step and that decide how it goes on.
@@ -69,4 +71,5 @@ def swapped(variables, values):
     try:
         yield
     finally:
-        assign_values(variables, before)
+        with uninterrupted():
+            assign_values(variables, before)

@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 
+from kregkit._core.workers import worker
 from kregkit.callbacks._run_variables import RunVariables, as_arrays
 
 VARIABLE = "KREGKIT_RESUME_RECORD"
@@ -13,7 +14,7 @@ VARIABLE = "KREGKIT_RESUME_RECORD"
 
 def record_begin(resume):
     """Appends to the record, if there is one, that a fit begins."""
-    _append({"event": "begin", "directory": os.path.abspath(resume.fit_directory), "pid": os.getpid()})
+    _append({"event": "begin", "directory": os.path.abspath(resume.fit_directory), "pid": os.getpid()}, resume.model)
 
 
 def record_end(resume):
@@ -29,7 +30,8 @@ def record_end(resume):
                 "variables": [[path_of(one), _digest(parts)] for one, parts in zip(variables.state, values)],
                 "history": {name: [repr(value) for value in values] for name, values in history.history.items()},
                 "epochs": history.epoch,
-            }
+            },
+            resume.model,
         )
 
 
@@ -45,8 +47,12 @@ def _digest(parts):
     return digest.hexdigest()
 
 
-def _append(entry):
+def _append(entry, model):
     path = os.environ.get(VARIABLE)
     if path:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        here = worker(model)
+        if here.count > 1:
+            entry["worker"] = here.index
+        # Several workers append to one file: each line by one system call, so that none falls into another.
+        with open(path, "ab", buffering=0) as file:
+            file.write((json.dumps(entry) + "\n").encode())

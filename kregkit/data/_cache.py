@@ -7,7 +7,7 @@ import pathlib
 import tensorflow as tf
 
 from kregkit._core.checks import check_integer, shown
-from kregkit._core.files import read_json, replacing, write_json
+from kregkit._core.files import read_json, replacing, value_digest, write_json
 
 _FORMAT = 2
 
@@ -126,7 +126,11 @@ class _Directory:
     def num_complete(self):
         """Returns the number of examples of a stream that is here whole, -1 where it isn't: int64 for TensorFlow."""
         try:
-            num = check_integer("num", read_json(self.path / "complete.json")["num"], 0, 2**62)
+            written = read_json(self.path / "complete.json")
+            num = check_integer("num", written["num"], 0, 2**62)
+            # Older caches have no checksum.
+            if written != {"num": num} and written != _complete(num):
+                raise ValueError(written)
             return tf.constant(num, tf.int64).numpy()
         except FileNotFoundError:
             return tf.constant(-1, tf.int64).numpy()
@@ -134,7 +138,11 @@ class _Directory:
             raise ValueError(f"{self.path / 'complete.json'} is damaged: delete the directory {self.path}") from None
 
     def complete(self, num):
-        write_json(self.path / "complete.json", {"num": num})
+        write_json(self.path / "complete.json", _complete(num))
+
+
+def _complete(num):
+    return {"num": int(num), "sha256": value_digest(int(num))}
 
 
 def _payload(values):

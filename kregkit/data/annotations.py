@@ -95,6 +95,7 @@ def described(argument: Any, value: Any, kind: Any) -> Any:
     if value is None:
         return None
     if isinstance(value, (str, int)) and not isinstance(value, bool):
+        rules.key(argument, value)
         value = kind(value)
     if not isinstance(value, kind) or value.key is None:
         name = kind.__name__

@@ -197,7 +197,7 @@ class RandAugment(Automatic):
     as a whole.)
 
     Args:
-        num: Integer >= 1, operations for each image. Defaults to `2`.
+        num: Integer from 1 to 1000, operations for each image. Defaults to `2`.
         magnitude: Float in [0, 30], the strength. Defaults to `9.0`.
         fill: `"constant"` (black, the default), `"nearest"` or `"reflect"`: what shows where the image has left.
 
@@ -214,7 +214,7 @@ class RandAugment(Automatic):
     space = Space(shear=0.3, shift=lambda side: side * (150 / 331), degrees=30.0, factor=0.9, bits=4)
 
     def __init__(self, num: int = 2, magnitude: float = 9.0, fill: str = "constant") -> None:
-        self.num = check_integer("num", num, 1)
+        self.num = check_integer("num", num, 1, 1000)
         self.magnitude = check_number("magnitude", magnitude, 0, 30)
         self.fill = check_choice("fill", fill, FILLS)
 

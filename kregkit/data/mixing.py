@@ -39,7 +39,7 @@ class Mixing(Operation):
 
     def __init__(self, alpha: float, num_classes: int | None, probability: float, partners: str) -> None:
         self.alpha = check_number("alpha", alpha, 0, low_open=True)
-        self.num_classes = None if num_classes is None else check_integer("num_classes", num_classes, 2)
+        self.num_classes = None if num_classes is None else check_integer("num_classes", num_classes, 2, 10**8)
         self.probability = check_number("probability", probability, 0, 1)
         self.partners = check_choice("partners", partners, ("epoch", "batch"))
 

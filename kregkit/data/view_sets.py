@@ -96,8 +96,11 @@ class ViewProduct(Views):
     """
 
     def __init__(self, views: list[Views]) -> None:
-        views = [keras.saving.deserialize_keras_object(each) if isinstance(each, dict) else each for each in views]
-        if not views or not all(isinstance(each, Views) and not isinstance(each, RandomViews) for each in views):
+        views = [
+            keras.saving.deserialize_keras_object(each) if isinstance(each, dict) else each
+            for each in check_list("views", views)
+        ]
+        if not all(isinstance(each, Views) and not isinstance(each, RandomViews) for each in views):
             raise ValueError(
                 "A product is of kregkit.data.Views that aren't random, such as [D4(), Scales()]. "
                 f"Received: views={views!r}"

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from kregkit._core.backends import require_tensorflow
-from kregkit._core.checks import check_integer
+from kregkit._core.checks import check_data, check_integer
 from kregkit._core.graph import all_layers, last_activation
 from kregkit._core.keras_internals import build_as_fit_does
 from kregkit._core.output_kinds import flat_losses, output_tasks, task_of_loss
@@ -38,6 +38,7 @@ def probing(model, data, batch_size=32, max_examples=1024, end=math.inf):
     require_tensorflow("A check of a model")
     _check_model(model)
     check_integer("batch_size", batch_size, 2)
+    check_data("data", data)
     batches = sample_batches(data, batch_size, max_examples, end=end)
     late = time.monotonic() >= end
     if model.loss is not None and batches[0][1] is None:

@@ -7,6 +7,7 @@ import random
 import numpy as np
 
 from kregkit._core import keras_internals
+from kregkit._core.interrupts import uninterrupted
 from kregkit._core.weights import assign_values, copy_values
 
 
@@ -20,7 +21,8 @@ def untouched(model):
         try:
             yield
         finally:
-            assign_values(variables, values)
+            with uninterrupted():
+                assign_values(variables, values)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from kregkit._core import rules
-from kregkit._core.checks import check_integer
+from kregkit._core.checks import check_array, check_integer, check_list
 from kregkit._core.notebook import Notebook
 from kregkit._core.seeds import derived_seed
 from kregkit._core.types import Data
@@ -158,6 +158,7 @@ def compare_activations(
     widths: Any = [500] * 10 if model is None else model
     net: Any = model
     if isinstance(widths, (list, tuple)):
+        check_list("model", widths)
         layers = [keras.layers.Dense(check_integer("model", width, 1)) for width in widths]
         net = keras.Sequential([keras.Input((widths[0],)), *layers, keras.layers.Dense(1)])
     if not getattr(net, "inputs", None) or len(net.inputs) != 1:
@@ -168,7 +169,13 @@ def compare_activations(
     if data is None:
         shape = [size or 8 for size in net.inputs[0].shape[1:]]
         data = np.random.default_rng(seed).normal(size=(256, *shape))
-    data = np.asarray(data, "float32")
+    data = np.asarray(check_array("data", data), "float32")
+    expected = tuple(net.inputs[0].shape[1:])
+    if data.ndim != len(expected) + 1 or any(own not in (None, size) for own, size in zip(expected, data.shape[1:])):
+        raise ValueError(
+            f"`data` must be inputs of the model, of shape {expected}; without `model` these are the default one's. "
+            f"Received: data of shape={data.shape}"
+        )
     runs = [
         _run(net, kernels, data, *setting, seed)
         for setting in itertools.product(initializers, activations, map(bool, batch_normalization))

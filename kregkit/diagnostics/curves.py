@@ -62,7 +62,9 @@ def diagnose_curves(
     """
     record = getattr(history, "history", history)
     if not isinstance(record, dict) or monitor not in record:
-        raise ValueError(f"The history must hold {monitor!r}. Received: history={record!r}")
+        raise ValueError(
+            f"`monitor` must be a quantity of the history. Received: monitor={monitor!r} with history={record!r}"
+        )
     train = np.asarray(record[monitor], "float64")
     if len(train) < 4:
         raise ValueError(f"A curve needs at least 4 epochs. Received: epochs={len(train)}")

@@ -115,7 +115,9 @@ def learning_rate_range(
     Reference: [Smith, 2015](https://arxiv.org/abs/1506.01186)
     """
     low = check_number("low", low, 0, low_open=True)
-    high = check_number("high", high, low, low_open=True)
+    high = check_number("high", high, 0, low_open=True)
+    if high <= low:
+        raise ValueError(f"`low` must be less than `high`. Received: low={low}, high={high}")
     check_integer("steps", steps, 10)
     with probing(model, data) as probe:
         current = learning_rates(model.optimizer)[0]

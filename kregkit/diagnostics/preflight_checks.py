@@ -79,6 +79,9 @@ def preflight(
     has seen and says how far it came in its `note`; `report.notes` holds them. A note is no warning: it says nothing
     about the model. Reading the data ends after a third of the time, with one batch at least, and is noted too.
 
+    Ctrl-C ends it with what there is: the report of the checks that have ended, in which a `note` says of the others
+    that they weren't run. Before the first check has ended there is none, and `KeyboardInterrupt` is raised.
+
     It has no side effect: weights, optimizer slots, iterations, seeds and metrics hold the same bits afterwards, also
     when a check raises or the user interrupts, and a `tf.data.Dataset` yields what it would have yielded. Only a model
     that `fit` would build at its first batch is built, with the weights that `fit` would have drawn. Gradients are
@@ -135,7 +138,15 @@ def preflight(
             # What one check leaves of its share goes to those after it.
             fraction = _SHARES.get(name, 1) / sum(_SHARES.get(later, 1) for later in names[index:])
             probe.deadline, probe.cut = begun + fraction * (end - begun), ""
-            finding = _cut(name, seconds) if begun >= end else _run(name, model, probe, findings)
+            try:
+                finding = _cut(name, seconds) if begun >= end else _run(name, model, probe, findings)
+            except KeyboardInterrupt:
+                if not findings:
+                    raise
+                if verbose:
+                    print(f"{title if verbose == 2 else ''}: interrupted, {time.monotonic() - begun:.1f} s", flush=True)
+                findings += [_interrupted(each, name) for each in names[index:]]
+                break
             cut = probe.cut or ("" if findings else read)
             if cut:
                 finding = _with_cut(finding, cut, seconds)
@@ -148,6 +159,11 @@ def preflight(
 
 def _cut(name, seconds):
     return _with_cut(Finding(name, "not run", "-"), "not begun", seconds)
+
+
+def _interrupted(name, within):
+    note = "interrupted within it" if name == within else f"not begun: {within} was interrupted"
+    return Finding(name, "not run", "-", note=note)
 
 
 def _with_cut(finding, done, seconds):

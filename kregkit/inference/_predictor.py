@@ -113,6 +113,9 @@ class Predictor:
         Args:
             x, batch_size, verbose, steps, callbacks: As in `keras.Model.predict`: arrays, a `tf.data.Dataset`, a
                 `keras.utils.PyDataset` or a generator.
+
+        Ctrl-C raises `KeyboardInterrupt`, as in Keras: predictions of a part of the examples could be taken for all.
+        Nothing of the pass stays.
         """
         if batch_size is None and is_arrays(x):
             batch_size = self._examples_at_a_time()

@@ -12,6 +12,11 @@ from kregkit._core.files import replacing
 
 # Of more weights the covariance as one matrix would fill the memory.
 _MOST_DENSE = 5000
+# What a file holds, without and with rotations.
+_NAMES = [
+    {"about", "mean", "diagonal", "deviations"},
+    {"about", "mean", "diagonal", "deviations", "left", "right"},
+]
 
 
 class WeightPosterior:
@@ -160,6 +165,8 @@ class WeightPosterior:
         try:
             with np.load(path, allow_pickle=False) as file:
                 about = json.loads(str(file["about"]))
+                if {*file.files} not in _NAMES:
+                    raise ValueError(f"it holds {sorted(file.files)}")
                 rotations = (file["left"], file["right"]) if "left" in file else None
                 arrays = file["mean"], file["diagonal"], file["deviations"], rotations
                 return cls(about["indices"], about["shapes"], *arrays, about["information"])

@@ -32,6 +32,7 @@ class DifferentBasinsError(ValueError):
 
 
 @rules.checked(
+    validation=rules.data,
     data=rules.optional(rules.data),
     model=rules.optional(rules.model),
     return_members=rules.boolean,

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from kregkit._core import keras_internals
+from kregkit._core.checks import shown
 from kregkit._core.normalization import batch_statistics_in_inference
 from kregkit._core.replacing import replaced_all
 from kregkit._core.seeds import derived_seed
@@ -65,7 +66,7 @@ def model_objective(
             "Batch statistics of chunks are not those of the full batch: with batch_normalization='training', "
             f"`batch_size` must be None. Received: batch_size={batch_size}"
         )
-    evaluate = _loss_function(model, loss, chunked, sample_weight is not None)
+    evaluate = _loss_function(model, loss, chunked, sample_weight is not None, y is not None)
 
     def chunk_value(start, size):
         xs, ys, weights = data if size == num else keras.tree.map_structure(lambda one: _chunk(one, start, size), data)
@@ -116,6 +117,11 @@ def _build(model, x):
 
 def _tensors(name, structure):
     """Returns the structure's arrays as tensors; `None` stays."""
+
+    if structure is not None and not keras.tree.flatten(structure):
+        raise ValueError(
+            f"`{name}` must be an array, or a structure of arrays, of all examples. Received: {name}={structure!r}"
+        )
 
     def tensor(array):
         try:
@@ -172,7 +178,7 @@ def _training_mode(layers):
     return replaced_all([(layer, "call", trained(layer)) for layer in layers])
 
 
-def _loss_function(model, loss, chunked, weighted):
+def _loss_function(model, loss, chunked, weighted, has_targets=True):
     """Returns `evaluate(x, y, prediction, sample_weight, share)`, a chunk's part of the objective.
 
     Regularisation is included. `share` is the chunk's part of the examples. The shares sum to one, so regularisation
@@ -185,6 +191,9 @@ def _loss_function(model, loss, chunked, weighted):
         if chunked and summed:
             raise ValueError(f"Pass a loss that is summed as `loss=` to use `batch_size`. Received: loss={summed}")
         _refuse_weighted_mean(keras.tree.flatten(model.loss), chunked and weighted)
+        _refuse_no_targets(
+            model.loss is None or type(model).compute_loss is not keras.Model.compute_loss or has_targets
+        )
 
         def evaluate(x, y, prediction, sample_weight, share):
             _refuse_mask(prediction, chunked)
@@ -198,9 +207,13 @@ def _loss_function(model, loss, chunked, weighted):
             "`loss` must be one loss; for several outputs compile the model with theirs and leave it out. "
             f"Received: loss={loss!r}"
         )
-    function = keras.losses.get(loss)
+    try:
+        function = keras.losses.get(loss)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"`loss` must be a loss, its name or a function. Received: loss={shown(loss)}") from error
     is_sum = getattr(function, "reduction", "") == "sum"
     _refuse_weighted_mean([function], chunked and weighted)
+    _refuse_no_targets(not isinstance(function, keras.losses.Loss) or has_targets)
 
     def evaluate(x, y, prediction, sample_weight, share):
         _refuse_mask(prediction, chunked)
@@ -253,6 +266,11 @@ def _refuse_weighted_mean(losses, chunks_are_weighted):
             "A loss that is divided by the sum of the weights can't be added up over chunks: `batch_size` must be "
             f"None, or the reduction another one. Received: loss={divided}"
         )
+
+
+def _refuse_no_targets(good):
+    if not good:
+        raise ValueError("`y` must hold the targets that the loss compares predictions with. Received: y=None")
 
 
 def _refuse_mask(prediction, chunked):

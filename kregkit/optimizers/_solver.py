@@ -101,19 +101,42 @@ def solve(objective, start, value_and_gradient, method, iterations, report, tole
 
     # SciPy's own work is a few vectors long; its BLAS threads, waiting for more, take the cores from TensorFlow's.
     with threadpoolctl.threadpool_limits(1, "blas"):
-        result = optimize.minimize(
-            evaluate,
-            start,
-            method=method,
-            jac=True,
-            hessp=hessian_product if method in _NEWTON_METHODS else None,
-            bounds=bounds,
-            tol=tolerance,
-            callback=step,
-            options={"maxiter": len(iterations), **(options or {})},
-        )
+        try:
+            result = optimize.minimize(
+                evaluate,
+                start,
+                method=method,
+                jac=True,
+                hessp=hessian_product if method in _NEWTON_METHODS else None,
+                bounds=bounds,
+                tol=tolerance,
+                callback=step,
+                options={"maxiter": len(iterations), **(options or {})},
+            )
+        except KeyboardInterrupt:
+            if logs and done < iterations.stop:
+                # The progress line ends, and what is printed next begins a line of its own.
+                bar.update(done, list(logs.items()), finalize=True)
+            raise
     if verbose and not stopped and done < iterations.stop:
         if logs:
             bar.update(done, list(logs.items()), finalize=True)
         print(f"The solver stopped by itself: {result.message}")
     return result
+
+
+def interrupted_result(iteration, vector, logs):
+    """Returns SciPy's result of a run that Ctrl-C ended after an iteration, from what was reported of it."""
+    from scipy import optimize
+
+    number = iteration + 1
+    return optimize.OptimizeResult(
+        x=vector,
+        fun=logs["loss"],
+        nit=number,
+        nfev=logs["evaluations"],
+        success=False,
+        # As SciPy numbers a run that its callback ended.
+        status=99,
+        message=f"Interrupted: the result is that of iteration {number}, the last finished one",
+    )

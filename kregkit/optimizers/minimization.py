@@ -9,8 +9,9 @@ import numpy as np
 from kregkit._core import keras_internals, rules
 from kregkit._core.backends import require_tensorflow
 from kregkit._core.checks import check_choice, check_integer
+from kregkit._core.interrupts import uninterrupted
 from kregkit._core.types import ArrayLike, Data, Loss
-from kregkit.optimizers._solver import METHODS, check_constant, objective_of, solve
+from kregkit.optimizers._solver import METHODS, check_constant, interrupted_result, objective_of, solve
 
 
 @rules.checked(
@@ -57,10 +58,11 @@ def minimize(
     iterate in place, and the logs `loss`, `gradient_norm` (Euclidean) and `evaluations` (of the loss and its gradient
     so far, or of the Hessian's products). What a callback does to the weights counts in `on_train_begin` and
     `on_train_end`; in between the solver has its own. There are no batches, so that callbacks that work in the train
-    step are refused. `model.stop_training = True` stops; so does Ctrl-C, which leaves the last finished iterate in the
-    model. To go on, call again with `initial_iteration`, or give both calls a `keras.callbacks.BackupAndRestore`, which
-    asks for a compiled model: weights and iteration numbers continue; the curvature that L-BFGS and BFGS have learnt,
-    and a trust region's size, start anew.
+    step are refused. `model.stop_training = True` stops. Ctrl-C ends it as it ends `fit`, by a `KeyboardInterrupt`
+    and without `on_train_end`, so that backups stay: the last finished iterate is in the model, and `model.history`
+    holds all until then. To go on, call again with `initial_iteration`, or give both calls a
+    `keras.callbacks.BackupAndRestore`, which asks for a compiled model: weights and iteration numbers continue; the
+    curvature that L-BFGS and BFGS have learnt, and a trust region's size, start anew.
 
     Args:
         model: A Keras model. One that isn't built yet is built on the data, as `fit` does.
@@ -110,7 +112,12 @@ def minimize(
     require_tensorflow("minimize")
     check_choice("method", method, METHODS)
     check_integer("initial_iteration", initial_iteration, 0)
-    check_integer("max_iterations", max_iterations, initial_iteration + 1)
+    check_integer("max_iterations", max_iterations, 1)
+    if max_iterations <= initial_iteration:
+        raise ValueError(
+            "`initial_iteration` must be below `max_iterations`, the number at which to stop. "
+            f"Received: initial_iteration={initial_iteration}, max_iterations={max_iterations}"
+        )
     hooked = [type(callback).__name__ for callback in keras.tree.flatten(callbacks) if hasattr(callback, "before_step")]
     if hooked:
         raise ValueError(f"`callbacks` must not work in the train step: there is none. Received: callbacks={hooked}")
@@ -150,16 +157,18 @@ def minimize(
                 result = solve(objective, start, known, method, iterations, report, tolerance, options, verbose)
                 latest = result.x
             finally:
-                objective.set_with_statistics(latest)
+                with uninterrupted():
+                    objective.set_with_statistics(latest)
+                    model.history.result = result
         listed.on_train_end()
     model.history.result = result
     return model.history
 
 
 @rules.checked(
-    f=rules.function(),
-    x0=rules.tensor(),
-    callback=rules.function(none=True),
+    f=rules.function(num=1),
+    x0=rules.finite_tensor,
+    callback=rules.function(none=True, num=3),
     bounds=rules.entries(none=True),
     tolerance=rules.number(0, none=True),
     options=rules.mapping(none=True),
@@ -192,6 +201,9 @@ def minimize_function(
         bounds: Tuple `(low, high)` of floats for all entries; only with `"L-BFGS-B"`. Defaults to none.
         tolerance, options, jit_compile, verbose: As in `minimize`.
 
+    Ctrl-C ends it with what there is: the result of the last finished iteration, with `success=False` and a `message`
+    that says so. Before the first iteration has ended there is none, and `KeyboardInterrupt` is raised.
+
     Returns:
         SciPy's `OptimizeResult`: `x` with the shape and dtype of `x0`, `fun`, `nit`, `nfev`, `message`, ...
 
@@ -223,12 +235,23 @@ def minimize_function(
     def shaped(vector):
         return vector.reshape(x0.shape).astype(x0.dtype)
 
+    latest = None
+
     def report(iteration, vector, logs):
+        nonlocal latest
+        latest = iteration, vector.copy(), dict(logs)
         return bool(callback is not None and callback(iteration, shaped(vector), dict(logs)))
 
     if bounds is not None:
         bounds = [tuple(bounds)] * objective.size
     iterations = range(max_iterations)
-    result = solve(objective, start, known, method, iterations, report, tolerance, options, verbose, bounds)
+    try:
+        result = solve(objective, start, known, method, iterations, report, tolerance, options, verbose, bounds)
+    except KeyboardInterrupt:
+        if latest is None:
+            raise
+        result = interrupted_result(*latest)
+        if verbose:
+            print(result.message)
     result.x = shaped(result.x)
     return result

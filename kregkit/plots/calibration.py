@@ -35,7 +35,7 @@ def reliability_bins(probabilities: ArrayLike, labels: ArrayLike, num_bins: int 
     >>> bins["confidence"].round(2).tolist(), bins["accuracy"].tolist(), bins["count"].tolist()
     ([0.2, 0.9], [0.5, 1.0], [2, 2])
     """
-    p = np.asarray(check_array("probabilities", probabilities), "float64")
+    p = np.asarray(check_array("probabilities", probabilities, least=1), "float64")
     labels = np.asarray(check_array("labels", labels)).reshape(-1)
     check_integer("num_bins", num_bins, 1)
     if p.ndim == 1 or p.shape[-1] == 1:
@@ -64,7 +64,8 @@ def reliability_bins(probabilities: ArrayLike, labels: ArrayLike, num_bins: int 
 
 
 @rules.checked(
-    probabilities=rules.any_of(rules.mapping(rule=rules.array(), empty=False), rules.array()), label=rules.label
+    probabilities=rules.any_of(rules.mapping(rule=rules.array(least=1), empty=False), rules.array(least=1)),
+    label=rules.label,
 )
 def reliability(
     probabilities: ArrayLike,

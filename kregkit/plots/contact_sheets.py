@@ -19,11 +19,11 @@ _COLORS = ("#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#911eb4", "#4
 
 @rules.checked(
     images=rules.any_of(rules.array(4, finite=False), rules.entries(rules.array(3, finite=False), empty=True)),
-    titles=rules.entries(none=True),
-    boxes=rules.entries(none=True),
-    box_titles=rules.entries(none=True),
+    titles=rules.entries(rules.word(empty=True), none=True),
+    boxes=rules.entries(rules.points(4), none=True),
+    box_titles=rules.entries(rules.entries(rules.word(empty=True), empty=True), none=True),
     masks=rules.array(3, none=True),
-    points=rules.entries(none=True),
+    points=rules.entries(rules.points(2), none=True),
     columns=rules.whole(1, 1000, none=True),
     figure=rules.figure,
 )
@@ -62,6 +62,12 @@ def contact_sheet(
     num = len(images)
     if not num:
         raise ValueError("`images` must hold at least one image. Received: images=0 images")
+    given = {"titles": titles, "boxes": boxes, "box_titles": box_titles, "masks": masks, "points": points}
+    for name, entries in given.items():
+        if entries is not None and len(entries) < num:
+            raise ValueError(
+                f"`{name}` must have an entry for each of {num} images. Received: {name} with {len(entries)} entries"
+            )
     columns = math.ceil(math.sqrt(num)) if columns is None else columns
     rows = math.ceil(num / columns)
     if figure is None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @rules.checked(
-    rates=rules.any_of(rules.function(), rules.history, rules.array(1)),
+    rates=rules.any_of(rules.function(num=1), rules.history, rules.array(1)),
     axes=rules.axes,
     steps=rules.whole(1, 10**7, none=True),
     steps_per_epoch=rules.whole(1, none=True),

@@ -77,6 +77,9 @@ class CosineCycles(Written, keras.optimizers.schedules.LearningRateSchedule):
             starts = [k * length for k in range(cycles)]
             ends = [*starts[1:], total]
             lengths = [length] * cycles
+        elif cycles * math.log(ratio) > 700:
+            # They grow beyond what a float holds, and the first would have no step.
+            starts, lengths, ends = [0], [0], [0]
         else:
             ends = [math.ceil(total * (ratio**k - 1) / (ratio**cycles - 1) - 1e-9) for k in range(1, cycles + 1)]
             starts = [0, *ends[:-1]]

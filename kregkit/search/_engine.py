@@ -5,7 +5,7 @@ import dataclasses
 import multiprocessing
 import time
 
-from kregkit._core.checks import check_boolean, check_choice, check_integer, check_number
+from kregkit._core.checks import check_boolean, check_callable, check_choice, check_integer, check_number
 from kregkit._core.metrics import direction as direction_of
 from kregkit._core.optional import import_optional
 from kregkit._core.seeds import derived_seed
@@ -36,8 +36,7 @@ class Engine:
     verbose: int = 1
 
     def __post_init__(self):
-        if not callable(self.train):
-            raise ValueError(f"`train` must be callable, as `build_and_fit` makes it. Received: train={self.train!r}")
+        check_callable("train", self.train, num=3)
         check_choice("direction", self.direction, ("auto", "min", "max"))
         if not isinstance(self.metric, str) or not self.metric:
             raise ValueError(f"`metric` must be the name of a logged quantity. Received: metric={self.metric!r}")
@@ -83,7 +82,7 @@ class Engine:
             )
         self.mode = self._mode(space)
         storage = open_storage(self.storage)
-        finished, rounds, studies, remarks = [], [], [], {}
+        finished, rounds, studies, remarks, interrupted = [], [], [], {}, False
         with _quiet(optuna), Progress(sum(trials), self.metric, self.mode, self.verbose) as progress:
             for number, (num_trials, num_epochs) in enumerate(zip(trials, epochs), start=1):
                 settings = {
@@ -96,17 +95,33 @@ class Engine:
                     **({"grid": fixed} if fixed else {}),
                 }
                 pruner = self.pruner or optuna.pruners.MedianPruner()
-                round = Round(storage, f"{self.name}-{number}", self.mode, num_trials, settings, pruner, self.timeout)
+                study = f"{self.name}-{number}"
+                round = Round(storage, study, self.mode, num_trials, settings, pruner, self.timeout, self.storage)
                 progress.start_round(number, len(trials), num_trials, num_epochs, space, remarks)
-                self._work(round, number, space, num_epochs, fixed, progress, finished)
+                try:
+                    self._work(round, number, space, num_epochs, fixed, progress, finished)
+                except BaseException as error:
+                    interrupted = isinstance(error, KeyboardInterrupt)
+                    # Also where it came between two steps: no slot waits for a worker that has left. A storage that
+                    # can't be read has raised that error already.
+                    with contextlib.suppress(*([] if interrupted else [Exception])):
+                        round.release_own()
+                    trials = [*finished, *(trial_of(number, *item) for item in round.trials().items())]
+                    if not interrupted or all(trial.state != "complete" for trial in trials):
+                        raise
                 done = [trial_of(number, slot, frozen) for slot, frozen in round.trials().items()]
                 finished += done
                 rounds.append({"space": space, "epochs": num_epochs, "trials": num_trials, "remarks": remarks})
                 studies.append(round.study)
+                if interrupted:
+                    break
                 scores = [(trial.parameters, trial.value) for trial in done if trial.state == "complete"]
                 space, remarks = space.around(scores, self.mode, quantile)
-            progress.finish(remarks, finished)
-        return SearchResult(finished, rounds, space, remarks, self.metric, self.mode, studies)
+            if interrupted:
+                progress.interrupted(finished, self.storage is not None)
+            else:
+                progress.finish(remarks, finished)
+        return SearchResult(finished, rounds, space, remarks, self.metric, self.mode, studies, interrupted)
 
     def _work(self, round, number, space, epochs, fixed, progress, earlier):
         """Takes slots of a round until all are finished, by this worker or others."""

@@ -17,7 +17,6 @@ class Progress:
     def __init__(self, total, metric, mode, verbose):
         self.total, self.metric, self.mode = total, metric, mode
         self.verbose = 2 if verbose == 1 and in_notebook() else verbose
-        self._best = None
         self._shown = 0
 
     def __enter__(self):
@@ -42,12 +41,8 @@ class Progress:
 
     def show(self, trials):
         """Moves the bar to the trials that are finished, whoever ran them."""
-        best = None
-        for trial in trials:
-            if trial.state == "complete" and is_better(trial.value, best and best.value, self.mode):
-                best = trial
+        best = self._best_of(trials)
         text = f"best {self.metric} {best.value:.4g}" if best else ""
-        self._best = best
         if self.verbose == 2:
             for trial in trials[self._shown :]:
                 value = trial.state if trial.value is None else f"{trial.value:.4g}"
@@ -57,15 +52,33 @@ class Progress:
             return
         self._bar.update(self._task, completed=len(trials), description=text)
 
+    def interrupted(self, trials, stored):
+        """Says how far the search came before Ctrl-C, what was best until then, and how to go on."""
+        self.show_best(trials)
+        how = "the same call goes on from here" if stored else "with `storage=` the same call would go on from here"
+        self._say(f"interrupted: {len(trials)} of {self.total} trials are finished; {how}")
+
     def finish(self, remarks, trials):
         """Says what was best, or why nothing was, and where a further round would look beyond the ranges."""
-        if self._best:
-            drawn = (f"{name} {_short(value)}" for name, value in self._best.parameters.items())
-            self._say(f"best {self.metric} {self._best.value:.4g}: {', '.join(drawn)}")
-        elif trials:
+        if not self.show_best(trials) and trials:
             self._say(f"no trial is complete; the first one {trials[0].state}: {trials[0].reason}")
         for name, remark in remarks.items():
             self._say(f"a further round would have {name} {remark}: search on from `result.space`")
+
+    def show_best(self, trials):
+        """Says which trial is the best; returns whether there is one."""
+        best = self._best_of(trials)
+        if best:
+            drawn = (f"{name} {_short(value)}" for name, value in best.parameters.items())
+            self._say(f"best {self.metric} {best.value:.4g}: {', '.join(drawn)}")
+        return best is not None
+
+    def _best_of(self, trials):
+        best = None
+        for trial in trials:
+            if trial.state == "complete" and is_better(trial.value, best and best.value, self.mode):
+                best = trial
+        return best
 
     def _say(self, text):
         if self.verbose == 2:

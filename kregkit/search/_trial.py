@@ -8,6 +8,7 @@ import traceback
 import keras
 import numpy as np
 
+from kregkit._core.interrupts import start_unreached, uninterrupted
 from kregkit._core.metrics import bounds, direction, has_one_value, is_better, one_value
 from kregkit.search.interval import metric_interval
 
@@ -207,10 +208,10 @@ def run_trial_in_process(train, parameters, epochs, seeds, metric, mode, max_los
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_child, args=(there, arguments), name=PROCESS, daemon=True)
-    process.start()
-    there.close()
     begun = False
     try:
+        start_unreached(process)
+        there.close()
         while True:
             try:
                 kind, content = here.recv()
@@ -237,7 +238,8 @@ def run_trial_in_process(train, parameters, epochs, seeds, metric, mode, max_los
                 process.join(timeout=30)
                 return content
     finally:
-        if process.is_alive():
-            process.terminate()
-            process.join()
-        here.close()
+        with uninterrupted():
+            if process.pid is not None and process.is_alive():
+                process.terminate()
+                process.join()
+            here.close()

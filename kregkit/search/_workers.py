@@ -23,6 +23,7 @@ import time
 import uuid
 
 from kregkit._core import keras_internals
+from kregkit._core.files import value_digest
 from kregkit._core.optional import import_optional
 
 _LOG = logging.getLogger("kregkit.search")
@@ -120,6 +121,29 @@ def check_database(path):
             raise ValueError(answer)
 
 
+def outcome_digest(attributes, parameters, outcome):
+    """Returns the checksum of a trial's outcome, with what it is the outcome of."""
+    outcome = {name: value for name, value in outcome.items() if name != "sha256"}
+    return value_digest([attributes["slot"], parameters, outcome])
+
+
+def check_outcome(slot, trial, storage):
+    """Raises an error for a finished trial whose outcome or parameters aren't those that were stored."""
+    outcome, complete = trial.user_attrs.get("outcome"), trial.state.name == "COMPLETE"
+    if outcome is None and not complete:
+        # Its workers died.
+        return
+    good = isinstance(outcome, dict) and (outcome.get("state") == "complete") == complete
+    good = good and (not complete or outcome.get("value") == trial.value)
+    # Those of older versions have no checksum.
+    if not good or outcome.get("sha256") not in (None, outcome_digest(trial.user_attrs, trial.params, outcome)):
+        raise ValueError(
+            "A trial in the storage is damaged: its checksum is not that of what is stored. Delete the storage, and "
+            "the search starts anew, or search under another `name`. "
+            f"Received: trial={trial.number}, slot={slot}, storage={str(storage)!r}"
+        )
+
+
 def _process_started(pid):
     """Returns when a process started, in ticks since the machine did; None if it has ended or that can't be seen."""
     # Field 22 of stat, counted after the name, which may hold spaces.
@@ -160,22 +184,29 @@ class Round:
         settings: Dictionary of JSON values that all workers must agree on.
         pruner: An Optuna pruner.
         timeout: Float, seconds without a beat after which a trial is given up.
+        given: What the user gave as the storage, for messages. Defaults to `storage`.
     """
 
-    def __init__(self, storage, name, mode, num_slots, settings, pruner, timeout):
+    def __init__(self, storage, name, mode, num_slots, settings, pruner, timeout, given=None):
         self.optuna = import_optional("optuna", "kregkit.search")
-        self.study = self.optuna.create_study(
-            storage=storage,
-            study_name=name,
-            direction={"min": "minimize", "max": "maximize"}[mode],
-            pruner=pruner,
-            load_if_exists=True,
-        )
+        self._given = storage if given is None else given
+        with self._reading():
+            self.study = self.optuna.create_study(
+                storage=storage,
+                study_name=name,
+                direction={"min": "minimize", "max": "maximize"}[mode],
+                pruner=pruner,
+                load_if_exists=True,
+            )
+            known = self.study.user_attrs.get("settings")
         self.num_slots = num_slots
         self.timeout = timeout
         self.states = self.optuna.trial.TrialState
         self._watched = {}
-        known = self.study.user_attrs.get("settings")
+        # What the trials that this object begins are known by.
+        self._bids = set()
+        # Numbers of trials whose outcomes are what was written.
+        self._checked = set()
         if known is None:
             self.study.set_user_attr("settings", settings)
         elif known != settings:
@@ -187,10 +218,17 @@ class Round:
                 f"Received: {', '.join(f'{key}={value!r}' for key, value in now.items())}"
             )
 
+    def _reading(self):
+        return naming_damage(self._given, "delete it, and the search starts anew")
+
+    def _all_trials(self):
+        with self._reading():
+            return self.study.get_trials(deepcopy=False)
+
     def _slots(self):
         """Returns a dictionary from slots to the trial that holds each."""
         holders, losses, last_lost = {}, {}, {}
-        for trial in self.study.get_trials(deepcopy=False):
+        for trial in self._all_trials():
             slot = trial.user_attrs.get("slot")
             if not isinstance(slot, int) or slot >= self.num_slots:
                 continue
@@ -206,7 +244,12 @@ class Round:
 
     def trials(self):
         """Returns the finished trials that count, as a dictionary from slots to Optuna's frozen trials."""
-        return {slot: trial for slot, trial in sorted(self._slots().items()) if trial.state.is_finished()}
+        finished = {slot: trial for slot, trial in sorted(self._slots().items()) if trial.state.is_finished()}
+        for slot, trial in finished.items():
+            if trial.number not in self._checked:
+                check_outcome(slot, trial, self._given)
+                self._checked.add(trial.number)
+        return finished
 
     def is_finished(self):
         """Returns whether every slot has its trial."""
@@ -229,6 +272,7 @@ class Round:
             slot = free[0] if alone else random.SystemRandom().choice(free)
             fixed = params(slot) if params else {}
             bid = uuid.uuid4().hex
+            self._bids.add(bid)
             self.study.add_trial(
                 self.optuna.trial.create_trial(
                     state=self.states.RUNNING,
@@ -241,12 +285,18 @@ class Round:
             if holder.user_attrs["bid"] == bid:
                 self.study.sampler = sampler(slot)
                 return slot, self.optuna.Trial(self.study, keras_internals.trial_id(holder))
-            mine = next(trial for trial in self.study.get_trials(deepcopy=False) if trial.user_attrs.get("bid") == bid)
+            mine = next(trial for trial in self._all_trials() if trial.user_attrs.get("bid") == bid)
             self._finish(mine.number, self.states.FAIL)
 
     def release(self, trial):
         """Frees the slot of a trial that this worker doesn't finish."""
         self._finish(trial.number, self.states.FAIL)
+
+    def release_own(self):
+        """Frees every slot that this object took and has not finished."""
+        for trial in self._all_trials():
+            if trial.user_attrs.get("bid") in self._bids and not trial.state.is_finished():
+                self._finish(trial.number, self.states.FAIL)
 
     def record(self, trial, outcome):
         """Stores a trial's outcome; returns False if others had given the trial up meanwhile, so that it is void.
@@ -258,7 +308,8 @@ class Round:
         """
         state = {"complete": self.states.COMPLETE, "pruned": self.states.PRUNED, "failed": self.states.FAIL}
         try:
-            trial.set_user_attr("outcome", outcome)
+            digest = outcome_digest(trial.user_attrs, trial.params, outcome)
+            trial.set_user_attr("outcome", {**outcome, "sha256": digest})
         except self.optuna.exceptions.UpdateFinishedTrialError:
             return False
         value = outcome["value"] if outcome["state"] == "complete" else None
@@ -268,7 +319,7 @@ class Round:
         try:
             self.study.tell(number, value, state)
         except (ValueError, self.optuna.exceptions.UpdateFinishedTrialError):
-            trial = next(trial for trial in self.study.get_trials(deepcopy=False) if trial.number == number)
+            trial = next(trial for trial in self._all_trials() if trial.number == number)
             if not trial.state.is_finished():
                 raise
             return False

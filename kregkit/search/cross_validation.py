@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from kregkit._core import rules
-from kregkit._core.checks import check_choice, check_integer
+from kregkit._core.checks import check_choice, check_integer, shown
 from kregkit._core.folds import deal
 from kregkit._core.metrics import bounds
 from kregkit._core.metrics import direction as direction_of
@@ -63,7 +63,11 @@ def fold_indices(
     [[0, 2], [1, 3]]
     """
     labels = np.asarray(labels)
-    check_integer("folds", folds, 2, len(labels))
+    check_integer("folds", folds, 2)
+    if len(labels) < folds:
+        raise ValueError(
+            f"`labels` must have an example for each fold, at least. Received: labels={shown(labels)}, folds={folds}"
+        )
     check_choice("stratify", stratify if isinstance(stratify, str) else bool(stratify), ("auto", True, False))
     stratified = stratify is True or (stratify == "auto" and labels.ndim == 1 and labels.dtype.kind in "iub")
     return deal(len(labels), folds, seed, labels if stratified else None)

@@ -21,7 +21,8 @@ def grid(
 
     Where few of the parameters matter, most of a grid's trials repeat the same values of those that do: with `n` points
     for each of `d` parameters, `n ** d` trials try only `n` values of the important one. That is why `search` draws at
-    random. Trials run in an order shuffled by the seed, so that a grid that is cut short has been everywhere.
+    random. Trials run in an order shuffled by the seed, so that a grid that is cut short, as by Ctrl-C, has been
+    everywhere.
 
     Args:
         train: Callable, as in `search`.
@@ -33,7 +34,7 @@ def grid(
             are shared by workers.
 
     Returns:
-        A `SearchResult` of one round.
+        A `SearchResult` of one round; after Ctrl-C, of the trials that are finished.
 
     Raises:
         ValueError: An argument is wrong, or `storage` holds another search of this `name`.

@@ -48,6 +48,9 @@ def search(
     drawn depends only on `seed`, the round and the trial's index, not on who runs it or when, so that a trial whose
     worker died is run again as it was.
 
+    Ctrl-C ends the search with what there is: the result of the trials that are finished, with `interrupted=True`. If
+    none is complete, `KeyboardInterrupt` is raised. The trial that ran is given back to the storage either way.
+
     Each round is an Optuna study of its own, `"{name}-1"` and so on, with Optuna's sampler, pruner and storage.
 
     Args:
@@ -87,7 +90,7 @@ def search(
             line per trial.
 
     Returns:
-        A `SearchResult`.
+        A `SearchResult`; its attribute `interrupted` says whether Ctrl-C ended the search early.
 
     Raises:
         ValueError: An argument is wrong, or `storage` holds another search of this `name`.

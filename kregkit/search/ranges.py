@@ -201,6 +201,11 @@ def _checked_limits(limits, low, high, default):
     return tuple(limits)
 
 
+def _check_order(low, high):
+    if not low < high:
+        raise ValueError(f"`low` must be less than `high`. Received: low={low}, high={high}")
+
+
 def uniform(low: float, high: float, limits: tuple[float, float] | None = None) -> Range:
     """Returns a range of floats, drawn uniformly.
 
@@ -212,8 +217,8 @@ def uniform(low: float, high: float, limits: tuple[float, float] | None = None) 
     >>> uniform(0.0, 0.5)
     uniform(0, 0.5)
     """
-    low = check_number("low", low)
-    high = check_number("high", high, low, low_open=True)
+    low, high = check_number("low", low), check_number("high", high)
+    _check_order(low, high)
     default = (-math.inf, math.inf) if low < 0 else FRACTION if high <= 1 else (0.0, math.inf)
     return Range(low, high, limits=_checked_limits(limits, low, high, default))
 
@@ -229,8 +234,8 @@ def log_uniform(low: float, high: float, limits: tuple[float, float] | None = No
     >>> log_uniform(1e-5, 1e-1).from_unit(0.25)
     0.0001
     """
-    low = check_number("low", low, 0, low_open=True)
-    high = check_number("high", high, low, low_open=True)
+    low, high = check_number("low", low, 0, low_open=True), check_number("high", high, 0, low_open=True)
+    _check_order(low, high)
     default = FRACTION if high < 1 else (0.0, math.inf)
     return Range(low, high, log=True, limits=_checked_limits(limits, low, high, default))
 
@@ -252,7 +257,8 @@ def integer(low: int, high: int, log: bool = False, limits: tuple[int, int] | No
     """
     step = check_integer("step", step, 1)
     low = check_integer("low", low, 1 if log else None)
-    high = check_integer("high", high, low + 1)
+    high = check_integer("high", high)
+    _check_order(low, high)
     if log and step > 1:
         raise ValueError(f"`step` must be 1 on a logarithmic scale. Received: step={step}, log={log}")
     if (high - low) % step:

@@ -80,6 +80,8 @@ class SearchResult(Notebook):
         edges: Dictionary from the parameters whose range was widened, or may not hold the optimum, to sentences.
         metric, mode: Strings, what was optimised, and `"min"` or `"max"`.
         studies: List of Optuna studies, one per round, for Optuna's own tools.
+        interrupted: Boolean, whether Ctrl-C ended the search before its last trial. The last of the `rounds` then has
+            fewer trials than planned, and `space` is the one that it searched.
     """
 
     def __init__(
@@ -91,9 +93,10 @@ class SearchResult(Notebook):
         metric: str,
         mode: Literal["min", "max"],
         studies: Any,
+        interrupted: bool = False,
     ) -> None:
         self.trials, self.rounds, self.space, self.remarks = trials, rounds, space, remarks
-        self.metric, self.mode, self.studies = metric, mode, studies
+        self.metric, self.mode, self.studies, self.interrupted = metric, mode, studies, interrupted
 
     @property
     def best(self) -> Any:
@@ -241,7 +244,8 @@ class SearchResult(Notebook):
         else:
             parameters = ", ".join(f"{name}={_shown(value)}" for name, value in best.parameters.items())
             outcome = f"best {self.metric} {best.value:.4g} with {parameters}"
-        lines = [f"SearchResult: {len(self.trials)} trials in {len(self.rounds)} rounds, {outcome}"]
+        ended = " (interrupted)" if self.interrupted else ""
+        lines = [f"SearchResult: {len(self.trials)} trials in {len(self.rounds)} rounds{ended}, {outcome}"]
         return "\n".join([*lines, *(f"- {name}: {text}" for name, text in self.edges.items())])
 
     __repr__ = __str__

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from kregkit._core.checks import check_data
+from kregkit._core.checks import check_callable, check_data
 from kregkit._core.types import Data
 from kregkit._core.workers import worker
 
@@ -56,8 +56,7 @@ class BuildAndFit:
     def __init__(
         self, build: Callable[..., keras.Model], train_data: Data, validation_data: Data = None, **fit_arguments: Any
     ) -> None:
-        if not callable(build):
-            raise ValueError(f"`build` must be a function that returns a compiled model. Received: build={build!r}")
+        check_callable("build", build, num=1)
         for reserved in ("epochs", "validation_data", "x", "y"):
             if reserved in fit_arguments:
                 raise ValueError(

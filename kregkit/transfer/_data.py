@@ -65,15 +65,15 @@ def labelled(name, data):
             f"`{name}` must be a pair of arrays (x, y), or a dataset that yields such pairs, without sample weights. "
             f"Received: {name}={type(data).__name__} of {len(data)}"
         )
-    x, y = data[0], integer_labels(data[1])
+    x, y = data[0], integer_labels(name, data[1])
     lengths = [len(array) for array in keras.tree.flatten(x)]
     if not len(y) or any(length != len(y) for length in lengths):
         raise ValueError(f"`{name}` must hold one label per example. Received: examples={lengths}, labels={len(y)}")
     return x, y
 
 
-def integer_labels(y):
-    """Returns labels as a vector of integers from 0."""
+def integer_labels(name, y):
+    """Returns the labels of an argument as a vector of integers from 0."""
     y = np.asarray(y)
     y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
     # Binary labels of image folders are whole numbers in float32.
@@ -81,7 +81,8 @@ def integer_labels(y):
         y = y.astype("int64")
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer) or y.min(initial=0) < 0:
         raise ValueError(
-            f"Labels must be integers from 0, one per example, not one-hot. Received: dtype={y.dtype}, shape={y.shape}"
+            f"`{name}` must have labels that are integers from 0, one per example, not one-hot. "
+            f"Received: dtype={y.dtype}, shape={y.shape}"
         )
     return y
 

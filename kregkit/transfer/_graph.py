@@ -75,7 +75,7 @@ def matching(model, layers, name, whole=False):
     flat = flat_layers(model)
     nested = nested_models(model)
     chosen = []
-    for given in layers if isinstance(layers, (list, tuple)) else [layers]:
+    for given in layers if isinstance(layers, (list, tuple)) and len(layers) else [layers]:
         if isinstance(given, keras.layers.Layer):
             meant = [layer for layer in (*flat, *nested) if layer is given]
         elif isinstance(given, str):

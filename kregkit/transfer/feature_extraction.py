@@ -40,7 +40,7 @@ def features(
     """
     check_graph(model)
     check_choice("pooling", pooling, (None, "average", "max", "flatten"))
-    several = isinstance(layers, (list, tuple))
+    several = isinstance(layers, (list, tuple)) and len(layers) > 0
     chosen = [matching(model, one, "layers") for one in (layers if several else [layers])]
     flat = [layer for layers in chosen for layer in layers]
     tensors = _outputs(model, flat)

@@ -59,7 +59,8 @@ def replace_head(
     >>> [layer.name for layer in model.layers[1:]], model.output_shape
     (['body', 'head'], (None, 7))
     """
-    check_integer("num_classes", num_classes, 1)
+    # More outputs than that fit in no memory.
+    check_integer("num_classes", num_classes, 1, 10**8)
     check_choice("pooling", pooling, ("average", "max", "flatten"))
     check_graph(model)
     if len(model.outputs) != 1:

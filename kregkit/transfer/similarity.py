@@ -59,7 +59,7 @@ def measure_similarity(model: keras.Model, data: Data, stages: int = 4, seed: in
         data: `(x, y)`, arrays with integer labels, or a dataset of such batches that ends; a few hundred examples. With
             few examples, all stages seem to say less than they do: digits 5 to 9, by a network that knows 0 to 4,
             measure 0.9 from a hundred examples per class or more, 0.7 from ten, 0.5 from five and 0.1 from two.
-        stages: Integer >= 1, how many stages, spread over the depth. Defaults to `4`.
+        stages: Integer from 1 to 1000, how many stages, spread over the depth. Defaults to `4`.
         seed: Integer, for the cross-validation.
 
     Returns:
@@ -70,7 +70,7 @@ def measure_similarity(model: keras.Model, data: Data, stages: int = 4, seed: in
 
     Warns with less than ten examples per class.
     """
-    check_integer("stages", stages, 1)
+    check_integer("stages", stages, 1, 1000)
     check_graph(model)
     y = labels_of("data", data)
     per_class = len(y) / len(np.unique(y))

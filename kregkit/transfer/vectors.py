@@ -63,9 +63,13 @@ def embedding_from_vectors(
     [Mikolov et al., 2013](https://arxiv.org/abs/1301.3781)
     """
     check_choice("missing", missing, ("normal", "zeros", "error"))
-    words = list(vocabulary) if hasattr(vocabulary, "__iter__") else []
+    # A string is a sequence of its letters; a set has no order.
+    listed = hasattr(vocabulary, "__iter__") and not isinstance(vocabulary, (str, bytes, dict, set, frozenset))
+    words = list(vocabulary) if listed else []
     if not words or any(not isinstance(word, str) for word in words):
         raise ValueError(f"`vocabulary` must be a list of words. Received: vocabulary={shown(vocabulary)}")
+    if not pathlib.Path(file).is_file():
+        raise FileNotFoundError(f"`file` must be a file of word vectors. Received: file={str(file)!r}")
     vocabulary = words
     wanted = set(vocabulary) | {word.lower() for word in vocabulary}
     vectors, dim = _read(pathlib.Path(file), wanted)

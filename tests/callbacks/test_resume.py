@@ -1,12 +1,16 @@
 """Killed runs end in the bits of runs that weren't; what can't is refused before anything is changed."""
 
+import contextlib
 import errno
+import os
+import pathlib
 
 import keras
 import pytest
 import tensorflow as tf
 from callbacks import resume_runs
 
+from kregkit import resume_check
 from kregkit._core.directory_lock import DirectoryLock
 from kregkit._core.weights import same_bits
 from kregkit.callbacks import CosineDecay, Resume, SnapshotEnsemble
@@ -320,6 +324,59 @@ def test_the_command_line_hands_on_what_is_behind_two_dashes(tmp_path, capfd):
         main([str(script), "--kills", "1", "--", "--smoke", "-x"])
     output = capfd.readouterr()
     assert "['--smoke', '-x']\n" in output.out and "exit code 3" in output.err
+
+
+WORKERS = """
+import json, os, subprocess, sys, time
+if "WORKER" in os.environ:
+    index = int(os.environ["WORKER"])
+    if index:
+        os.setsid()  # out of the group of the script
+    def write(**event):
+        with open(os.environ["KREGKIT_RESUME_RECORD"], "ab", buffering=0) as file:
+            file.write((json.dumps({**event, "worker": index, "directory": os.path.abspath("run")}) + chr(10)).encode())
+    write(event="begin", pid=os.getpid())
+    time.sleep(0.2 if index < 2 else 60)
+    write(event="end", variables=[["w", str(index)]], history={}, epochs=[])
+else:
+    workers = range(int(sys.argv[1]))
+    command = [sys.executable, "-S", __file__]
+    started = [subprocess.Popen(command, env={**os.environ, "WORKER": str(index)}) for index in workers]
+    for worker in started[:2]:
+        worker.wait()
+"""
+
+
+def is_alive(pid):
+    with contextlib.suppress(FileNotFoundError):
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
+def test_the_check_kills_a_script_with_all_its_workers(tmp_path, monkeypatch):
+    script = tmp_path / "script.py"
+    script.write_text(WORKERS)
+    pids, seen = [], resume_check._Run.record
+
+    def record(self):
+        events = seen(self)
+        pids.extend(event["pid"] for event in events if event["event"] == "begin")
+        return events
+
+    monkeypatch.setattr(resume_check._Run, "record", record)
+    found = verify(script, ["2"], kills=1, seed=1)
+    # One variable of each worker, which differ from each other's and not from their own.
+    assert found.identical and (found.kills, found.compared) == (1, 2)
+    assert len(set(pids)) >= 5 and not any(is_alive(pid) for pid in pids)
+    # It ends before its third worker, and nothing of it stays either.
+    monkeypatch.setattr(resume_check, "_GRACE", 0.1)
+    with pytest.raises(RuntimeError, match=r"before processes that it started.*let it wait.*Received: processes=\["):
+        verify(script, ["3"])
+    assert not any(is_alive(pid) for pid in pids)
+    with pytest.raises(RuntimeError, match="took longer than timeout=0.1"):
+        verify(script, ["2"], timeout=0.1)
+    assert not any(is_alive(pid) for pid in pids)
 
 
 def test_the_check_finds_a_run_that_goes_on_otherwise(tmp_path):

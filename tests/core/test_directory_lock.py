@@ -55,6 +55,17 @@ def test_a_link_is_no_lock(tmp_path):
     assert (tmp_path / "else").read_text() == "kept"
 
 
+def test_what_is_in_the_place_of_a_file_or_a_directory_is_named(tmp_path):
+    (tmp_path / "run" / "lock").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"Run's directory can't be used: its file `lock` .*delete it.*Received: dir"):
+        DirectoryLock(tmp_path / "run", "Run").acquire()
+    (tmp_path / "file").write_text("kept")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match=r"a file is in its place .*or use another directory. Received: dir"):
+            DirectoryLock(path, "Run").acquire()
+    assert (tmp_path / "file").read_text() == "kept"
+
+
 def test_a_directory_that_was_made_for_it_goes_if_nothing_came(tmp_path):
     lock = DirectoryLock(tmp_path / "new", "Run")
     lock.acquire()

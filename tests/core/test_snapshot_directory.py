@@ -126,6 +126,29 @@ def test_a_manifest_s_own_entries_have_types(changes, tmp_path):
         written(tmp_path / "run", [], **changes).read()
 
 
+def test_each_changed_byte_of_a_manifest_is_noticed(tmp_path):
+    directory = SnapshotDirectory(tmp_path)
+    directory.write({"cycles": 2, "peak": 0.1}, [entry(logs={"loss": 0.25}), entry(2)], finished=False)
+    read, content = directory.read(), directory.manifest_path.read_bytes()
+    noticed = 0
+    for index in range(0, len(content), 3):
+        changed = bytearray(content)
+        changed[index] ^= 1
+        directory.manifest_path.write_bytes(changed)
+        try:
+            # White space says nothing.
+            assert SnapshotDirectory(tmp_path).read() == read
+        except ValueError as error:
+            noticed += 1
+            assert "manifest.json" in str(error)
+    assert noticed > 100
+    # Another run's file is whole too; older ones have no checksum, and unknown entries are no part of any.
+    for members, change in (([entry()], {"sha256": "0" * 64}), ([entry()], {"sha512": "0"})):
+        with pytest.raises(ValueError, match="is not a readable manifest"):
+            written(tmp_path, members, **change).read()
+    assert written(tmp_path, [entry()]).read()["members"] == [entry()]
+
+
 def test_a_manifest_that_would_never_end_is_refused(tmp_path):
     path = tmp_path / "manifest.json"
     for text in ("[" * 100_000, '{"format": 1, "format": 1}', '{"format": NaN}', "9" * 5000):

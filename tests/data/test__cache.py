@@ -86,6 +86,15 @@ def test_damage_of_what_says_that_a_stream_is_whole(text, tmp_path):
         (tmp_path / "complete.json").write_text(content)
         with pytest.raises(ValueError, match=r"complete\.json is damaged: delete the directory"):
             cache.num_complete()
+    (tmp_path / "complete.json").unlink()
+    cache.complete(30)
+    content = (tmp_path / "complete.json").read_text()
+    (tmp_path / "complete.json").write_text(content.replace("30", "10"))
+    with pytest.raises(ValueError, match=r"complete\.json is damaged: delete the directory"):
+        cache.num_complete()
+    # As older versions wrote it.
+    (tmp_path / "complete.json").write_text('{"num": 30}')
+    assert cache.num_complete() == 30
     (tmp_path / "source.json").write_text(text)
     with pytest.raises(ValueError, match="Give each source a directory of its own, or delete this one") as error:
         open_cache(tmp_path, SOURCE)

@@ -149,6 +149,30 @@ def test_nothing_changes_when_interrupted(monkeypatch, error, checks):
         assert same_bits(before, everything(model))
 
 
+@pytest.mark.parametrize("verbose", [0, 1, 2])
+def test_an_interrupt_ends_it_with_the_checks_that_have_ended(monkeypatch, verbose, capsys):
+    def interrupted(model, probe):
+        model.layers[-1].trainable_variables[0].assign_add(keras.ops.ones_like(model.layers[-1].trainable_variables[0]))
+        raise KeyboardInterrupt
+
+    model, names = faults.healthy(), ["input_statistics", "loss_sign", "layer_settings", "optimizer_settings"]
+    before = everything(model)
+    whole = preflight(model, faults.data(), checks=names[:2])
+    monkeypatch.setitem(CHECKS, "layer_settings", interrupted)
+    report = preflight(model, faults.data(), checks=names, verbose=verbose)
+    assert same_bits(before, everything(model))
+    assert report.findings[:2] == whole.findings and report.status == "pass"
+    assert report.notes == {
+        "layer_settings": "interrupted within it",
+        "optimizer_settings": "not begun: layer_settings was interrupted",
+    }
+    assert str(report).count("NOTE") == 2 and report["optimizer_settings"].figure == "not run"
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == (3 if verbose else 0) and all("interrupted" in line for line in lines[2:])
+    with pytest.raises(KeyboardInterrupt):
+        preflight(model, faults.data(), checks=names[2:])
+
+
 def test_nothing_changes_when_interrupted_in_float64(monkeypatch):
     model, data = faults.healthy(), faults.data()
     before = everything(model)

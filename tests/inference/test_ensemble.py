@@ -1,4 +1,3 @@
-import json
 import warnings
 
 import keras
@@ -396,8 +395,7 @@ class TestFromDirectory:
         write_run(tmp_path, probability_models[:2])
         with pytest.raises(ValueError, match=r"holds 2 complete snapshots.*Received: last=3"):
             Ensemble.from_directory(tmp_path, last=3)
-        manifest = json.loads((tmp_path / "manifest.json").read_text())
-        (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "members": []}))
+        SnapshotDirectory(tmp_path).write({}, [], finished=False)
         with pytest.raises(ValueError, match="holds 0 complete snapshots"):
             Ensemble.from_directory(tmp_path)
 

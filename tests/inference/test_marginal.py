@@ -8,6 +8,7 @@ from inference import models as zoo
 from keras import layers
 
 from kregkit._core.keras_internals import flatten_layers
+from kregkit._core.replacing import replaced
 from kregkit.data import Augment, Flips, MixUp, MultiScale, RandomCrop, RandomFlip, TenCrop, Views
 from kregkit.inference import Ensemble, marginalize
 from kregkit.inference.noise import select_noise
@@ -430,6 +431,40 @@ class TestTheModel:
         # Also what Keras traces anew.
         model.make_predict_function(force=True)
         np.testing.assert_array_equal(model.predict(X, verbose=0), expected)
+
+    @pytest.mark.parametrize("where", ["between batches", "while it is traced"])
+    def test_is_left_as_it_is_by_an_interrupt(self, where):
+        """And the next pass over the data is a whole one, with the same noise for each example."""
+
+        class Press(keras.callbacks.Callback):
+            def on_predict_batch_end(self, batch, logs=None):
+                if batch == 1:
+                    raise KeyboardInterrupt
+
+            on_test_batch_end = on_predict_batch_end
+
+        def pressed(inputs, **_):
+            raise KeyboardInterrupt
+
+        model = functional(layers.Dropout(0.5), layers.Dense(3, activation="softmax"), shape=(6,))
+        model.compile(loss="sparse_categorical_crossentropy")
+        other = keras.models.clone_model(model)
+        before = [variable.numpy().tobytes() for variable in model.variables]
+        attributes = [set(vars(layer)) for layer in model._flatten_layers()]
+        for make in (lambda: Ensemble([model, other]), lambda: marginalize(model, draws=3)):
+            expected, predictor = make().predict(X, batch_size=8, verbose=0), make()
+            if where == "between batches":
+                with pytest.raises(KeyboardInterrupt):
+                    predictor.predict(X, batch_size=8, verbose=0, callbacks=[Press()])
+                with pytest.raises(KeyboardInterrupt):
+                    predictor.evaluate(X, LABELS, batch_size=8, verbose=0, callbacks=[Press()])
+            else:
+                with replaced(model.layers[-1], "call", pressed), pytest.raises(KeyboardInterrupt):
+                    predictor.predict(X, batch_size=8, verbose=0)
+            assert [variable.numpy().tobytes() for variable in model.variables] == before
+            assert [set(vars(layer)) for layer in model._flatten_layers()] == attributes
+            np.testing.assert_array_equal(predictor.predict(X, batch_size=8, verbose=0), expected)
+            assert predictor.evaluate(X, LABELS, verbose=0) == pytest.approx(make().evaluate(X, LABELS, verbose=0))
 
     def test_is_left_as_it_is_by_a_failing_call(self):
         model = functional(layers.Dropout(0.5), layers.Dense(4), layers.Dropout(0.5), layers.Dense(3), shape=(6,))

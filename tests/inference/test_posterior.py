@@ -223,6 +223,13 @@ def test_draws_have_the_covariance_and_files_hold_it(tmp_path):
     assert loaded.information == posterior.information == {"made": "here"}
     for index, array in loaded.draw(7).items():
         np.testing.assert_array_equal(array, posterior.draw(7)[index])
+    # Other names in the archive's list: without its rotations it would be another posterior.
+    WeightPosterior([0], [(2, 3)], np.zeros(6), rotations=(np.eye(2), np.eye(3))).save(tmp_path / "rotated.npz")
+    content = (tmp_path / "rotated.npz").read_bytes()
+    for name, other in ((b"left.npy", b"lefu.npy"), (b"mean.npy", b"meao.npy")):
+        (tmp_path / "harmed.npz").write_bytes(content.replace(name, other))
+        with pytest.raises(ValueError, match="no posterior in this file"):
+            WeightPosterior.load(tmp_path / "harmed.npz")
     (tmp_path / "other.npz").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"no posterior in this file.* Received: path="):
         WeightPosterior.load(tmp_path / "other.npz")

@@ -262,13 +262,40 @@ def test_stop_and_resume_goes_on_counting():
     np.testing.assert_allclose(losses, straight.history["loss"], rtol=1e-3)
 
 
-def test_interrupt_leaves_the_last_finished_iterate():
+def test_interrupt_leaves_the_last_finished_iterate(capsys):
     x, y = small_data()
     model, recorder = small_model(), Recorder(fail_at=3)
     with pytest.raises(KeyboardInterrupt):
-        minimize(model, x, y, "mse", callbacks=[recorder], verbose=0)
+        minimize(model, x, y, "mse", callbacks=[recorder], verbose=1)
+    # Keras's callbacks are called in the list's order, and History is the last.
+    assert len(model.history.history["loss"]) == 3 and model.history.result is None
+    assert recorder.calls[-1] == "end 3" and capsys.readouterr().out.endswith("\n")
     for one, other in zip(model.get_weights(), recorder.weights[-1]):
         np.testing.assert_array_equal(one, other)
+
+
+def test_interrupt_returns_the_last_finished_iteration_of_a_function(capsys):
+    seen = []
+
+    def callback(iteration, x, logs):
+        seen.append((x, logs["loss"]))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    def valley(x):
+        return keras.ops.sum((x - keras.ops.arange(4.0)) ** 4)
+
+    result = minimize_function(valley, np.full(4, 5.0, "float32"), callback=callback, verbose=1)
+    assert (result.success, result.nit, result.status) == (False, 3, 99) and "Interrupted" in result.message
+    np.testing.assert_array_equal(result.x, seen[-1][0])
+    assert result.fun == seen[-1][1] and result.x.dtype == "float32"
+    assert capsys.readouterr().out.endswith("\nInterrupted: the result is that of iteration 3, the last finished one\n")
+
+    def at_once(x):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        minimize_function(at_once, np.ones(2), verbose=0)
 
 
 @pytest.mark.parametrize("method", ["L-BFGS-B", "CG", "trust-krylov"])

@@ -1,10 +1,12 @@
 """Several processes, one search."""
 
 import collections
+import contextlib
 import json
 import os
 import pathlib
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -240,6 +242,43 @@ def test_a_damaged_database_is_named(content, tmp_path):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"delete the database, and the search starts anew. Received: storage='sqlite"):
         open_storage(f"sqlite:///{path}")
+
+
+@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+def test_a_changed_number_in_a_storage_is_named(kind, tmp_path):
+    """No line, and no page of the database, looks damaged; the value would be taken for the best."""
+    path = tmp_path / f"trials.{kind}"
+    storage = str(path) if kind == "journal" else f"sqlite:///{path}"
+
+    def again():
+        space = search.Space(x=search.uniform(0.25, 0.75))
+        return search.grid(lambda *_: {"val_loss": [0.625]}, space, 1, storage=storage, verbose=0).trials
+
+    trials = again()
+    assert again() == trials
+    content = path.read_bytes()
+    space = b"" if kind == "journal" else b" "
+    for old in (b'"value":' + space + b"0.625", b'"values":' + space + b"[0.625]"):
+        assert old in content
+        path.write_bytes(content.replace(old, old.replace(b"0.625", b"0.125")))
+        with pytest.raises(ValueError, match=r"A trial in the storage is damaged.*trial=0, slot=0, storage='.*trials"):
+            again()
+    if kind == "journal":
+        # Nobody's trial: the setting is run again.
+        path.write_bytes(content.replace(b'"slot"', b'"slou"'))
+        assert [trial.value for trial in again()] == [0.625]
+
+
+@pytest.mark.parametrize("name", ["settings", "outcome"])
+def test_entries_of_a_database_that_can_t_be_read_are_named(name, tmp_path):
+    path = tmp_path / "trials.db"
+    find(f"sqlite:///{path}")
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        table = "study_user_attributes" if name == "settings" else "trial_user_attributes"
+        assert database.execute(f"UPDATE {table} SET value_json = '{{' WHERE key = ?", (name,)).rowcount
+        database.commit()
+    with pytest.raises(ValueError, match=r"can't be read: JSONDecodeError.*delete it.*Received: storage='sqlite"):
+        find(f"sqlite:///{path}")
 
 
 def test_a_database_of_no_kind_is_named():

@@ -1,4 +1,5 @@
 import sys
+import threading
 import types
 
 import keras
@@ -8,6 +9,7 @@ import pytest
 
 from kregkit import search
 from kregkit.search import Space, choice, integer, log_uniform, uniform
+from kregkit.search._workers import Round
 
 pytestmark = pytest.mark.trains
 
@@ -69,13 +71,15 @@ def test_study_resumes_where_it_stopped(kind, tmp_path):
         return valley(parameters, epochs, callbacks)
 
     arguments = {"epochs": [1, 2], "storage": storage, "verbose": 0}
-    with pytest.raises(KeyboardInterrupt):
-        search.search(interrupted, space(), [5, 3], **arguments)
+    part = search.search(interrupted, space(), [5, 3], **arguments)
+    assert part.interrupted and [len(one["space"].parameters) for one in part.rounds] == [2, 2]
+    assert len(part.trials) == 6 and "(interrupted), best val_loss" in str(part)
     result = search.search(interrupted, space(), [5, 3], **arguments)
     # The seventh was begun twice, with the same parameters.
     assert len(calls) == 9 and calls[6] == calls[7]
     straight = search.search(valley, space(), [5, 3], epochs=[1, 2], verbose=0)
     assert [trial.parameters for trial in result.trials] == [trial.parameters for trial in straight.trials]
+    assert result.trials[:6] == part.trials and not result.interrupted
     # More rounds go on from there; other settings are refused.
     longer = search.search(interrupted, space(), [5, 3, 2], **{**arguments, "epochs": [1, 2, 4]})
     assert len(calls) == 11 and longer.trials[:8] == result.trials
@@ -84,6 +88,49 @@ def test_study_resumes_where_it_stopped(kind, tmp_path):
     assert "Received: seed=3" in str(error.value)
     with pytest.raises(ValueError, match="space"):
         search.search(interrupted, Space(rate=log_uniform(1e-3, 1)), [5, 3], **arguments)
+
+
+@pytest.mark.parametrize("verbose", [0, 1, 2])
+def test_ctrl_c_ends_a_search_with_what_there_is(verbose, capsys):
+    def interrupted(parameters, epochs, callbacks):
+        calls.append(parameters)
+        if len(calls) == stop:
+            raise KeyboardInterrupt
+        return valley(parameters, epochs, callbacks)
+
+    for function, more in ((search.search, {"trials": [4, 2], "epochs": [1, 2]}), (search.grid, {"points": 3})):
+        calls, stop, storage = [], 3, optuna.storages.InMemoryStorage()
+        result = function(interrupted, space(), storage=storage, verbose=verbose, **more)
+        said = " ".join(capsys.readouterr().out.split())
+        assert result.interrupted and len(result.trials) == 2
+        assert result.best.value == min(trial.value for trial in result.trials)
+        assert result.space is result.rounds[-1]["space"]
+        assert ("interrupted: 2 of" in said and "the same call goes on from here" in said) == bool(verbose)
+        # Nothing is left that another worker would wait for.
+        states = [trial.state for study in result.studies for trial in study.get_trials()]
+        assert all(state.is_finished() for state in states)
+        # Nothing to return: the interrupt goes on.
+        calls, stop = [], 1
+        with pytest.raises(KeyboardInterrupt):
+            function(interrupted, space(), verbose=verbose, **more)
+        assert "kregkit.search" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_ctrl_c_between_two_steps_frees_the_slot(monkeypatch):
+    """As when it comes while the storage is written to, before the trial has begun."""
+    storage, take, taken = optuna.storages.InMemoryStorage(), Round.take, []
+
+    def interrupted(self, *arguments):
+        taken.append(take(self, *arguments))
+        if len(taken) == 3:
+            raise KeyboardInterrupt
+        return taken[-1]
+
+    monkeypatch.setattr(Round, "take", interrupted)
+    result = search.search(valley, space(), [4], epochs=[1], storage=storage, verbose=0)
+    assert result.interrupted and len(result.trials) == 2
+    assert [trial.state.name for trial in result.studies[0].get_trials()] == ["COMPLETE", "COMPLETE", "FAIL"]
+    assert len(search.search(valley, space(), [4], epochs=[1], storage=storage, verbose=0).trials) == 4
 
 
 @pytest.mark.parametrize(
