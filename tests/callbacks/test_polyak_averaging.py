@@ -9,8 +9,9 @@ import numpy as np
 import probes
 import pytest
 import tensorflow as tf
+from bits import same_bits
 
-from kregkit._core.weights import copy_values, same_bits
+from kregkit._core.weights import copy_values
 from kregkit.callbacks import PolyakAveraging, SnapshotEnsemble
 
 pytestmark = [pytest.mark.trains, pytest.mark.one_in(2)]

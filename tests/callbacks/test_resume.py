@@ -8,11 +8,11 @@ import pathlib
 import keras
 import pytest
 import tensorflow as tf
+from bits import same_bits
 from callbacks import resume_runs
 
 from kregkit import resume_check
 from kregkit._core.directory_lock import DirectoryLock
-from kregkit._core.weights import same_bits
 from kregkit.callbacks import CosineDecay, Resume, SnapshotEnsemble
 from kregkit.resume_check import Verification, main, verify
 

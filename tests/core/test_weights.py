@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import probes
 import pytest
+from bits import same_bits
 
-from kregkit._core.weights import assign_values, copy_values, same_bits, swapped, training_state
+from kregkit._core.weights import assign_values, copy_values, swapped, training_state
 
 ODD = np.array([0x7FC12345, 0x7F800000, 0xFF800000, 0x80000000, 0x00000001], "uint32").view("float32")
 

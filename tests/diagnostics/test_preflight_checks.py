@@ -9,10 +9,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from bits import same_bits
 from keras import layers
 
 from kregkit._core import keras_internals
-from kregkit._core.weights import copy_values, same_bits
+from kregkit._core.weights import copy_values
 from kregkit.diagnostics import _double, _probe
 from kregkit.diagnostics.preflight_checks import CHECKS
 from kregkit.diagnostics.preflight_checks import preflight as preflight_with_defaults
