@@ -61,9 +61,12 @@ def diagnose_curves(
     ['divergence']
     """
     record = getattr(history, "history", history)
-    if not isinstance(record, dict) or monitor not in record:
+    if not isinstance(record, dict):
+        raise ValueError(f"`history` must be what `fit` returns, or its dictionary. Received: history={history!r}")
+    if not isinstance(monitor, str) or monitor not in record:
         raise ValueError(
-            f"`monitor` must be a quantity of the history. Received: monitor={monitor!r} with history={record!r}"
+            f"`history` must hold {monitor!r}, which is watched; it holds {sorted(map(str, record))}. "
+            f"Received: monitor={monitor!r}"
         )
     train = np.asarray(record[monitor], "float64")
     if len(train) < 4:

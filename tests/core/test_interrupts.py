@@ -11,6 +11,14 @@ from kregkit._core.interrupts import start_unreached, uninterrupted
 from kregkit._core.weights import swapped
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c_raises():
+    """Where tests run in several processes, these ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def press():
     """What Python does in the main thread after Ctrl-C."""
     signal.getsignal(signal.SIGINT)(signal.SIGINT, None)

@@ -49,7 +49,7 @@ def test_scales_and_products():
         (lambda: Scales(()), "`factors` must be"),
         (lambda: Scales((0.0,)), "`factors` must be"),
         (lambda: Scales((0.5, 1))(IMAGES), "can't be one tensor"),
-        (lambda: ViewProduct([]), "A product is of"),
+        (lambda: ViewProduct([]), "`views` must be a list that isn't empty"),
         (lambda: ViewProduct([RandomViews(Augment([]), 2)]), "aren't random"),
         (lambda: D4()(IMAGES[0]), "Views need images of shape"),
     ],
