@@ -610,7 +610,7 @@ def test_a_moving_objective_is_an_error():
     [
         ({"method": "Nelder-Mead"}, "method='Nelder-Mead'"),
         ({"max_iterations": 0}, "max_iterations=0"),
-        ({"initial_iteration": 7, "max_iterations": 7}, "max_iterations=7"),
+        ({"initial_iteration": 7, "max_iterations": 7}, "initial_iteration=7, max_iterations=7"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"stochastic": "ignore"}, "stochastic='ignore'"),
         ({"batch_normalization": "off"}, "batch_normalization='off'"),
