@@ -177,7 +177,8 @@ def keras_object(kind):
         import keras
 
         try:
-            if isinstance(value, (bool, bytes)):
+            # Keras takes any array for a constant, also one number that is none.
+            if isinstance(value, (bool, bytes, np.generic)):
                 raise ValueError(value)
             found = getattr(keras, kind).get(value)
         except Exception:

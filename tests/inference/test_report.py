@@ -95,16 +95,25 @@ def test_intervals_are_those_of_the_mean():
 
 
 def test_an_examples_decisions_are_drawn_together():
-    # Sixteen pixels that are right or wrong together say no more than one does.
+    # Eight pixels that are right or wrong together say no more than one does; the first eight are always right.
     model = keras.Sequential([keras.Input((4, 4, 1)), layers.Conv2D(1, 1, activation="sigmoid", use_bias=False)])
     model.compile("sgd", "binary_crossentropy")
     sign = np.where(np.random.default_rng(0).uniform(size=400) < 0.3, -1.0, 1.0)
     sign *= np.sign(model.layers[0].kernel.numpy()).ravel()
-    x = np.broadcast_to(sign[:, None, None, None], (400, 4, 4, 1)).astype("float32")
+    x = np.repeat(sign, 16).reshape(400, 4, 4, 1).astype("float32")
+    x[:, :2] = np.sign(model.layers[0].kernel.numpy()).ravel()
     report = Ensemble([model]).report((x, np.ones((400, 4, 4, 1))))
     low, high = report.intervals["error"]
     error = report.ensemble["error"]
-    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(error * (1 - error) / 400), rel=0.15)
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(error * (0.5 - error) / 400), rel=0.15)
+
+
+def test_disagreement_counts_weights_of_examples():
+    models = [zoo.classifier(0), zoo.classifier(3)]
+    differ = np.subtract(*(model.predict(X, verbose=0).argmax(-1) for model in models)) != 0
+    assert 0 < differ.mean() < 1
+    report = Ensemble(models).report((X, LABELS, differ.astype(float)))
+    assert report.disagreement[0, 1] == pytest.approx(1)
 
 
 def test_every_predictor_has_a_report():

@@ -68,6 +68,20 @@ def test_greedy_soup_against_a_replay(center, tmp_path):
     np.testing.assert_allclose(uniform.get_weights()[0], np.mean([w[0] for w in weights], axis=0), atol=1e-6)
 
 
+def test_a_member_that_makes_it_a_little_worse_is_left_out(center):
+    # A bias of twice b adds b^2 to the mean's loss, a twentieth of it, where the residuals' mean is 0.
+    kernel = center[0]
+    bias = np.mean(Y - X @ kernel, keepdims=True).ravel()
+    away = bias + 2 * np.sqrt(0.05 * mse([kernel, bias]))
+    members = [linear([kernel, bias]), linear([kernel, away])]
+    assert soup(members, (X, Y), tolerance=10.0, return_members=True)[1] == [0]
+
+
+def test_a_line_from_low_to_high_has_no_rise_in_between(center):
+    line = loss_along(linear(center), linear([center[0] + 1, center[1]]), (X, Y), points=4)
+    assert (np.diff(line.losses) > 0).all() and line.rise == 0
+
+
 def permuted(seed):
     """Two models that predict the same, whose hidden units stand in another order."""
     keras.utils.set_random_seed(seed)
