@@ -49,17 +49,22 @@ def own_optimizers(model):
 
 
 def _optimizers_in(value, seen):
-    if isinstance(value, keras.optimizers.Optimizer):
-        return [value]
-    if isinstance(value, dict):
-        parts = value.values()
-    elif isinstance(value, (list, tuple)):
-        parts = value
-    elif type(value).__module__.partition(".")[0] not in _LIBRARIES and not isinstance(value, keras.Layer):
-        parts = getattr(value, "__dict__", {}).values()
-    else:
-        return []
-    if id(value) in seen:
-        return []
-    seen.add(id(value))
-    return [optimizer for part in list(parts) for optimizer in _optimizers_in(part, seen)]
+    # Without recursion: objects may be linked to any depth.
+    found, ahead = [], [value]
+    while ahead:
+        value = ahead.pop()
+        if isinstance(value, keras.optimizers.Optimizer):
+            found.append(value)
+            continue
+        if isinstance(value, dict):
+            parts = value.values()
+        elif isinstance(value, (list, tuple)):
+            parts = value
+        elif type(value).__module__.partition(".")[0] not in _LIBRARIES and not isinstance(value, keras.Layer):
+            parts = getattr(value, "__dict__", {}).values()
+        else:
+            continue
+        if id(value) not in seen:
+            seen.add(id(value))
+            ahead += reversed(list(parts))
+    return found

@@ -43,3 +43,13 @@ def test_those_of_a_model_are_found_in_whatever_holds_them():
             self.space = types.SimpleNamespace(nested=(nested, self))
 
     assert {id(one) for one in own_optimizers(Several())} == {id(one) for one in (plain, listed, nested, inside)}
+
+
+def test_a_long_chain_of_objects_is_searched_to_its_end():
+    one = keras.optimizers.SGD()
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    chain = types.SimpleNamespace(next=one)
+    for _ in range(5000):
+        chain = types.SimpleNamespace(next=chain)
+    model.chain = chain
+    assert own_optimizers(model) == [one]
