@@ -16,7 +16,7 @@ def require(condition, describe):
     """
     if tf.executing_eagerly():
         if not condition:
-            raise ValueError(describe().numpy().decode())
+            raise ValueError(describe().numpy().decode(errors="replace"))
         return
     if keras_internals.compiled_by_xla(tf.compat.v1.get_default_graph()):
         return

@@ -1,6 +1,7 @@
 """Image files as a source: read and decoded when an example is wanted."""
 
 import hashlib
+import io
 import logging
 import os
 import stat
@@ -58,7 +59,8 @@ class FileSource:
         self.skipped = {}
         self.size = len(self.paths)
         self.labels = tf.constant(labels, tf.int64)
-        self._path_tensor = tf.constant(self.paths)
+        # Strings in a tensor of their own would take twice the memory, and could only be UTF-8.
+        self._joined_paths, self._path_ends = _joined(self.paths)
         self.orientation = check_choice("orientation", orientation, (True, False))
         self.max_pixels = None if max_pixels is None else check_integer("max_pixels", max_pixels, 1)
         # The name under which the cache keeps an image depends on the file's path, time and size.
@@ -78,7 +80,12 @@ class FileSource:
         return None
 
     def describe(self, index):
-        return text("The image file ", tf.gather(self._path_tensor, index))
+        return text("The image file ", self.path_in_graph(index))
+
+    def path_in_graph(self, index):
+        """Returns the path of one file, a string tensor."""
+        start, end = tf.gather(self._path_ends, index), tf.gather(self._path_ends, index + 1)
+        return tf.strings.substr(self._joined_paths, start, end - start)
 
     def __len__(self):
         return self.size
@@ -96,9 +103,9 @@ class FileSource:
                 raise OSError("it is no ordinary file")
             key = f"{path}|{state.st_mtime_ns}|{state.st_size}|{self.channels}|{self.orientation}"
             key += "" if self.bits == 8 else f"|{self.bits} bits"
-            name = hashlib.sha256(key.encode()).hexdigest()
+            name = hashlib.sha256(os.fsencode(key)).hexdigest()
         except OSError as error:
-            raise UnreadableImage(f"The image file {path} can't be read: {error}") from None
+            raise UnreadableImage(f"The image file {printable(path)} can't be read: {error}") from None
         # A damaged cache is an error of its own: a damaged image may be skipped.
         cached = self._cache.get(name, [self._number_type])
         if cached is not None:
@@ -109,7 +116,7 @@ class FileSource:
             # TensorFlow puts the node's name in braces before the reason.
             reason = str(getattr(error, "message", error)).splitlines()[0].rpartition("}} ")[2]
             reason = reason.partition(" [Op:")[0][:200]
-            raise UnreadableImage(f"The image file {path} can't be read: {reason}") from None
+            raise UnreadableImage(f"The image file {printable(path)} can't be read: {reason}") from None
         self._cache.put(name, [image])
         return image
 
@@ -122,7 +129,7 @@ class FileSource:
                 raise
             if path not in self.skipped:
                 self.skipped[path] = str(error).partition("can't be read: ")[2]
-                _LOG.warning("Skipped %s (%d so far): %s", path, len(self.skipped), self.skipped[path])
+                _LOG.warning("Skipped %s (%d so far): %s", printable(path), len(self.skipped), self.skipped[path])
             return np.zeros((1, 1, self.channels or 3), self._number_type.as_numpy_dtype), False
 
     def report(self, index):
@@ -131,11 +138,11 @@ class FileSource:
         _, good = self._decode_or_skip(index)
         if good and self.skip and path not in self.skipped:
             self.skipped[path] = "its window can't be decoded"
-            _LOG.warning("Skipped %s (%d so far): %s", path, len(self.skipped), self.skipped[path])
+            _LOG.warning("Skipped %s (%d so far): %s", printable(path), len(self.skipped), self.skipped[path])
 
     def fetch_encoded(self, index):
         """Returns the bytes of a file, its example without an image, and its orientation if it is known before."""
-        content = tf.io.read_file(tf.gather(self._path_tensor, index)) if self.in_part else tf.constant("")
+        content = tf.io.read_file(self.path_in_graph(index)) if self.in_part else tf.constant("")
         return content, (content, tf.gather(self.labels, index)), None
 
     def whole(self, index):
@@ -151,6 +158,20 @@ class FileSource:
         good.set_shape(())
         example = (image, tf.gather(self.labels, index))
         return (example, good) if self.skip else example
+
+
+def printable(path):
+    """Returns a path with bytes replaced that are no UTF-8, which TensorFlow's errors and most terminals can't show."""
+    return os.fsencode(path).decode(errors="replace")
+
+
+def _joined(paths):
+    """Returns all paths as one string tensor, and where they end in it, int64, which begins with 0."""
+    joined, ends = io.BytesIO(), np.zeros(len(paths) + 1, "int64")
+    for number, path in enumerate(paths, 1):
+        joined.write(os.fsencode(path))
+        ends[number] = joined.tell()
+    return tf.constant(joined.getvalue()), tf.constant(ends)
 
 
 def _content(path):

@@ -7,6 +7,7 @@ begins when its first batch is asked for, reads the epoch then, and prepares no 
 
 import re
 import threading
+import weakref
 
 import tensorflow as tf
 
@@ -45,7 +46,7 @@ def starts_at_once(dataset, num_batches, start):
     kind = type(kind.__name__, (_StartsAtOnce, kind), {})
     dataset = kind.__new__(kind)
     vars(dataset).update(vars(plain_dataset))
-    dataset._num_batches, dataset._start, dataset._series, dataset._reading = num_batches, start, None, threading.Lock()
+    dataset._num_batches, dataset._start, dataset._series, dataset._reading = num_batches, start, [], threading.Lock()
     return dataset
 
 
@@ -72,9 +73,13 @@ class _StartsAtOnce:
         if not tf.executing_eagerly() or (self._start is not None and self._start.numpy()):
             return super().__iter__()
         with self._reading:
-            if self._series is None or not self._series.at_an_end():
-                self._series = _Series(self.repeat(), self._num_batches)
-            return self._series.one_pass()
+            free = next((series for series in self._series if series.is_free()), None)
+            if free is None:
+                free = _Series(self.repeat(), self._num_batches)
+                # Two, since `fit` makes an iterator at the end of each epoch that it holds, and doesn't read, until it
+                # has made the next epoch's.
+                self._series = [*[series for series in self._series if not series.is_lost()][-1:], free]
+            return free.one_pass()
 
 
 class _Series:
@@ -89,8 +94,8 @@ class _Series:
     """
 
     def __init__(self, dataset, num_batches):
-        self._num_batches, self._num_passes = num_batches, 0
-        self._taken = taken = integer_variable(0, "taken")
+        self._num_batches, self._num_passes, self._reader = num_batches, 0, None
+        self._asked, self._taken = asked, taken = [integer_variable(0, name) for name in ("asked", "taken")]
         # A pass begins when its first batch is asked for, and no earlier.
         ahead = tf.data.Options()
         ahead.experimental_optimization.inject_prefetch = False
@@ -99,8 +104,10 @@ class _Series:
         def read(number):
             # After an error nobody knows where the next pass begins.
             message = "This pass has failed before. Make a new iterator"
-            require(taken.read_value() % num_batches == number, lambda: tf.constant(message))
-            batch = iterator.get_next()
+            done = taken.read_value()
+            require((done % num_batches == number) & (asked.read_value() == done), lambda: tf.constant(message))
+            with tf.control_dependencies([asked.assign(done + 1)]):
+                batch = iterator.get_next()
             with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
                 taken.assign_add(1)
             return batch
@@ -112,11 +119,24 @@ class _Series:
         options.autotune.enabled = False
         self._pass = tf.data.Dataset.range(num_batches).map(plain(read)).with_options(options)
 
-    def at_an_end(self):
-        """Returns whether all passes that were begun have been read to their end."""
-        return int(self._taken) == self._num_passes * self._num_batches
+    def is_free(self):
+        """Returns whether another pass can begin: the last one was read to its end, or nobody will begin it."""
+        num_left = self._num_left()
+        return num_left == 0 or (num_left == self._num_batches and self._reader() is None)
+
+    def is_lost(self):
+        """Returns whether no pass can begin any more: the last one failed, or was left early."""
+        return not self.is_free() and self._reader() is None
 
     def one_pass(self):
         """Returns an iterator over the next pass."""
-        self._num_passes += 1
-        return iter(self._pass)
+        if self._num_left() == 0:
+            self._num_passes += 1
+        iterator = iter(self._pass)
+        self._reader = weakref.ref(iterator)
+        return iterator
+
+    def _num_left(self):
+        """Returns how many batches of the last pass weren't taken, `None` after an error."""
+        asked, taken = int(self._asked), int(self._taken)
+        return self._num_passes * self._num_batches - taken if asked == taken else None

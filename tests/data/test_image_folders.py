@@ -1,6 +1,7 @@
 import io
 import logging
 import os
+import shutil
 import socket
 import struct
 import zlib
@@ -257,13 +258,19 @@ def test_a_csv_that_is_none_is_named(content, tmp_path):
 
 
 def open_many(root, num_classes, per_class):
-    """Makes empty files, and returns the source and the bytes that opening it took at most."""
+    """Makes files, one of each class and hard links to it; returns the source and what opening took at most, in bytes.
+
+    TensorFlow's memory isn't counted.
+    """
     import tracemalloc
 
     for number in range(num_classes):
-        (root / f"n{number:08d}").mkdir()
-        for index in range(per_class):
-            os.mknod(root / f"n{number:08d}" / f"n{number:08d}_{index}.JPEG")
+        folder = root / f"n{number:08d}"
+        folder.mkdir()
+        first = folder / f"n{number:08d}_0.JPEG"
+        first.write_bytes(tf.io.encode_jpeg(np.full((8, 8, 3), number % 256, "uint8")).numpy())
+        for index in range(1, per_class):
+            os.link(first, folder / f"n{number:08d}_{index}.JPEG")
     tracemalloc.start()
     source = image_folder(root)
     _, peak = tracemalloc.get_traced_memory()
@@ -275,8 +282,13 @@ def check_many(source, peak, num_classes, per_class):
     assert len(source) == num_classes * per_class and len(source.class_names) == num_classes
     assert source.paths == sorted(source.paths)
     np.testing.assert_array_equal(source.labels, np.repeat(np.arange(num_classes), per_class))
-    # The names as strings, those of TensorFlow, and lists of references to them.
-    assert peak < 4 * sum(len(path) + 60 for path in source.paths)
+    # The names as strings and once more as bytes, which grow in steps, and lists of references to them.
+    assert peak < 3 * sum(len(path) + 60 for path in source.paths)
+    # Any image of the whole may come first.
+    for operations in ([RandomFlip()], [CenterCrop(4)]):
+        images, labels = next(iter(pipeline(source, 16, operations, seed=1)))
+        assert len(np.unique(labels)) > 8
+        np.testing.assert_allclose(images[:, 0, 0, 0] * 255, labels % 256, atol=2)
 
 
 def test_opening_a_folder_takes_the_memory_of_its_names(tmp_path):
@@ -284,8 +296,43 @@ def test_opening_a_folder_takes_the_memory_of_its_names(tmp_path):
 
 
 @pytest.mark.slow
-def test_opening_a_folder_of_a_million_names(tmp_path):
-    check_many(*open_many(tmp_path, 1000, 1300), 1000, 1300)
+def test_opening_a_folder_of_many_names(tmp_path):
+    check_many(*open_many(tmp_path, 400, 750), 400, 750)
+    # pytest keeps the folders of three runs.
+    shutil.rmtree(tmp_path)
+
+
+def test_names_that_are_no_utf_8(tmp_path):
+    """Linux knows names of any bytes, and Python holds those that are no UTF-8 as surrogates."""
+    content = tf.io.encode_jpeg(np.full((8, 9, 3), 100, "uint8")).numpy()
+    names = [b"\xff\xfe.jpg", "größe 猫 [1].jpg".encode()]
+    folder = tmp_path / "ünï"
+    folder.mkdir()
+    files = [os.path.join(os.fsencode(folder), name) for name in names]
+    try:
+        for file in files:
+            with open(file, "wb") as opened:
+                opened.write(content)
+    except OSError:
+        pytest.skip("This file system takes UTF-8 alone")
+    for arguments in ({}, {"cache": tmp_path.parent / f"{tmp_path.name} cache"}):
+        source = image_folder(tmp_path, **arguments)
+        assert sorted(map(os.fsencode, source.paths)) == sorted(files)
+        for operations in ([RandomFlip()], [CenterCrop(4)]):
+            ((images, _),) = pipeline(source, 2, operations)
+            np.testing.assert_allclose(images * 255, 100, atol=2)
+    with pytest.raises(tf.errors.OpError, match=r"\.jpg must be at least 12x12"):
+        list(pipeline(tmp_path, 2, [RandomFlip(), RandomCrop(0, size=12)]))
+    for file in files:
+        with open(file, "wb") as opened:
+            opened.write(content[:60])
+    for operations in ([RandomFlip()], [CenterCrop(4)]):
+        with pytest.raises(tf.errors.OpError, match=r"The image file .*\.jpg can't be read"):
+            list(pipeline(tmp_path, 2, operations))
+        source = image_folder(tmp_path, on_error="skip")
+        with pytest.raises(tf.errors.InvalidArgumentError, match="This pass had no"):
+            list(pipeline(source, 2, operations))
+        assert sorted(map(os.fsencode, source.skipped)) == sorted(files)
 
 
 def test_opening_a_folder_asks_the_disk_about_no_file(tmp_path, monkeypatch):
