@@ -254,6 +254,30 @@ def test_average_over_weights_noise_and_members_is_saved_whole(tmp_path):
         )
 
 
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+def test_the_last_layer_is_found_in_every_precision(policy):
+    keras.utils.set_random_seed(0)
+    parts = [layers.Dense(8, "relu", dtype=policy), layers.Dense(3, dtype=policy)]
+    model = keras.Sequential([keras.Input((4,)), *parts])
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    assert laplace(model, (x, np.arange(64) % 3)).indices == [2, 3]
+
+
+@pytest.mark.parametrize("kind", ["lora", "int8", "shared"])
+def test_a_last_layer_that_has_no_one_kernel_is_refused(kind):
+    dense = layers.Dense(4)
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, dense(dense(inputs)) if kind == "shared" else dense(inputs))
+    model.compile(loss="mse")
+    if kind == "lora":
+        dense.enable_lora(2)
+    elif kind == "int8":
+        model.quantize("int8")
+    with pytest.raises(ValueError, match="no LoRA, no quantisation"):
+        laplace(model, (np.ones((8, 4), "float32"), np.ones((8, 4), "float32")))
+
+
 def test_refusals():
     model = zoo.classifier(0)
     posterior = laplace(model, (zoo.X, zoo.LABELS))
