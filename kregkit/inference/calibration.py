@@ -4,6 +4,7 @@ import warnings
 
 import keras
 
+from kregkit._core import rules
 from kregkit._core.backends import require_tensorflow
 from kregkit._core.checks import check_choice, check_data
 from kregkit._core.training_data import shares_arrays
@@ -17,6 +18,7 @@ from kregkit.inference.marginal import Marginal
 _FEW = 100
 
 
+@rules.checked()
 def calibrate(
     predictor: keras.Model | Ensemble | Marginal,
     validation: object,
