@@ -106,7 +106,7 @@ def calibrate(
         warnings.warn(
             f"Calibration was fitted on {num} examples; with fewer than {_FEW} it follows their chance more than the "
             "model's confidence. Hold out more.",
-            stacklevel=2,
+            stacklevel=3,
         )
     flat = keras.tree.flatten(prediction)
     return Calibrated(

@@ -21,6 +21,7 @@ VIEWS = [
     data.MultiScale([8, 16], crops=data.TenCrop(4)),
     data.RandomRotation((-5.0, 15.0)),
     data.MixUp(0.3, num_classes=10),
+    data.ViewProduct([data.Flips(), data.D4()]),
 ]
 
 
