@@ -27,6 +27,7 @@ from kregkit.data._service import check_service, from_service
 from kregkit.data.augment import Augment
 
 
+@rules.checked()
 def pipeline(
     source: Any,
     batch_size: int,

@@ -13,6 +13,7 @@ from kregkit._core.batches import is_arrays
 from kregkit._core.checks import check_choice
 from kregkit._core.keras_internals import compile_arguments, flatten_layers
 from kregkit._core.output_kinds import loss_tasks, output_tasks
+from kregkit._core.written import Words
 from kregkit.inference._architecture import as_tensors, own_method, with_masks
 from kregkit.inference._averaging import common_task
 from kregkit.inference._labelled import labelled_predictions
@@ -22,7 +23,7 @@ from kregkit.inference.report import Report
 _MEASURING = ("test_step", "compute_loss", "compute_metrics")
 
 
-class Predictor:
+class Predictor(Words):
     """Predicts through one private Keras model, made at first use.
 
     A subclass calls `__init__` with the user's models, whose loss and metrics `evaluate` takes over, and defines

@@ -4,6 +4,7 @@ import warnings
 
 import keras
 
+from kregkit._core import rules
 from kregkit._core.backends import require_tensorflow
 from kregkit._core.checks import check_choice, check_data
 from kregkit._core.training_data import shares_arrays
@@ -17,6 +18,7 @@ from kregkit.inference.marginal import Marginal
 _FEW = 100
 
 
+@rules.checked()
 def calibrate(
     predictor: keras.Model | Ensemble | Marginal,
     validation: object,
@@ -104,7 +106,7 @@ def calibrate(
         warnings.warn(
             f"Calibration was fitted on {num} examples; with fewer than {_FEW} it follows their chance more than the "
             "model's confidence. Hold out more.",
-            stacklevel=2,
+            stacklevel=3,
         )
     return Calibrated(
         predictor,
