@@ -61,6 +61,9 @@ def findings(report: Mapping[str, Any], figure: Figure | None = None) -> Figure:
     _table(figure.add_subplot(grid[0, :]), checks, lines)
     for index, (draw, details) in enumerate(panels):
         draw(figure.add_subplot(grid[1 + index // 2, index % 2]), details)
+    named = f": {', '.join(report['faults'][:3])}" if report.get("faults") else ""
+    title = f"Preflight: {report['status']}{named}" if "status" in report else "Preflight"
+    figure.suptitle(title, fontsize=13, fontweight="bold", color="0.2")
     return figure
 
 
