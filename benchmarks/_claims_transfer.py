@@ -18,7 +18,7 @@ STAGES = ["block_2", "block_4", "block_10", "pool"]
 # Up to here the network stays frozen: what these layers make of the images is computed once.
 FROZEN = {"few": "block_13", "many": "block_2"}
 # What is tuned: learning rates, and the probe's penalty, which few examples choose for themselves by cross-validation.
-RATES = {"few": (1e-4, 3e-4, 1e-3), "many": (1e-4, 3e-4, 1e-3), "scratch": (1e-3, 3e-3), "top": (0.1, 1.0)}
+RATES = {"few": (3e-5, 1e-4, 3e-4), "many": (3e-5, 1e-4, 3e-4), "scratch": (1e-3, 3e-3), "top": (0.01, 0.1)}
 
 
 @functools.cache
