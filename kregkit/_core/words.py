@@ -113,7 +113,6 @@ NAMES = {
     "weightdrop": "layers.DropConnect",
     "weightdropout": "layers.DropConnect",
     "maxoutdense": "layers.Maxout",
-    "layerscale": "layers.StochasticDepth",
     "fractionalmaxpool2d": "layers.FractionalMaxPooling2D",
     "flip": "data.RandomFlip",
     "resize": "data.ResizeShortSide",

@@ -321,8 +321,9 @@ def test_names_that_are_no_utf_8(tmp_path):
         for operations in ([RandomFlip()], [CenterCrop(4)]):
             ((images, _),) = pipeline(source, 2, operations)
             np.testing.assert_allclose(images * 255, 100, atol=2)
-    with pytest.raises(tf.errors.OpError, match=r"\.jpg must be at least 12x12"):
-        list(pipeline(tmp_path, 2, [RandomFlip(), RandomCrop(0, size=12)]))
+    for shard in ((0, 2), (1, 2)):
+        with pytest.raises(tf.errors.OpError, match=r"\.jpg must be at least 12x12"):
+            list(pipeline(tmp_path, 1, [RandomFlip(), RandomCrop(0, size=12)], shard=shard))
     for file in files:
         with open(file, "wb") as opened:
             opened.write(content[:60])
