@@ -301,7 +301,7 @@ this page: each row trained or predicted with the other library, offline, and co
 {table}
 
 Put loggers after kregkit's callbacks, so that they see what those add to the logs. CI runs the rows whose packages
-kregkit's tests need, which are Keras and pandas, and TensorBoard where it is installed.
+kregkit's tests need, which are Keras and pandas, and TensorBoard and KerasHub where they are installed.
 """
 
 
