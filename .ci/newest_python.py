@@ -19,7 +19,12 @@ IMPORTS = """
 import importlib, pkgutil, kregkit
 names = [module.name for module in pkgutil.walk_packages(kregkit.__path__, "kregkit.")]
 for name in names:
-    importlib.import_module(name)
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        # Modules of optional libraries.
+        if "pip install" not in str(error):
+            raise
 print(f"{len(names)} modules")
 """
 
@@ -53,7 +58,9 @@ def main():
     place = ROOT / ".venv-newest"
     subprocess.run([path, "-m", "venv", "--clear", place], check=True)
     python = place / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "-q", ROOT, "pytest", "matplotlib"], check=True, cwd=place)
+    subprocess.run(
+        [python, "-m", "pip", "install", "-q", ROOT, "pytest", "pytest-xdist", "matplotlib"], check=True, cwd=place
+    )
     compiled = ["-W", "error::SyntaxWarning", "-m", "compileall", "-q", "-f", "kregkit"]
     subprocess.run([python, *compiled], check=True, cwd=ROOT)
     subprocess.run([python, "-c", IMPORTS], check=True, cwd=ROOT)

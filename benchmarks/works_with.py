@@ -1,6 +1,6 @@
 """Runs kregkit beside other libraries, and says which versions it ran with.
 
-    pip install tensorboard wandb mlflow-skinny datasets pandas onnx tf2onnx onnxruntime
+    pip install tensorboard wandb mlflow-skinny datasets pandas onnx tf2onnx onnxruntime keras-hub
     python benchmarks/works_with.py            # seconds each; what isn't installed is left out
     python benchmarks/works_with.py --write    # makes docs/works_with.md of it; all must be installed
     python benchmarks/works_with.py --smoke    # the same as without
@@ -144,6 +144,69 @@ def nested_models():
     assert spread["mutual_information"].max() > 0
 
 
+@check(
+    "KerasHub: `BertTextClassifier` of a small `BertBackbone`: averages, resume, rates by depth, thawing, preflight; "
+    "snapshots, ensembles and noise of `keras.Model(task.inputs, task.outputs)`",
+    "keras-hub",
+    modules=["keras_hub"],
+)
+def keras_hub_models():
+    import keras_hub
+
+    x = {"token_ids": RNG.integers(1, 50, (48, 12))}
+    x |= {"segment_ids": np.zeros((48, 12), "int32"), "padding_mask": np.ones((48, 12), "int32")}
+    y = np.arange(48) % 3
+
+    def compiled(model):
+        model.compile(keras.optimizers.Adam(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        return model
+
+    def classifier():
+        sizes = {"num_layers": 2, "num_heads": 2, "hidden_dim": 16, "intermediate_dim": 32, "max_sequence_length": 12}
+        backbone = keras_hub.models.BertBackbone(50, dropout=0.2, **sizes)
+        return compiled(keras_hub.models.BertTextClassifier(backbone, num_classes=3, preprocessor=None))
+
+    history = classifier().fit(x, y, epochs=2, validation_data=(x, y), callbacks=kit(), verbose=0).history
+    assert "val_loss" in history and any("transformer_layer_1" in name for name in history)
+
+    # Killed in its third epoch and taken up, with another start: the weights of a run that went through.
+    def train(directory, seed, on_epoch_begin):
+        keras.utils.set_random_seed(seed)
+        model, other = classifier(), keras.callbacks.LambdaCallback(on_epoch_begin=on_epoch_begin)
+        used = [callbacks.CosineDecay(), callbacks.Resume(directory), other]
+        with contextlib.suppress(InterruptedError):
+            model.fit(x, y, epochs=4, batch_size=16, callbacks=used, verbose=0)
+        return model
+
+    def kill(epoch, logs):
+        if epoch == 2:
+            raise InterruptedError
+
+    through = train("through", 0, lambda epoch, logs: None)
+    train("killed", 0, kill)
+    resumed = train("killed", 1, lambda epoch, logs: None)
+    for one, other in zip(through.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+    task = classifier()
+    layerwise = optimizers.LayerwiseLearningRate.by_depth(keras.optimizers.SGD(0.1), task, decay=0.5)
+    task.compile(layerwise, task.loss)
+    task.fit(x, y, verbose=0)
+    assert "transformer_layer_0" in transfer.freeze(task, until="transformer_layer_0")
+    assert "transformer_layer_1" in transfer.unfreeze(task, start="transformer_layer_1")
+    preflight(compiled(task), (x, y), ["input_statistics", "initial_loss", "signal_flow"], verbose=0)
+
+    # `predict` of a task prepares text; the functional model inside predicts as Keras does.
+    plain = compiled(keras.Model(task.inputs, task.outputs))
+    plain.fit(x, y, epochs=2, callbacks=[callbacks.SnapshotEnsemble("members", cycles=2)], verbose=0)
+    ensemble = inference.Ensemble.from_directory("members")
+    ensemble.save("ensemble.keras")
+    loaded = keras.models.load_model("ensemble.keras")
+    np.testing.assert_allclose(loaded.predict(x, verbose=0), ensemble.predict(x, verbose=0), atol=1e-5)
+    _, spread = inference.marginalize(plain, draws=4, spread=True).predict(x, verbose=0)
+    assert spread["mutual_information"].max() > 0
+
+
 @check("Hugging Face `datasets`: as a source of `pipeline`, and `to_tf_dataset` in `fit` and `preflight`", "datasets")
 def hugging_face():
     import datasets
@@ -238,7 +301,7 @@ this page: each row trained or predicted with the other library, offline, and co
 {table}
 
 Put loggers after kregkit's callbacks, so that they see what those add to the logs. CI runs the rows whose packages
-kregkit's tests need, which are Keras and pandas, and TensorBoard where it is installed.
+kregkit's tests need, which are Keras and pandas, and TensorBoard and KerasHub where they are installed.
 """
 
 

@@ -19,7 +19,7 @@ def checks():
     return module
 
 
-@pytest.mark.parametrize("name", ["csv_logger", "tensorboard", "nested_models", "data_frames"])
+@pytest.mark.parametrize("name", ["csv_logger", "tensorboard", "nested_models", "keras_hub_models", "data_frames"])
 def test_runs(checks, name, tmp_path, monkeypatch):
     (entry,) = [entry for entry in checks.CHECKS.values() if entry[0].__name__ == name]
     for module in entry[2]:

@@ -150,9 +150,12 @@ def check_predicts_by_call(model):
     """Raises `ValueError` for a model whose `predict` gives something else than its `call`."""
     name = own_method(model, ("predict_step", "make_predict_function", "predict"))
     if name is not None:
+        # Models of KerasHub are functional, and their `predict` prepares the data first.
+        functional = bool(getattr(model, "inputs", None)) and bool(getattr(model, "outputs", None))
+        remedy = "Where the data are what `call` takes, give `keras.Model(model.inputs, model.outputs)`. " * functional
         raise ValueError(
             f"Model {model.name!r} has a `{name}` of its own, and ensembles and marginalised models predict by "
-            f"`call`, which may give something else. Move what `{name}` does into `call`, or into a model "
+            f"`call`, which may give something else. {remedy}Move what `{name}` does into `call`, or into a model "
             f"around this one. Received: model={model.name!r}"
         )
 

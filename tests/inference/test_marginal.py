@@ -829,3 +829,20 @@ class TestViewsAndMembers:
     def test_views_that_mix_examples_are_refused(self):
         with pytest.raises(ValueError, match=r"must not mix examples.*Received: views=Augment"):
             marginalize(self.image_model(), views=Augment([MixUp(num_classes=3)]))
+
+
+def test_a_functional_model_with_a_predict_of_its_own_is_told_what_to_give():
+    class Task(keras.Model):
+        def predict(self, *args, **kwargs):
+            return super().predict(*args, **kwargs)
+
+    inputs = keras.Input((2,))
+    task = Task(inputs, keras.layers.Dropout(0.5)(inputs))
+    with pytest.raises(ValueError, match=r"give `keras.Model\(model.inputs, model.outputs\)`"):
+        marginalize(task, draws=2)
+    assert marginalize(keras.Model(task.inputs, task.outputs), draws=2, outputs="values").predict(
+        np.ones((1, 2)), verbose=0
+    ).shape == (
+        1,
+        2,
+    )
