@@ -120,7 +120,7 @@ def draw_steps(steps):
         right.plot(epochs, 100 * np.array(history["val_accuracy"]), "o-", markersize=3, linewidth=1.8, color=color)
         left.get_yticklabels()[place].set_color(color)
     right.axhline(10, color="0.4", linestyle="--", linewidth=1)
-    right.set(xlabel="epoch", ylabel="test accuracy (%), dashed: chance", ylim=(0, 100))
+    right.set(xlabel="epoch (colours as of the names, left)", ylabel="test accuracy (%), dashed: chance", ylim=(0, 100))
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -148,12 +148,13 @@ def main():
     axes = plots.errors(means, intervals=bars, baseline="step decay")
     save(axes, "errors.png", f"Test error after training on {len(x)} digits{explained}; dashed: step decay")
 
+    # Of two seeds: the bands of more would hide each other.
     axes = None
-    for seed, ensemble in enumerate(ensembles):
+    for seed, ensemble in enumerate(ensembles[:2]):
         probabilities = [softmax(member.predict(x_test, batch_size=1024, verbose=0)) for member in ensemble.members]
         axes = plots.ensemble_size(np.stack(probabilities), y_test, axes, label=f"seed {seed}")
     axes.set(xlabel="snapshots averaged", ylabel="test error (%)")
-    save(axes, "ensemble_size.png", "The more snapshots of one run are averaged, the lower the error")
+    save(axes, "ensemble_size.png", "Test error against the number of one run's snapshots that are averaged")
     draw_walls(ensembles[-1], x, y, x_test, y_test, f"seed {seeds - 1}")
     print(f"\nPictures: {OUTPUT}")
 
@@ -207,7 +208,7 @@ def draw_histories(draw, histories, decays, name, quantity):
 
 
 def draw_walls(ensemble, x, y, x_test, y_test, seed):
-    """Draws the loss on the straight lines from snapshot to snapshot: between minima there is a wall."""
+    """Draws the loss on the straight lines from snapshot to snapshot: between two minima there is a wall."""
     axes = plt.figure(figsize=(6.4, 4.2), layout="constrained").add_subplot()
     models = [member.to_model() for member in ensemble.members]
     for model in models:
@@ -225,7 +226,11 @@ def draw_walls(ensemble, x, y, x_test, y_test, seed):
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    save(axes, "walls.png", f"One run visits several minima: the loss between its snapshots ({seed})")
+    save(
+        axes,
+        "walls.png",
+        f"The loss between one run's snapshots ({seed}):\na wall says that two lie in different minima",
+    )
 
 
 def save(axes, name, title):

@@ -202,7 +202,7 @@ def draw_picture(found):
         shown = [x[np.flatnonzero(y == label)[0]] for label in range(9)]
         sheet = np.concatenate([np.concatenate(shown[3 * index : 3 * index + 3], 1) for index in range(3)], 0)
         axes.imshow(sheet / 255)
-        axes.set_title(f"{task}: {says},\n9 of {classes} classes", fontsize=11, fontweight="bold", color="0.2")
+        axes.set_title(f"{task}:\n{says},\n9 of {classes} classes", fontsize=10, fontweight="bold", color="0.2")
         axes.axis("off")
         for column, count in enumerate(COUNTS):
             advice, best = ADVICE[task, count]

@@ -81,4 +81,7 @@ def _fall(curve):
     """Returns by how much a run's loss has fallen: minus infinity where it overflowed."""
     losses = curve["losses"]
     few = max(len(losses) // 10, 1)
-    return float(losses[:few].mean() - losses[-few:].mean()) if np.isfinite(losses).all() else -np.inf
+    if not np.isfinite(losses).all():
+        return -np.inf
+    # A run that leaps up and settles there has fallen from its leap, but not from where it began.
+    return float(min(losses[0], losses[:few].mean()) - losses[-few:].mean())

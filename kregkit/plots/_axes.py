@@ -12,8 +12,9 @@ def new_axes(axes=None, size=(6.4, 4.2)):
 
 
 def whole_numbers(axis):
-    """Puts the ticks of an axis at integers."""
-    axis.set_major_locator(import_optional("matplotlib.ticker", "kregkit.plots").MaxNLocator(integer=True))
+    """Puts the ticks of an axis at integers, one, two or five of a power of ten apart."""
+    ticker = import_optional("matplotlib.ticker", "kregkit.plots")
+    axis.set_major_locator(ticker.MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
 def plain_numbers(axis):

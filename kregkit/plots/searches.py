@@ -187,7 +187,7 @@ def search_ranges(rounds: Sequence[Any], axes: Axes | None = None, *, best: Any 
                 axes.barh(top, high - low, left=low, height=0.85 * height, align="edge", color=color, label=label)
                 for end, side, value in ((low, "left", ranges[name]["low"]), (high, "right", ranges[name]["high"])):
                     axes.annotate(
-                        f"{value:.3g}",
+                        _written(value),
                         (end, top + 0.42 * height),
                         xytext=(3 if side == "right" else -3, 0),
                         textcoords="offset points",
@@ -203,10 +203,17 @@ def search_ranges(rounds: Sequence[Any], axes: Axes | None = None, *, best: Any 
     # Room for the numbers; bars would otherwise touch the frame.
     axes.use_sticky_edges = False
     axes.margins(x=0.16)
-    axes.set_xticks([0, 1], ["first low", "first high"])
+    # Short: where later rounds are much wider, the two ticks stand close together.
+    axes.set_xticks([0, 1], ["low", "high"])
+    axes.set_xlabel("range of the first round")
     finish(axes)
     axes.grid(visible=False, axis="y")
     return axes
+
+
+def _written(value):
+    """Returns three digits of a number; thousands are written out, for numbers of units are read that way."""
+    return f"{value:.0f}" if 1e3 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 @rules.checked(

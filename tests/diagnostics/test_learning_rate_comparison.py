@@ -57,3 +57,12 @@ def test_no_default_rate_where_none_helps():
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match="Received: rates=None"):
         compare_learning_rates(model, (X, X[:, :1]))
+
+
+def test_a_run_that_leaps_up_and_settles_there_has_not_fallen():
+    from kregkit.diagnostics.learning_rate_comparison import _fall
+
+    leaps = np.concatenate([[2.3], np.linspace(90.0, 8.0, 99)])
+    assert _fall({"losses": leaps}) < 0
+    falls = np.linspace(2.0, 1.0, 100)
+    assert _fall({"losses": falls}) == pytest.approx(falls[:10].mean() - falls[-10:].mean())

@@ -53,6 +53,8 @@ def test_ranges_stand_on_the_first_rounds_scale():
     assert [label.get_text() for label in axes.get_yticklabels()] == ["rate", "drop"]
     np.testing.assert_allclose(axes.get_lines()[0].get_xdata(), [0.5, 0.5])
     assert [text.get_text() for text in axes.texts[:4]] == ["0.0001", "1", "0.001", "0.01"]
+    units = plots.search_ranges([{"units": {"low": 16, "high": 65536, "log": True}}])
+    assert [text.get_text() for text in units.texts] == ["16", "65536"]
     with pytest.raises(ValueError, match="Received: "):
         plots.search_ranges([{"rule": {"options": ["a"]}}])
 
