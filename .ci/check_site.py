@@ -49,6 +49,11 @@ def faults(pages):
                 yield f"{place}: {target} leads nowhere"
             elif parts.fragment and aim in pages and urllib.parse.unquote(parts.fragment) not in pages[aim].anchors:
                 yield f"{place}: {target} names an anchor that isn't there"
+        # Search in pages that are opened from the disk: the index as a script, and what stands in for a worker.
+        if path.name != "404.html" and not any("iframe-worker" in target for target in page.loaded):
+            yield f"{place}: lacks the script that search needs where the page is opened from the disk"
+    if not (SITE / "search" / "search_index.js").is_file():
+        yield "search/search_index.js, the index for pages opened from the disk, is missing"
     anchors = set().union(*(page.anchors for page in pages.values()))
     for init in sorted((ROOT / "kregkit").glob("[a-z]*/__init__.py")):
         for node in ast.parse(init.read_text(encoding="utf-8")).body:

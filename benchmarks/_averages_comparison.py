@@ -133,9 +133,12 @@ def table(records):
 
 
 def _interval(values, num_digits, sign=""):
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
     # Adding 0 makes -0 plain.
-    return f"{round(values.mean(), num_digits) + 0.0:{sign}.{num_digits}f} ± {half:.{num_digits}f}"
+    mean = f"{round(values.mean(), num_digits) + 0.0:{sign}.{num_digits}f}"
+    if len(values) < 2:
+        return mean  # One seed has no interval.
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return f"{mean} ± {half:.{num_digits}f}"
 
 
 def write(path):

@@ -19,11 +19,12 @@ INTRODUCTION = """# The lecture's claims, measured
 
 Each claim of CS231n's lecture 7 (2017) that can be measured in minutes, as an experiment: networks of ten to a hundred
 thousand weights, 300 to 400 of MNIST's digits to train on and 3,000 others to test on; for transfer, EfficientNet-Lite0
-at 64 x 64 pixels. Both sides of a claim get the same examples, starting weights, batches and number of steps, and a
-learning rate each, tuned on held-out training data of another seed. "Difference" is the mean over seeds of the first
-side minus the second, with Student's 95% interval. A claim *holds* if the whole interval is on its side, is
-*contradicted* if it is on the other, and *doesn't show here* if zero lies in it. Of forty claims without any effect two
-would fall outside by chance. What doesn't show with small networks and digits may show with large ones.
+at 64 x 64 pixels, whose fine-tuning starts from the linear probe. Both sides of a claim get the same examples, starting
+weights, batches and number of steps, and a learning rate each, tuned on held-out training data of another seed.
+"Difference" is the mean over seeds of the first side minus the second, with Student's 95% interval. A claim *holds* if
+the whole interval is on its side, is *contradicted* if it is on the other, and *doesn't show here* if zero lies in it.
+Of forty claims without any effect two would fall outside by chance. What doesn't show with small networks and digits
+may show with large ones.
 
 `python benchmarks/claims.py` measures them anew, `--only NAME` one of them, and `--quick`, in six minutes, those that
 cost least."""

@@ -18,7 +18,7 @@ STAGES = ["block_2", "block_4", "block_10", "pool"]
 # Up to here the network stays frozen: what these layers make of the images is computed once.
 FROZEN = {"few": "block_13", "many": "block_2"}
 # What is tuned: learning rates, and the probe's penalty, which few examples choose for themselves by cross-validation.
-RATES = {"few": (3e-4, 1e-3), "many": (1e-4, 3e-4), "scratch": (1e-3, 3e-3), "top": (0.1, 1.0)}
+RATES = {"few": (3e-5, 1e-4, 3e-4), "many": (3e-5, 1e-4, 3e-4), "scratch": (1e-3, 3e-3), "top": (0.01, 0.1)}
 
 
 @functools.cache
@@ -54,8 +54,12 @@ def _bottom(way):
     return keras.Model(body().input, body().get_layer(FROZEN[way]).output) if way in FROZEN else None
 
 
-def _frozen_features(way, x):
-    return _bottom(way).predict(x, batch_size=120, verbose=0) if way in FROZEN else x
+@functools.lru_cache(maxsize=16)
+def _examples(way, task, per_class, seed, part):
+    """Returns what the layers that a way trains get of a part's images, and the labels."""
+    x, y = TASKS[task][0](seed, per_class, part)
+    frozen = _stage_features()[0] if way == "stages" else _bottom(way)
+    return x if frozen is None else frozen.predict(x, batch_size=120, verbose=0), y
 
 
 @functools.cache
@@ -68,8 +72,8 @@ def _photographs():
 def photograph_cells(seed, per_class, part):
     """Returns crops of 12 cells of scikit-learn's two photographs, and which cell each is from.
 
-    A cell is a chessboard of 4 x 4 tiles. Crops to train on lie within its black tiles, those to tune and to test on
-    within its white ones, so that no pixel is in both.
+    A cell is a chessboard of 4 x 4 tiles. Crops to train on lie within its eight black tiles, those to tune on within
+    four of its white ones, and those to test on within the other four, so that no pixel is in two parts.
     """
     rng = np.random.default_rng([seed, part == "train"])
     crops, labels = [], []
@@ -79,6 +83,8 @@ def photograph_cells(seed, per_class, part):
         tile = min(height, width) // 4
         for _ in range(per_class):
             size, (down, half) = rng.integers(tile - 12, tile), rng.integers((4, 2))
+            if part != "train":
+                half = (down + (part == "test")) % 2
             right = 2 * half + (down + (part != "train")) % 2
             top = row * height + down * tile + rng.integers(0, tile - size)
             left = column * width + right * tile + rng.integers(0, tile - size)
@@ -123,6 +129,10 @@ def _network(way, classes):
         top = keras.Model(_bottom(way).output, body().output)
         model = replace_head(top, num_classes=classes)
         unfreeze(model)
+        # So few steps don't bring the moving statistics up to new weights: they stay, as fine-tuning wants them.
+        for layer in model.layers:
+            if isinstance(layer, layers.BatchNormalization):
+                layer.trainable = False
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(1e-3), loss, steps_per_execution=20, jit_compile=False)
     model.optimizer.build(model.trainable_variables)
@@ -130,15 +140,17 @@ def _network(way, classes):
     return model, [(variable, keras.ops.convert_to_numpy(variable)) for variable in variables]
 
 
-def _fitted(way, x, y, classes, rate, seed, steps):
+def _fitted(way, x, y, classes, rate, seed, steps, head=None):
     model, values = _network(way, classes)
     for variable, value in values:
         variable.assign(value)
-    # New weights where none were trained.
     keras.utils.set_random_seed(seed)
-    for layer in model.layers if way == "scratch" else model.layers[-1:]:
-        if hasattr(layer, "kernel"):
-            layer.kernel.assign(keras.initializers.GlorotUniform(seed)(layer.kernel.shape))
+    if way == "scratch":
+        for layer in model.layers:
+            if hasattr(layer, "kernel"):
+                layer.kernel.assign(keras.initializers.GlorotUniform(seed)(layer.kernel.shape))
+    else:
+        model.layers[-1].set_weights(head)
     model.optimizer.learning_rate = rate
     rng = np.random.default_rng(seed)
     count = steps * BATCH_SIZE
@@ -147,23 +159,29 @@ def _fitted(way, x, y, classes, rate, seed, steps):
     return model
 
 
+def _probe(stages, task, per_class, seed, lab, rate=None):
+    """Returns a linear classifier on the features of the best of these stages."""
+    penalty = None if per_class == LITTLE else rate or _rate("top", task, per_class, lab)
+    return linear_probe(
+        _stages(), _examples("stages", task, per_class, seed, "train"), layers=stages, penalty=penalty, seed=seed
+    ).model
+
+
 def _error(way, task, per_class, seed, lab, rate=None, part="test"):
-    make, classes = TASKS[task]
-    x, y = make(seed, per_class, "train")
-    x_test, y_test = make(seed, 4 if lab.smoke else NUM_TEST // classes, part)
+    classes = TASKS[task][1]
+    count = 4 if lab.smoke else NUM_TEST // classes
     if way in ("top", "stages"):
-        penalty = None if per_class == LITTLE else rate or _rate(way, task, per_class, lab)
-        chosen = STAGES if way == "stages" else ["pool"]
-        found = _stage_features()[0].predict(x, batch_size=120, verbose=0)
-        model = linear_probe(_stages(), (found, y), layers=chosen, penalty=penalty, seed=seed).model
-        inputs = _stage_features()[0].predict(x_test, batch_size=120, verbose=0)
+        model = _probe(STAGES if way == "stages" else ["pool"], task, per_class, seed, lab, rate)
+        inputs, y = _examples("stages", task, count, seed, part)
     else:
         # Equal budgets of steps; the small network's are cheaper, so it gets five times as many.
         steps = 20 if lab.smoke else 5 * STEPS if way == "scratch" else STEPS
         rate = rate or _rate(way, task, per_class, lab)
-        model = _fitted(way, _frozen_features(way, x), y, classes, rate, seed, steps)
-        inputs = _frozen_features(way, x_test)
-    return training.error(model.predict(inputs, batch_size=120, verbose=0), y_test)
+        # Fine-tuning starts from the probe, as `kregkit.transfer.fine_tune` does: a head at random spoils the body.
+        head = None if way == "scratch" else _probe(["pool"], task, per_class, seed, lab).layers[-1].get_weights()
+        model = _fitted(way, *_examples(way, task, per_class, seed, "train"), classes, rate, seed, steps, head)
+        inputs, y = _examples(way, task, count, seed, part)
+    return training.error(model.predict(inputs, batch_size=120, verbose=0), y)
 
 
 def _rate(way, task, per_class, lab):

@@ -27,6 +27,8 @@ import tempfile
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Matrices here are small: several threads only wait for each other, on a busy machine a hundred times as long.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import _claims as claims
 import _claims_landscapes as landscapes

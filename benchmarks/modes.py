@@ -117,7 +117,7 @@ def page(found):
     rows = list(dict.fromkeys(row for row, _ in found))
     cells = list(dict.fromkeys(cell for _, cell in found))
     counts = collections.Counter(one.verdict for one in found.values())
-    marks = {None: "not run", "differs": "differ", "raises": "raise"}
+    marks = {"differs": "differ", "raises": "raise", **{verdict: f"`{mark}`" for verdict, mark in MARKS.items()}}
     summary = ", ".join(f"{number} {marks.get(verdict, verdict)}" for verdict, number in counts.most_common())
     lines = [
         "# Modes",

@@ -159,7 +159,9 @@ def report_budget(curves, budget, output):
         reached = runs <= goals[:, None]
         # After how many epochs each run first had what the grid had at its end.
         needed = np.where(reached.any(axis=1), reached.argmax(axis=1) + 1.0, np.inf)
-        cells = [f"{m:.4f} ± {h - m:.4f}" for m, _, h in (mean_interval(runs[:, at]) for at in (budget // 2 - 1, -1))]
+        ends = (mean_interval(runs[:, at]) for at in (budget // 2 - 1, -1))
+        # One seed has no interval.
+        cells = [f"{mean:.4f}" + (f" ± {high - mean:.4f}" if len(runs) > 1 else "") for mean, _, high in ends]
         rows.append(
             [
                 name,
@@ -168,7 +170,8 @@ def report_budget(curves, budget, output):
                 f"{np.mean(needed <= budget / 2):.0%}",
             ]
         )
-    print(f"\nbest validation loss, {len(goals)} seeds, mean ± half of the 95% interval; {budget} epochs each")
+    interval = " ± half of the 95% interval" if len(goals) > 1 else ""
+    print(f"\nbest validation loss, {len(goals)} seeds, mean{interval}; {budget} epochs each")
     header = ["method", "at half", "at the end", "median epochs to grid's best", "runs there within half"]
     print_table(header, rows)
     axes = plots.best_so_far(curves, budget="epochs spent", value="best validation loss so far", log=True)

@@ -104,9 +104,11 @@ def effects(x, y, num_train, seeds, epochs):
     rows = []
     for name in CALLBACKS:
         difference = np.subtract(errors[name], errors["SGD"])
-        half = stats.t.ppf(0.975, seeds - 1) * difference.std(ddof=1) / np.sqrt(seeds) if seeds > 1 else 0.0
         ratios = np.divide(curvatures[name], curvatures["SGD"])
-        change = "" if name == "SGD" else f"{difference.mean():+.2f} +- {half:.2f}"
+        change = "" if name == "SGD" else f"{difference.mean():+.2f}"
+        # One seed has no interval.
+        if change and seeds > 1:
+            change += f" +- {stats.t.ppf(0.975, seeds - 1) * difference.std(ddof=1) / np.sqrt(seeds):.2f}"
         rows.append(
             (
                 name,

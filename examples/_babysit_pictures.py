@@ -48,6 +48,8 @@ def draw_activation_functions(curves):
         _polish(axes)
         axes.set_title(name, fontsize=11, fontweight="bold")
     grid[0, 0].legend(frameon=False, fontsize=8, loc="upper left")
+    figure.supxlabel("input", fontsize=10)
+    figure.supylabel("output; slope", fontsize=10)
     for axes in grid.flat[len(curves) :]:
         axes.axis("off")
     return figure

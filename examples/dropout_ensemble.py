@@ -64,7 +64,7 @@ def main():
     masks = 2.0 * (rng.random((DRAWS, UNITS)) < 0.5)
     grid = np.stack(np.meshgrid(np.linspace(-1.9, 2.9, 160), np.linspace(-1.5, 1.9, 120)), -1)
     flat = grid.reshape(-1, 2)
-    maps = {f"network {index + 1} of 2^{UNITS}": probability(dropped, flat, masks[index]) for index in range(4)}
+    maps = {f"network {index + 1} of $2^{{{UNITS}}}$": probability(dropped, flat, masks[index]) for index in range(4)}
     maps[f"the mean of {DRAWS}"] = np.mean([probability(dropped, flat, mask) for mask in masks], axis=0)
     maps["all units (testing)"] = probability(dropped, flat, np.ones(UNITS))
 
@@ -74,14 +74,19 @@ def main():
     for (row, column), (title, values) in zip(places, maps.items()):
         axis = figure.add_subplot(layout[row, column])
         axis.contourf(
-            *np.moveaxis(grid, -1, 0), values.reshape(grid.shape[:2]), 16, cmap="RdBu", alpha=0.75, vmin=0, vmax=1
+            *np.moveaxis(grid, -1, 0), values.reshape(grid.shape[:2]), 16, cmap="RdBu", alpha=0.5, vmin=0, vmax=1
         )
         axis.contour(*np.moveaxis(grid, -1, 0), values.reshape(grid.shape[:2]), [0.5], colors="0.2", linewidths=1.2)
         for label, color in ((0, "#8c1c2b"), (1, "#17457a")):
-            axis.plot(*x[y == label].T, ".", color=color, markersize=4)
+            axis.plot(*x[y == label].T, "o", color=color, markersize=4.5, markeredgecolor="white", markeredgewidth=0.6)
         bold = "bold" if column == 2 else "normal"
         axis.set_title(title, fontsize=11, fontweight=bold, loc="left")
         axis.set(xticks=[], yticks=[])
+    figure.supxlabel(
+        "Left: the plane of the two inputs, coloured by the probability of the blue class; black: where it is one half",
+        fontsize=9,
+        color="0.4",
+    )
     axis = figure.add_subplot(layout[:, 3])
     parts = np.linspace(0, 0.9, 10)
     for name, weights, color in (("trained with dropout", dropped, "#2a6fbb"), ("without", plain, "#c9184a")):
@@ -100,7 +105,9 @@ def main():
     axis.legend(frameon=False, loc="lower left", title="band: 10 to 90% of the choices", title_fontsize=8)
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("Dropout trains networks that share weights", fontsize=14, fontweight="bold", color="0.2")
+    figure.suptitle(
+        "Dropout trains an ensemble of networks that share their weights", fontsize=14, fontweight="bold", color="0.2"
+    )
     OUTPUT.mkdir(exist_ok=True)
     figure.savefig(OUTPUT / "dropout_ensemble.png", dpi=110)
     print("saved", OUTPUT / "dropout_ensemble.png")

@@ -55,6 +55,11 @@ def main():
     grid[0, 0].legend(frameon=False, fontsize=8)
     for axis in grid.flat:
         axis.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel(
+        f"left: the spread of each layer's outputs; right: histograms of layer {len(WIDTHS)}'s outputs, of 256 inputs",
+        fontsize=9,
+        color="0.4",
+    )
     figure.suptitle("Starting weights through depth", fontsize=14, fontweight="bold", color="0.2")
     OUTPUT.mkdir(parents=True, exist_ok=True)
     figure.savefig(OUTPUT / "depth.png", dpi=120)

@@ -2,9 +2,9 @@
 
     python examples/pooled_again.py [--smoke]
 
-After Graham (2014, https://arxiv.org/abs/1412.6071): a photograph is pooled by a ratio of the square root of two, six
-times in a row, with regions that are drawn anew each time. Random regions distort it like an elastic cloth, and each
-draw otherwise; pseudorandom ones hardly do. The regions of all layers together are drawn as a grid. The picture is
+After Graham (2014, https://arxiv.org/abs/1412.6071): a photograph is pooled by a ratio of the square root of two, four
+times in a row, with regions that are drawn anew each time. Random regions distort it like an elastic cloth, each draw
+differently; pseudorandom ones hardly do. The regions of all layers together are drawn as a grid. The picture is
 saved to examples/output/pooled_again.png.
 """
 
@@ -53,14 +53,14 @@ def main():
         _, rows, columns = pooled(photograph, regions, 0)
         row[0].hlines(rows, 0, 320, color="white", linewidth=0.4, alpha=0.8)
         row[0].vlines(columns, 0, 320, color="white", linewidth=0.4, alpha=0.8)
-        row[0].set_title(f"{regions} regions, draw 1", fontweight="bold", loc="left", fontsize=11)
+        row[0].set_title(f"{regions} regions: the grid of draw 1", fontweight="bold", loc="left", fontsize=11)
         for seed, axis in enumerate(row[1:]):
             small, _, _ = pooled(photograph, regions, seed)
             axis.imshow(np.clip(small, 0, 1), interpolation="nearest")
             axis.set_title(f"draw {seed + 1}: {small.shape[0]} x {small.shape[1]}", fontsize=11, loc="left")
     for axis in grid.flat:
         axis.set_axis_off()
-    title = f"320 x 320 pixels, pooled {TIMES} times by the root of two: every draw distorts the image otherwise"
+    title = f"320 x 320 pixels, pooled {TIMES} times by the root of two: each draw distorts the image differently"
     figure.suptitle(title, fontsize=14, fontweight="bold", color="0.2")
     OUTPUT.mkdir(exist_ok=True)
     figure.savefig(OUTPUT / "pooled_again.png", dpi=110)

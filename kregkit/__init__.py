@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 # `keras.models.load_model` opens a file with nothing imported but kregkit.
 from kregkit import layers, optimizers, schedules
 from kregkit._core.late_classes import register_late
+from kregkit._core.words import missing_names
 from kregkit._version import __version__
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ __all__ = [
 def __getattr__(name):
     if name in _LAZY_ROOMS:
         return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return missing_names(__name__)(name)
 
 
 def __dir__():

@@ -109,6 +109,24 @@ def test_the_picture_turns_every_claim_to_the_right(tmp_path, registry):
     assert point == pytest.approx(2 / 2.4841, abs=1e-4)
 
 
+def test_photographs_to_train_to_tune_and_to_test_on_share_no_tile(monkeypatch):
+    pytest.importorskip("mlxtend")
+    monkeypatch.syspath_prepend(str(_claims.ROOT / "benchmarks"))
+    import _claims_transfer as transfer
+
+    # Each tile of 53 pixels, four a side in each cell of 213, has a number of its own.
+    tile = np.arange(639) // 213 * 4 + np.minimum(np.arange(639) % 213 // 53, 3)
+    numbers = 20 * tile[:426, None] + tile[None]
+    images = [np.repeat((numbers + 400 * index)[..., None], 3, -1).astype("float32") for index in range(2)]
+    monkeypatch.setattr(transfer, "_photographs", lambda: images)
+    tiles = {}
+    for part in ("train", "tune", "test"):
+        crops, _ = transfer.photograph_cells(0, 10, part)
+        assert np.ptp(crops.reshape(len(crops), -1), axis=1).max() < 0.1  # Each lies within a tile.
+        tiles[part] = set(np.round(crops[:, 0, 0, 0]))
+    assert not tiles["train"] & tiles["tune"] | tiles["train"] & tiles["test"] | tiles["tune"] & tiles["test"]
+
+
 def test_the_page_in_docs_is_what_its_numbers_make(monkeypatch):
     pytest.importorskip("mlxtend")
     monkeypatch.syspath_prepend(str(_claims.ROOT / "benchmarks"))

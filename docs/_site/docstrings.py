@@ -42,6 +42,20 @@ def docstring(file, node):
     return f"{first}\n{re.sub('^    ', '', rest, flags=re.M)}" if indented else written
 
 
+def parted(text):
+    """Returns a docstring whose `a, b: about` among the attributes is a line for each name."""
+
+    def lines(section):
+        return re.sub(
+            r"^( +)(\w+(?:, \w+)+)(: .*)$",
+            lambda match: "\n".join(f"{match[1]}{name}{match[3]}" for name in match[2].split(", ")),
+            section[0],
+            flags=re.M,
+        )
+
+    return re.sub(r"^Attributes:\n(?: +.*\n?)+", lines, text, flags=re.M)
+
+
 def fenced(text):
     """Returns a docstring with each doctest, up to the next empty line, in a code block."""
     lines, inside = [], False
@@ -69,4 +83,4 @@ class Doctests(griffe.Extension):
 
     def on_object(self, *, obj, **kwargs):
         if not obj.is_alias and obj.docstring is not None:
-            obj.docstring.value = fenced(obj.docstring.value)
+            obj.docstring.value = fenced(parted(obj.docstring.value))

@@ -5,6 +5,7 @@ Everything is read from the sources by `ast`: the site is built where neither Te
 
 import ast
 import base64
+import functools
 import json
 import pathlib
 import re
@@ -24,6 +25,11 @@ DESIGN = ["design", "keras_notes"]
 FROM_ROOT = {"changelog": "CHANGELOG.md", "contributing": "CONTRIBUTING.md", "conduct": "CODE_OF_CONDUCT.md"}
 REFERENCES = re.compile(r"^References?:\s.*?(?=\n\n|\Z)", re.S | re.M)
 EXAMPLE = re.compile(r"^\s*>>> .*?(?=\n\s*\n|\Z)", re.S | re.M)
+# Code in running text; what is inside links, blocks and headings stays as it is.
+CODE = re.compile(r"(<a\b.*?</a>|<pre\b.*?</pre>|<h[1-6]\b.*?</h[1-6]>)|<code>([^<]+)</code>", re.S)
+QUALIFIED = re.compile(rf"(?:kregkit\.)?({'|'.join(ROOMS)})\.(\w+)(?:[.(].*)?", re.S)
+CODE_IN_CELL = re.compile(r"<code>([^<]+)</code>")
+BARE = re.compile(r"([A-Z]\w+)(?:\(.*)?", re.S)
 
 
 def public_names(room):
@@ -44,6 +50,12 @@ def find(file, name):
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
             return node
     raise PluginError(f"{file} has no class or function {name}")
+
+
+@functools.cache
+def offered(room):
+    """Returns the names that a room offers."""
+    return frozenset(public_names(room)[1])
 
 
 def first_line(file, node):
@@ -84,7 +96,11 @@ def cards_page():
         room, name = card["symbol"].split(".")
         origin, node = public_names(room)[1][name]
         doc = docstring(origin, node)
-        example, references = EXAMPLE.search(doc), REFERENCES.findall(doc)
+        # The first example, or the first one with the word that the card names.
+        examples, references = EXAMPLE.findall(doc), REFERENCES.findall(doc)
+        example = next((text for text in examples if card.get("example", "") in text), None)
+        if "`" in card.get("equation", ""):
+            raise PluginError(f"The card {title!r} has a ` in its equation, which is set in code as a whole.")
         links = " ".join(reference_link(symbol, symbol) for symbol in [card["symbol"], *card.get("also", [])])
         missing = [key for key in ("equation", "settings", "hurts", "cost") if key not in card]
         if example is None or missing or not (references or "reference" in card):
@@ -93,9 +109,9 @@ def cards_page():
         reference = card.get("reference") or re.sub(r"^References?: ", "", " ".join(references[0].split()))
         text += [
             f"## {title}\n",
-            card.get("what") or first_line(origin, node) + "\n",
+            card.get("what", first_line(origin, node)).rstrip() + "\n",
             f"`{card['equation']}`\n",
-            f"```pycon\n{example[0]}\n```\n",
+            f"```pycon\n{example}\n```\n",
             "| | |\n|---|---|",
             f"| settings | {cell(card['settings'])} |",
             f"| when it hurts | {cell(card['hurts'])} |",
@@ -131,11 +147,12 @@ def check_cards(cards):
 
 
 def script_page(path):
-    """Returns an example's page: its docstring and its code."""
+    """Returns an example's page: its docstring as text, and its code below the docstring's first line."""
     source = path.read_text(encoding="utf-8")
-    about = ast.get_docstring(ast.parse(source)) or ""
-    title, _, rest = about.partition("\n")
-    return f"# {path.stem}\n\n{title}\n{rest}\n\n````python\n{source}````\n"
+    tree = ast.parse(source)
+    title, _, rest = ast.get_docstring(tree).partition("\n")
+    code = "".join(source.splitlines(keepends=True)[tree.body[0].end_lineno :])
+    return f'# {path.stem}\n\n{title}\n{rest}\n\n````python\n"""{title}"""\n{code}````\n'
 
 
 def notebook_pages():
@@ -214,8 +231,76 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def on_page_content(html, page, config, files):
-    """Makes pictures links to themselves: on a phone a wide one is opened to be read."""
-    return re.sub(r'<p>(<img [^>]*src="([^"]+)"[^>]*>)</p>', r'<p><a href="\2">\1</a></p>', html)
+    """Links pictures to themselves, since a phone shows them small, and names in code to their pages."""
+    html = re.sub(r'<p>(<img [^>]*src="([^"]+)"[^>]*>)</p>', r'<p><a href="\2">\1</a></p>', html)
+    root = "../" * page.url.count("/")
+    home = page.url.split("/")[-1].removesuffix(".html")
+
+    def link(match):
+        aim = None if match[1] else _aim(match[2], home)
+        return match[0] if aim is None or aim == page.url else f'<a href="{root}{aim}">{match[0]}</a>'
+
+    if home == "coming_from":
+        # The cells on the left name what other libraries have.
+        html = re.sub(
+            r"(<tr>\s*<td\b.*?</td>)(.*?</tr>)", lambda row: row[1] + CODE.sub(link, row[2]), html, flags=re.S
+        )
+    else:
+        html = CODE.sub(link, html)
+    html = re.sub(r"<td\b.*?</td>", lambda match: CODE_IN_CELL.sub(_breakable, match[0]), html, flags=re.S)
+    if page.url in ("claims.html", "lecture.html"):
+        html = _claims(html, page.url)
+    return html
+
+
+def _aim(code, home):
+    """Returns the page that explains what stands in `code`, from the site's root, or `None`."""
+    qualified, bare = QUALIFIED.fullmatch(code), BARE.fullmatch(code)
+    if qualified and qualified[2] in offered(qualified[1]):
+        return f"reference/{qualified[1]}.html#kregkit.{qualified[1]}.{qualified[2]}"
+    # `Adam` alone is Keras's as often as not.
+    if bare and bare[1] != "Adam":
+        rooms = [room for room in ROOMS if bare[1] in offered(room)]
+        # Callbacks and schedules share names: the page's own room is meant.
+        rooms = [home] if home in rooms else rooms
+        return f"reference/{rooms[0]}.html#kregkit.{rooms[0]}.{bare[1]}" if len(rooms) == 1 else None
+    script = re.fullmatch(r"(?:python )?(examples|benchmarks)/([a-z]\w*)\.(?:py|md)(?: .*)?", code)
+    if script and script[1] == "benchmarks":
+        return "benchmarks.html"
+    return f"examples/{script[2]}.html" if script and (ROOT / "examples" / f"{script[2]}.py").exists() else None
+
+
+def _breakable(match):
+    """Returns code in a table's cell with places where a long line may end: behind marks, and inside long names."""
+
+    def parts(run):
+        if len(run[0]) <= 16:
+            return run[0]
+        marked = re.sub(r"([(=,/]|\.(?=[^\W\d]))(?=[^)])", r"\1<wbr>", run[0])
+        return re.sub(r"\w{15,}", lambda name: re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=_)", "<wbr>", name[0]), marked)
+
+    return f"<code>{re.sub(r'[^ ]+', parts, match[1])}</code>"
+
+
+@functools.cache
+def _claim_names():
+    return frozenset(re.findall(r"\(`(\w+)`\) \|", (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")))
+
+
+def _claims(html, url):
+    """Gives every row of the claims an anchor, and links the lecture's items to them."""
+    if url == "claims.html":
+        return re.sub(r"\(<code>([\w<>]+)</code>\)", lambda row: _anchored(row[0], row[1]), html)
+
+    def link(name):
+        return f'<a href="claims.html#{name[0]}">{name[0]}</a>' if name[0] in _claim_names() else name[0]
+
+    return re.sub(r"<em>[\w, ]+</em>", lambda match: re.sub(r"\w+(?!>)", link, match[0]), html)
+
+
+def _anchored(row, code):
+    name = code.replace("<wbr>", "")
+    return f'<span id="{name}">{row}</span>' if name in _claim_names() else row
 
 
 def _renamed(name):

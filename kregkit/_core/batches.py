@@ -30,7 +30,7 @@ def unpack(data):
     return keras.utils.unpack_x_y_sample_weight((data,) if isinstance(data, list) else data)
 
 
-def read_batches(data, batch_size=None):
+def read_batches(data, batch_size=None, endless=False):
     """Yields `(x, y, sample_weight)` per batch, once over `data`, in its own order.
 
     Args:
@@ -38,9 +38,10 @@ def read_batches(data, batch_size=None):
             dictionaries of arrays; or a `keras.utils.PyDataset`, or anything that yields such tuples in batches,
             like a `tf.data.Dataset` or a generator.
         batch_size: Integer, for arrays. Defaults to 32.
+        endless: Boolean, whether the caller stops by itself, so that the data need not end.
 
     Raises:
-        ValueError: The arrays differ in length, or the data never ends.
+        ValueError: The arrays differ in length, or the data are known never to end.
 
     >>> import numpy as np
     >>> [len(x) for x, y, weight in read_batches((np.zeros((5, 2)), np.zeros(5)), batch_size=2)]
@@ -52,6 +53,12 @@ def read_batches(data, batch_size=None):
         yield from (keras.utils.unpack_x_y_sample_weight(data[index]) for index in range(data.num_batches))
         return
     if not is_arrays(data):
+        # -1 is TensorFlow's number for data without end; other data don't tell.
+        if not endless and hasattr(data, "cardinality") and int(data.cardinality()) == -1:
+            raise ValueError(
+                "The data must end, as they are read from end to end: leave out `repeat()`, or cut them by `take`. "
+                f"Received: {type(data).__name__} without end"
+            )
         yield from (keras.utils.unpack_x_y_sample_weight(batch) for batch in data)
         return
     parts = unpack(data)

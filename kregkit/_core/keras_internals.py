@@ -158,10 +158,10 @@ def standardize_inputs(functional):
 
 @contextlib.contextmanager
 def computing_in(dtype, layers, losses):
-    """Lets layers and losses compute in another dtype for a block.
+    """Lets layers and losses compute in another dtype for a block, their floating-point variables included.
 
-    The public property of a layer may be a map by names, and a loss has none that can be set. Without it gradients
-    can't be checked against float64.
+    The public property of a layer may be a map by names, and a loss and a variable have none that can be set. Without
+    it gradients can't be checked against float64.
     """
     for layer in layers:
         _required(layer, "_dtype_policy", "to compute in another dtype")
@@ -169,6 +169,9 @@ def computing_in(dtype, layers, losses):
         _required(loss, "_dtype", "to compute in another dtype")
     policy = keras.DTypePolicy(dtype)
     changes = [(layer, "_dtype_policy", policy) for layer in layers] + [(loss, "_dtype", dtype) for loss in losses]
+    # A layer may compute with its variables beside others' results, as LoRA does, and goes by their types then.
+    variables = {id(variable): variable for layer in layers for variable in layer.variables}.values()
+    changes += [(one, "_dtype", dtype) for one in variables if keras.backend.is_float_dtype(one.dtype)]
     with replaced_all(changes):
         yield
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from kregkit._core import checks
 from kregkit._core.checks import shown
+from kregkit._core.words import refuse_foreign
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,6 +44,7 @@ def checked(**rules: Callable[[str, Any], Any]) -> Callable[[F], F]:
 
         @functools.wraps(function)
         def wrapper(*args, **kwargs):
+            refuse_foreign(function, kwargs.keys() - signature.parameters.keys())
             try:
                 given = signature.bind(*args, **kwargs).arguments
             except TypeError:

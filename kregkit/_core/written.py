@@ -100,7 +100,7 @@ def _alive(value):
     """Returns the object that a config describes."""
     if isinstance(value, dict) and {"class_name", "config"} <= value.keys():
         return keras.saving.deserialize_keras_object(value)
-    return value
+    return [_alive(one) for one in value] if isinstance(value, list) else value
 
 
 def _same(value, default):

@@ -111,9 +111,21 @@ def _loose(model):
     """Returns the variables that layers keep in attributes without telling Keras: TensorFlow's own, and generators'."""
     found = []
     for layer in keras_internals.flatten_layers(model):
-        for value in vars(layer).values():
+        for value in _leaves(vars(layer)):
             if isinstance(value, tf.Variable):
                 found.append(value)
             elif isinstance(value, (tf.random.Generator, keras.random.SeedGenerator)):
                 found.append(value.state)
     return found
+
+
+def _leaves(container):
+    """Yields what lies in dictionaries, lists and tuples within each other, in their order."""
+    seen, waiting = set(), [container]
+    while waiting:
+        value = waiting.pop()
+        if not isinstance(value, (dict, list, tuple)):
+            yield value
+        elif id(value) not in seen:
+            seen.add(id(value))
+            waiting += reversed(list(value.values() if isinstance(value, dict) else value))

@@ -45,6 +45,10 @@ class SharpnessAware(TracedCallback):
 
     >>> callback = SharpnessAware(rho=0.05)
 
+    Each weight by its own size:
+
+    >>> callback = SharpnessAware(rho=0.5, adaptive=True)
+
     References: [Foret et al., 2021](https://arxiv.org/abs/2010.01412),
     [Kwon et al., 2021](https://arxiv.org/abs/2102.11600)
     """

@@ -1,5 +1,7 @@
 """Decodes the windows of encoded images, without Python for JPEG files."""
 
+import typing
+
 import numpy as np
 import tensorflow as tf
 
@@ -10,6 +12,20 @@ from kregkit.data._windows import shrunk
 # can't name bytes above 127.
 _EXIF_OR_SCAN = r"(?s)Exif\x00\x00|\x00\x0c\x03\C{6}[\x00-\x3f][\x00-\x3f]|\x00\x08\x01\C{2}[\x00-\x3f][\x00-\x3f]"
 _HEADER_BYTES = 4096
+
+
+class Header(typing.NamedTuple):
+    """What is known of an image before it is decoded.
+
+    Attributes:
+        size: int32 `(2,)`, height and width as they are stored; zeros where the image isn't decoded in part.
+        turn: int32, the EXIF orientation.
+        in_part: Boolean.
+    """
+
+    size: tf.Tensor
+    turn: tf.Tensor
+    in_part: tf.Tensor
 
 
 class WindowDecoder:
@@ -29,14 +45,35 @@ class WindowDecoder:
         self._max_pixels = 2**62 if max_pixels is None else max_pixels
         self._in_part = in_part and channels in (1, 3)
 
-    def decode(self, content, key, whole, orientation=None):
+    def header(self, content, orientation=None):
+        """Returns what must be known before an image is planned: a `Header`.
+
+        Args:
+            content: String tensor, the bytes.
+            orientation: Integer tensor, the EXIF orientation if it is known.
+        """
+        whole = Header(tf.zeros([2], tf.int32), tf.constant(1), tf.constant(False))
+        if not self._in_part:
+            return whole
+
+        def read():
+            shape = tf.image.extract_jpeg_shape(content)
+            small = tf.cast(shape[0], tf.int64) * tf.cast(shape[1], tf.int64) <= self._max_pixels
+            turn = self._orientation_of(content) if orientation is None else tf.cast(orientation, tf.int32)
+            # Four channels, CMYK, are converted in another way.
+            return Header(shape[:2], turn, small & (shape[2] <= 3))
+
+        return tf.cond(_is_whole_jpeg(content), read, lambda: whole)
+
+    def decode(self, content, key, header, plan, whole):
         """Returns `(image, flips, size)`.
 
         Args:
             content: String tensor, the bytes.
             key: The image's key.
+            header: Its `Header`.
+            plan: The `Plan` made of key and header.
             whole: Callable that returns the upright image, uint8 `(h, w, channels)`, where it isn't decoded in part.
-            orientation: Integer tensor, the EXIF orientation if it is known.
 
         Returns:
             The image, float32 in 0..255, before it is mirrored; two Booleans, whether its rows and columns are to be;
@@ -50,26 +87,17 @@ class WindowDecoder:
             image = shrunk(image, plan.factor)[top : top + height, left : left + width]
             return plan.resample(image, self._windows.size), plan.flips, plan.size
 
-        def in_part(shape):
-            turn = self._orientation_of(content) if orientation is None else orientation
-            plan = self._windows.plan(key, shape[:2], turn)
-
+        def in_part():
             def cut(ratio):
                 return tf.image.decode_and_crop_jpeg(content, plan.window, channels=self._channels, ratio=ratio)
 
             branch = tf.reduce_sum(tf.cast(plan.factor > [1.0, 2.0, 4.0], tf.int32))
             image = tf.switch_case(branch, [lambda ratio=ratio: cut(ratio) for ratio in (1, 2, 4, 8)])
             image.set_shape((None, None, self._channels))
-            image = tf.cond(turn > 1, lambda: upright_in_graph(image, turn), lambda: image)
+            image = tf.cond(header.turn > 1, lambda: upright_in_graph(image, header.turn), lambda: image)
             return plan.resample(image, self._windows.size), plan.flips, plan.size
 
-        def if_jpeg():
-            shape = tf.image.extract_jpeg_shape(content)
-            small = tf.cast(shape[0], tf.int64) * tf.cast(shape[1], tf.int64) <= self._max_pixels
-            # Four channels, CMYK, are converted in another way.
-            return tf.cond(small & (shape[2] <= 3), lambda: in_part(shape), decoded)
-
-        return tf.cond(_is_whole_jpeg(content), if_jpeg, decoded) if self._in_part else decoded()
+        return tf.cond(header.in_part, in_part, decoded) if self._in_part else decoded()
 
     def _orientation_of(self, content):
         if not self._orientation:

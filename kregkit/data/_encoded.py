@@ -1,5 +1,7 @@
 """Examples whose images are still encoded: only the windows that the first operations show are decoded."""
 
+import functools
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -8,7 +10,7 @@ from kregkit.data._decoding import WindowDecoder
 from kregkit.data._epochs import plain
 from kregkit.data._fields import get, put
 from kregkit.data._random import make_keys
-from kregkit.data._windows import windows
+from kregkit.data._windows import TOGETHER, windows
 
 # Numbers of images that are computed at once.
 CHUNK = 128
@@ -60,21 +62,55 @@ class WindowReader:
                 element["other"] = self._fetch(element["partner"], element["other_key"])
             return element
 
-        return chunks.map(plain(number)).unbatch().map(plain(fetch), **parallel)
+        def decode(element):
+            for part, index in (("own", "index"), ("other", "partner")):
+                if part in element:
+                    whole = functools.partial(self._source.whole, element[index])
+                    element = {**element, part: self._decoded(*element[part], whole)}
+            return element
 
-    def read_stream(self, epoch, index, example):
-        """Returns an element from an example of a stream."""
-        key = make_keys(self._augmenter.seed, epoch, index)
-        content = get(example, self._fields.image)
-        decoded = self._decoder.decode(content, key, lambda: self._source.whole(content))
-        return {"epoch": epoch, "index": index, "key": key, "own": self._placed(example, decoded)}
+        # A file that is missing now leaves no gap in what is planned together.
+        fetched = chunks.map(plain(number)).unbatch().map(plain(fetch), **parallel).ignore_errors()
+        return self._planned(fetched).map(plain(decode), **parallel)
+
+    def read_stream(self, stream, parallel):
+        """Reads a dataset of `(epoch, index, example)`. Elements are dictionaries."""
+
+        def fetch(epoch, index, example):
+            key = make_keys(self._augmenter.seed, epoch, index)
+            content = get(example, self._fields.image)
+            own = content, example, key, self._decoder.header(content)
+            return {"epoch": epoch, "index": index, "key": key, "own": own}
+
+        def decode(element):
+            content = element["own"][0]
+            return {**element, "own": self._decoded(*element["own"], lambda: self._source.whole(content))}
+
+        return self._planned(stream.map(plain(fetch), **parallel)).map(plain(decode), **parallel)
 
     def _fetch(self, index, key):
         content, example, orientation = self._source.fetch_encoded(index)
-        return self._placed(example, self._decoder.decode(content, key, lambda: self._source.whole(index), orientation))
+        return content, example, key, self._decoder.header(content, orientation)
 
-    def _placed(self, example, decoded):
-        image, flips, size = decoded
+    def _planned(self, dataset):
+        """Appends the `Plan` to the parts of all elements."""
+
+        specs = keras.tree.flatten(dataset.element_spec)
+        together = all(isinstance(spec, tf.TensorSpec) and spec.shape.is_fully_defined() for spec in specs)
+        make = self._windows.plans if together else self._windows.plan
+
+        def plan(element):
+            for part in ("own", "other"):
+                if part in element:
+                    *_, key, header = element[part]
+                    element = {**element, part: (*element[part], make(key, header.size, header.turn))}
+            return element
+
+        # Examples whose shapes differ, such as those with boxes, can't be put together.
+        return dataset.batch(TOGETHER).map(plain(plan)).unbatch() if together else dataset.map(plain(plan))
+
+    def _decoded(self, content, example, key, header, plan, whole):
+        image, flips, size = self._decoder.decode(content, key, header, plan, whole)
         return put(example, self._fields.image, image), flips, size
 
     def without_unreadable(self, dataset, batch_size, end, first, counter):

@@ -40,18 +40,18 @@ class _GraphFileSource:
         self.channels, self.orientation, self.max_pixels = source.channels, source.orientation, source.max_pixels
         self.encoded, self.bits = source.encoded, source.bits
         self.original = source
-        self._path, self._labels = source.path_in_graph, source.labels
+        self._path_of, self._labels = source.path_in_graph, source.labels
         # Known before, since TensorFlow has no operation that reads the header.
         self._orientations = tf.constant(
             [_orientation(path, source.orientation, source.max_pixels) for path in source.paths]
         )
 
     def fetch_encoded(self, index):
-        content = tf.io.read_file(self._path(index))
+        content = tf.io.read_file(self._path_of(index))
         return content, (content, tf.gather(self._labels, index)), tf.gather(self._orientations, index)
 
     def whole(self, index):
-        content = tf.io.read_file(self._path(index))
+        content = tf.io.read_file(self._path_of(index))
         if self.max_pixels is not None:
             num = _num_pixels(content)
             # The file may have been replaced since the header was read.

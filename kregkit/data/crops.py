@@ -11,6 +11,9 @@ from kregkit.data._arguments import check_size, register
 from kregkit.data._warp import affine
 from kregkit.data.geometry import Geometric
 
+# How often RandomResizedCrop draws a part's size.
+_TRIES = 10
+
 
 @register
 class RandomCrop(Geometric):
@@ -96,14 +99,15 @@ class RandomCrop(Geometric):
 class RandomResizedCrop(Geometric):
     """Cuts a random part of random size and shape, and resizes it to `size`: "random sizes" of the ImageNet recipe.
 
-    The part has area `s h w`, `s ~ U(scale)`, and width over height `r`, `log r ~ U(log ratio)`, at a uniform position.
-    Where it would stick out, `r` is brought to the nearest value for which it fits (others draw again, up to ten
-    times, which a fixed number of draws per image can't). Bilinear, without smoothing before reduction. At test time:
-    the largest central part of the output's proportions.
+    The part has area `s h w`, `s ~ U(scale)`, and width over height `r`, `log r ~ U(log ratio)`, at a uniform position:
+    the first of ten draws that fits into the image, as torchvision and timm have it; where none does, the largest
+    central part whose `r` is in the range. Bilinear, without smoothing before reduction. At test time: the largest
+    central part of the output's proportions.
 
     A part that is larger than the output has whole pixels as its edges; where it is 2, 4 or 8 times as large or more,
-    they are multiples of that. So a decoder can cut it and shrink it, and no edge moves as far as an output
-    pixel.
+    they are multiples of that. The outermost samples of a part from half the output's size on are pixels. So a decoder
+    can cut and shrink it, and it is resampled at twice the speed; edges move by a pixel at most, of the image or of the
+    output.
 
     Args:
         size: Integer or pair `(height, width)` of the output.
@@ -120,7 +124,7 @@ class RandomResizedCrop(Geometric):
     Reference: [Szegedy et al., 2015](https://arxiv.org/abs/1409.4842)
     """
 
-    num_draws = 4
+    num_draws = 2 + 2 * _TRIES
     cuts = True
     changes_size = True
     invertible = False
@@ -146,16 +150,25 @@ class RandomResizedCrop(Geometric):
 
     def part(self, u: Tensor, height: Tensor, width: Tensor) -> Any:
         """Returns height, width and centre (from the image's centre, y and x) of the part, in pixels."""
-        height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
-        fraction = self.scale[0] + (self.scale[1] - self.scale[0]) * u[:, 0]
+        height, width = (tf.cast(side, tf.float32) + tf.zeros_like(u[:, 0]) for side in (height, width))
         low, high = (math.log(end) for end in self.ratio)
-        ratio = tf.exp(low + (high - low) * u[:, 1])
-        # Width sqrt(area r) <= w and height sqrt(area / r) <= h bound r on both sides; the bounds meet at area h w.
-        area = fraction * height * width
-        ratio = tf.clip_by_value(ratio, area / (height * height), (width * width) / area)
-        part_width = tf.minimum(tf.sqrt(area * ratio), width)
-        part_height = tf.minimum(tf.sqrt(area / ratio), height)
-        return part_height, part_width, (u[:, 2] - 0.5) * (height - part_height), (u[:, 3] - 0.5) * (width - part_width)
+        # Of the first try, then the position, then of the other tries.
+        fraction, shape = (tf.concat([u[:, first : first + 1], u[:, 4 + first :: 2]], 1) for first in (0, 1))
+        area = (self.scale[0] + (self.scale[1] - self.scale[0]) * fraction) * (height * width)[:, None]
+        ratio = tf.exp(low + (high - low) * shape)
+        heights, widths = tf.sqrt(area / ratio), tf.sqrt(area * ratio)
+        fits = (heights <= height[:, None]) & (widths <= width[:, None])
+        # The first that fits, else the largest central part.
+        ratio = tf.clip_by_value(width / height, *self.ratio)
+        rest = tf.minimum(height, width / ratio), tf.minimum(width, height * ratio)
+        first = fits & (tf.cumsum(tf.cast(fits, tf.int32), 1, exclusive=True) == 0)
+        found = tf.reduce_any(fits, 1)
+        part_height, part_width = (
+            tf.where(found, tf.reduce_sum(tf.where(first, sides, 0.0), 1), side)
+            for sides, side in zip((heights, widths), rest)
+        )
+        y, x = (tf.where(found, u[:, index] - 0.5, 0.0) for index in (2, 3))
+        return part_height, part_width, y * (height - part_height), x * (width - part_width)
 
     def window(self, u: Tensor, height: Tensor, width: Tensor) -> Any:
         height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
@@ -175,8 +188,17 @@ class RandomResizedCrop(Geometric):
             most = tf.floor(have / grid)
             whole = tf.minimum(tf.round(length / grid), most)
             first = tf.clip_by_value(tf.round(start / grid), 0.0, most - whole)
-            start = tf.where(scale >= 1, first * grid, start)
-            axes.append((False, start, tf.where(scale >= 1, whole * grid, length), size))
+            edges = first * grid, whole * grid
+            # The outermost samples, half an output pixel inside, on pixels.
+            gaps = max(size - 1, 1)
+            num = tf.minimum(tf.round(length * gaps / size), have - 1)
+            first = tf.clip_by_value(tf.round(start + length / size / 2 - 0.5), 0.0, have - 1 - num)
+            samples = first + 0.5 - num / gaps / 2, num * size / gaps
+            start, length = (
+                tf.where(scale >= 1, edge, tf.where(scale >= 0.5, sample, free))
+                for edge, sample, free in zip(edges, samples, (start, length))
+            )
+            axes.append((False, start, length, size))
         return tuple(axes)
 
     def steps(self, u: Tensor, height: Tensor, width: Tensor) -> Any:
@@ -300,8 +322,9 @@ class ResizeShortSide(Geometric):
         factor = tf.cast(short, tf.float64) / tf.cast(tf.minimum(height, width), tf.float64)
         sizes: Any = (tf.cast(tf.round(factor * tf.cast(side, tf.float64)), tf.int32) for side in (height, width))
         sizes = tuple(tf.maximum(size, 1) for size in sizes)
-        # One size for all is a number.
-        return sizes if low < high and u is not None else tuple(size[0] for size in sizes)
+        # One size for all images of one size is a number.
+        alike = height.shape.rank == 0 and (low == high or u is None)
+        return tuple(size[0] for size in sizes) if alike else sizes
 
     def window(self, u: Tensor, height: Tensor, width: Tensor) -> Any:
         out = self.drawn_size(u, height, width)

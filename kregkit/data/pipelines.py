@@ -27,6 +27,7 @@ from kregkit.data._service import check_service, from_service
 from kregkit.data.augment import Augment
 
 
+@rules.checked()
 def pipeline(
     source: Any,
     batch_size: int,
@@ -224,7 +225,7 @@ def pipeline(
             stream = source.dataset if reader is None else source.encoded_dataset
             dataset = _streamed(stream, order, counter, start, batch_size, buffer_size)
             if reader is not None:
-                dataset = dataset.map(plain(reader.read_stream), **parallel).batch(batch_size)
+                dataset = reader.read_stream(dataset, parallel).batch(batch_size)
         if reader is not None:
             dataset = reader.finished(dataset, batch_size, drop_remainder, parallel)
         else:

@@ -34,7 +34,7 @@ def sample_batches(data, batch_size, max_examples, max_bytes=256 * 2**20, end=ma
         ValueError: The data is an iterator, whose batches would be gone, or is empty.
     """
     if isinstance(data, tf.data.Dataset):
-        source = read_batches(_fresh_copy(data))
+        source = read_batches(_fresh_copy(data), endless=True)
     elif isinstance(data, keras.utils.PyDataset):
         source = read_batches(data)
     elif isinstance(data, (tuple, list)) and len(data) in (2, 3):

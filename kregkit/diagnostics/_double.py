@@ -90,9 +90,13 @@ def double_precision(model):
     compiled = keras_internals.compiled_loss(model)
     losses = list({id(loss): loss for loss in [*([] if compiled is None else [compiled]), *losses]}.values())
     floatx = keras.config.floatx()
+    rewriting = tf.config.optimizer.get_experimental_options()["disable_meta_optimizer"]
     try:
         keras.config.set_floatx("float64")
+        # TensorFlow's rewriting for oneDNN, which has no float64, writes a line to the terminal for every operation.
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
         with keras_internals.computing_in("float64", keras_internals.flatten_layers(model), losses):
             yield
     finally:
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": rewriting})
         keras.config.set_floatx(floatx)

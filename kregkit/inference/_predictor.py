@@ -9,19 +9,21 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kregkit._core.batches import concatenate, is_arrays, read_batches
+from kregkit._core.batches import is_arrays
 from kregkit._core.checks import check_choice
 from kregkit._core.keras_internals import compile_arguments, flatten_layers
 from kregkit._core.output_kinds import loss_tasks, output_tasks
-from kregkit.inference._architecture import as_tensors, own_method
+from kregkit._core.written import Words
+from kregkit.inference._architecture import as_tensors, own_method, with_masks
 from kregkit.inference._averaging import common_task
-from kregkit.inference._scores import intervals, matching_targets, output_names, scores
+from kregkit.inference._labelled import labelled_predictions
+from kregkit.inference._scores import intervals, output_names, scores
 from kregkit.inference.report import Report
 
 _MEASURING = ("test_step", "compute_loss", "compute_metrics")
 
 
-class Predictor:
+class Predictor(Words):
     """Predicts through one private Keras model, made at first use.
 
     A subclass calls `__init__` with the user's models, whose loss and metrics `evaluate` takes over, and defines
@@ -31,6 +33,7 @@ class Predictor:
         training_data: List of `SeenArray`, the arrays that are known to have been trained on.
     """
 
+    _models: Sequence[Any]
     _outputs = "auto"
     training_data: Sequence[Any] = ()
 
@@ -181,16 +184,16 @@ class Predictor:
             validation: `(x, y)` or `(x, y, sample_weight)` of arrays, or a data set of such batches.
             batch_size: Integer, for arrays. Defaults to 32.
         """
-        y, weight, prediction = labelled_predictions(self._keras_model, validation, batch_size)
-        found, ranges = self._measures(y, weight, prediction)
+        labelled = labelled_predictions(self._keras_model, validation, batch_size, self._models[0])
+        found, ranges = self._measures(labelled, labelled.prediction)
         return Report([], found, ranges, None)
 
-    def _measures(self, y, weight, prediction, tasks=None, with_intervals=True):
+    def _measures(self, labelled, prediction, tasks=None, with_intervals=True):
         """Returns two dictionaries by name of measure: floats, and intervals."""
         tasks = self._tasks(prediction) if tasks is None else tasks
-        names, targets = output_names(self._models[0], prediction), matching_targets(y, prediction)
+        names, flat = output_names(self._models[0], prediction), keras.tree.flatten(prediction)
         found, ranges = {}, {}
-        for name, target, pred, task in zip(names, targets, keras.tree.flatten(prediction), tasks):
+        for name, target, weight, pred, task in zip(names, labelled.targets, labelled.weights, flat, tasks):
             if target is not None:
                 found |= _prefixed(name, scores(target, pred, task, weight))
                 ranges |= _prefixed(name, intervals(target, pred, task, weight)) if with_intervals else {}
@@ -207,25 +210,6 @@ def _prefixed(name, values):
     return {f"{name} {key}".strip(): value for key, value in values.items()}
 
 
-def labelled_predictions(model, validation, batch_size):
-    """Returns targets, sample weights and predictions of a `PassModel`, from one pass over validation data.
-
-    Raises:
-        ValueError: There are no targets, or there is no example.
-    """
-    targets, weights, predictions = [], [], []
-    with model.one_pass():
-        for x, y, weight in read_batches(validation, batch_size):
-            if y is None:
-                raise ValueError("`validation` must hold targets: (x, y) or batches of them")
-            predictions.append(model.predict_on_batch(x))
-            targets.append(y)
-            weights.append(weight)
-    if not predictions:
-        raise ValueError("`validation` is empty")
-    return concatenate(targets), concatenate(weights), concatenate(predictions)
-
-
 class PassModel(keras.Model):
     """A Keras model that numbers the examples of a pass over data; every `predict` and `evaluate` is a pass.
 
@@ -233,12 +217,16 @@ class PassModel(keras.Model):
     `predict_batch(inputs, first_example)`; see `Predictor._predict_batch`.
     """
 
+    # Whether it returns a list of several predictions for the same targets.
+    several = False
+
     def __init__(self, **kwargs):
         # The members cast their inputs themselves, each by its own policy.
         super().__init__(**{"autocast": False, **kwargs})
         self.supports_masking = True
         self._next_example = tf.Variable(0, dtype="int64", trainable=False)
         self._in_pass = False
+        self._predicts_with_masks = None
 
     def predict(self, *arguments, **options):
         with self.one_pass():
@@ -257,6 +245,18 @@ class PassModel(keras.Model):
             yield
         finally:
             self._in_pass = False
+
+    def predict_with_masks(self, x):
+        """Returns predictions for one batch as arrays, and a list of one mask or `None` per flat output."""
+
+        def predict(inputs):
+            return with_masks(self(inputs))
+
+        if self._predicts_with_masks is None:
+            self._predicts_with_masks = tf.function(predict, autograph=False, reduce_retracing=True)
+        outputs, masks = (predict if self.run_eagerly else self._predicts_with_masks)(as_tensors(x))
+        masks = [None if mask is None else keras.ops.convert_to_numpy(mask) for mask in tf.nest.flatten(masks)]
+        return keras.tree.map_structure(keras.ops.convert_to_numpy, outputs), masks
 
     def call(self, inputs):
         return self.predict_batch(inputs, functools.cache(lambda: self._count(inputs)))
@@ -283,12 +283,13 @@ class PredictionModel(PassModel):
         models: List of the Keras models that `predict_batch` calls.
         predict_batch: As `Predictor._predict_batch`.
         supports_jit: Boolean, whether XLA may compile it, if all models allow it.
+        several: Boolean, whether it returns a list of several predictions for the same targets.
     """
 
-    def __init__(self, models, predict_batch, supports_jit=True):
+    def __init__(self, models, predict_batch, supports_jit=True, several=False):
         super().__init__(name="predictor")
         models = list({id(model): model for model in models}.values())
-        self.predict_batch = predict_batch
+        self.predict_batch, self.several = predict_batch, several
         self.supports_jit = supports_jit and all(
             layer.supports_jit for model in models for layer in flatten_layers(model)
         )

@@ -127,23 +127,17 @@ def target_distributions(y_true, y_pred, task):
 
 
 def spread_weight(weight, num):
-    """Returns one weight per decision from one weight per example (or none), summing to 1."""
-    if weight is None:
-        return np.full(num, 1.0 / num)
-    weight = np.asarray(weight, "float64").reshape(-1)
-    weight = np.repeat(weight, num // len(weight))
+    """Returns one weight per decision, from one per example or per step (or none), summing to 1."""
+    weight = per_decision(weight, num)
     return weight / weight.sum()
 
 
-def matching_targets(y, structure):
-    """Returns one target per flat output of `structure`; `None` where there is none."""
-    if isinstance(structure, dict) and isinstance(y, dict):
-        return keras.tree.flatten({key: y.get(key) for key in structure})
-    flat = keras.tree.flatten(y)
-    count = len(keras.tree.flatten(structure))
-    if len(flat) != count:
-        raise ValueError(f"Expected targets for {count} outputs. Received: {len(flat)} arrays")
-    return flat
+def per_decision(weight, num):
+    """Returns one weight per decision: that of its example or of its step; 1 where there is none."""
+    if weight is None:
+        return np.ones(num)
+    weight = np.asarray(weight, "float64").reshape(-1)
+    return np.repeat(weight, num // len(weight))
 
 
 def output_names(model, structure):

@@ -60,7 +60,7 @@ def mini_batches(data, batch_size, seed):
                 yield take_examples(inputs, order[start : start + batch_size])[0]
     while True:
         empty = True
-        for x, _, _ in read_batches(data):
+        for x, _, _ in read_batches(data, endless=True):
             empty = False
             yield x
         if empty:

@@ -12,8 +12,9 @@ from kregkit._core.batches import read_batches
 from kregkit._core.normalization import batch_normalizations
 from kregkit._core.output_kinds import output_tasks
 from kregkit.inference._architecture import Architecture, current_values
-from kregkit.inference._predictor import PredictionModel, labelled_predictions
-from kregkit.inference._scores import matching_targets, scores
+from kregkit.inference._labelled import labelled_predictions
+from kregkit.inference._predictor import PredictionModel
+from kregkit.inference._scores import scores
 from kregkit.inference.batch_normalization import BatchStatistics
 
 
@@ -58,11 +59,11 @@ class WeightEvaluator:
             weights: Iterable of one array or tensor per weight of the model.
         """
         self.assign(weights)
-        y, weight, prediction = labelled_predictions(self._predictor, self.validation, self.batch_size)
-        tasks, targets = output_tasks(self.model, prediction), matching_targets(y, prediction)
+        labelled = labelled_predictions(self._predictor, self.validation, self.batch_size, self.model)
+        tasks, flat = output_tasks(self.model, labelled.prediction), keras.tree.flatten(labelled.prediction)
         found = [
             scores(target, pred, task, weight)
-            for target, pred, task in zip(targets, keras.tree.flatten(prediction), tasks)
+            for target, pred, task, weight in zip(labelled.targets, flat, tasks, labelled.weights)
             if target is not None
         ]
         # Of several outputs the sum, as `Ensemble.select` takes it.

@@ -66,7 +66,7 @@ def recompute_batch_normalization(
     layers = batch_normalizations(model)
     if not layers:
         return model
-    batches = (x for x, _, _ in itertools.islice(read_batches(data, batch_size), steps))
+    batches = (x for x, _, _ in itertools.islice(read_batches(data, batch_size, endless=steps is not None), steps))
     measured = BatchStatistics(Architecture(model), layers).measured(current_values(model), batches)
     if measured is None:
         raise ValueError("`data` is empty: the model is as it was")

@@ -4,12 +4,13 @@ import warnings
 
 import keras
 
+from kregkit._core import rules
 from kregkit._core.backends import require_tensorflow
 from kregkit._core.checks import check_choice, check_data
 from kregkit._core.training_data import shares_arrays
 from kregkit.inference._calibrators import METHODS, applied, fitted
-from kregkit.inference._predictor import PredictionModel, Predictor, labelled_predictions
-from kregkit.inference._scores import matching_targets
+from kregkit.inference._labelled import labelled_predictions
+from kregkit.inference._predictor import PredictionModel, Predictor
 from kregkit.inference.ensemble import Ensemble
 from kregkit.inference.marginal import Marginal
 
@@ -17,6 +18,7 @@ from kregkit.inference.marginal import Marginal
 _FEW = 100
 
 
+@rules.checked()
 def calibrate(
     predictor: keras.Model | Ensemble | Marginal,
     validation: object,
@@ -91,27 +93,26 @@ def calibrate(
             "them a model is surer, and right more often, than on others. Hold some examples out of `fit`. "
             f"Received: validation with arrays of shape {[tuple(a.shape) for a in keras.tree.flatten(x)]}"
         )
-    y, weight, prediction = labelled_predictions(predictor._keras_model, validation, batch_size)
-    tasks, targets = predictor._tasks(prediction), matching_targets(y, prediction)
-    chosen = [target is not None and task.kind != "values" for target, task in zip(targets, tasks)]
+    labelled = labelled_predictions(predictor._keras_model, validation, batch_size, predictor._models[0])
+    tasks, flat = predictor._tasks(labelled.prediction), keras.tree.flatten(labelled.prediction)
+    chosen = [target is not None and task.kind != "values" for target, task in zip(labelled.targets, tasks)]
     if not any(chosen):
         raise ValueError(
             "Only probabilities can be calibrated, and no output is a classification with targets; say what the "
             f"outputs are by `outputs=` of Ensemble or marginalize. Received: {[task.kind for task in tasks]}"
         )
-    num = len(keras.tree.flatten(prediction)[0])
+    num = len(flat[0])
     if num < _FEW:
         warnings.warn(
             f"Calibration was fitted on {num} examples; with fewer than {_FEW} it follows their chance more than the "
             "model's confidence. Hold out more.",
-            stacklevel=2,
+            stacklevel=3,
         )
-    flat = keras.tree.flatten(prediction)
     return Calibrated(
         predictor,
         [
             fitted(method, target, pred, task, weight) if use else None
-            for use, target, pred, task in zip(chosen, targets, flat, tasks)
+            for use, target, pred, task, weight in zip(chosen, labelled.targets, flat, tasks, labelled.weights)
         ],
     )
 

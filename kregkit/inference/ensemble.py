@@ -21,10 +21,11 @@ from kregkit._core.written import Name, call_of
 from kregkit.inference._architecture import Architecture, current_values, shared_architectures
 from kregkit.inference._averaging import REDUCTIONS
 from kregkit.inference._calibrators import applied
+from kregkit.inference._labelled import labelled_predictions
 from kregkit.inference._member_mean import MemberMean
-from kregkit.inference._predictor import PredictionModel, Predictor, labelled_predictions
+from kregkit.inference._predictor import PredictionModel, Predictor
 from kregkit.inference._saved import rebuilt, symbolic_inputs
-from kregkit.inference._scores import disagreement, matching_targets, output_names, scores
+from kregkit.inference._scores import disagreement, output_names, scores
 from kregkit.inference.report import Report
 
 
@@ -312,7 +313,8 @@ class Ensemble(Predictor):
         Reference: [Caruana et al., 2004](https://doi.org/10.1145/1015330.1015432)
         """
         rounds = 2 * len(self) if rounds is None else check_integer("rounds", rounds, 1)
-        y, weight, predictions = self._predict_members(validation, batch_size)
+        labelled = self._predict_members(validation, batch_size)
+        predictions = labelled.prediction
         reductions = self._member_mean.reductions(predictions)
         flat = [keras.tree.flatten(prediction) for prediction in predictions]
         # Transformed once: only sums and the way back are left for each of the trials.
@@ -320,7 +322,6 @@ class Ensemble(Predictor):
             np.stack([keras.ops.convert_to_numpy(reduction.transform(y, task)) for y, task in zip(ys, tasks)])
             for ys, tasks, reduction in zip(zip(*flat), self._member_mean.tasks(predictions), reductions)
         ]
-        targets = matching_targets(y, predictions[0])
 
         def bag_loss(counts):
             weights = np.asarray(counts, "float32") / sum(counts)
@@ -332,10 +333,10 @@ class Ensemble(Predictor):
                 for reduction, term in zip(reductions, terms)
             ]
             if loss is not None:
-                return float(loss(y, keras.tree.pack_sequence_as(predictions[0], means)))
+                return float(loss(labelled.y, keras.tree.pack_sequence_as(predictions[0], means)))
             return sum(
                 next(iter(scores(target, mean, reduction.task, weight).values()))
-                for target, mean, reduction in zip(targets, means, reductions)
+                for target, mean, reduction, weight in zip(labelled.targets, means, reductions, labelled.weights)
                 if target is not None
             )
 
@@ -357,29 +358,30 @@ class Ensemble(Predictor):
             validation: `(x, y)` or `(x, y, sample_weight)` of arrays, or a data set of such batches.
             batch_size: Integer, for arrays. Defaults to 32.
         """
-        y, weight, predictions = self._predict_members(validation, batch_size)
+        labelled = self._predict_members(validation, batch_size)
+        predictions = labelled.prediction
         combined = keras.tree.map_structure(keras.ops.convert_to_numpy, self._member_mean(predictions))
         tasks = self._member_mean.tasks(predictions)
         names = output_names(self._models[0], combined)
         rows = []
         for index, (member, member_weight, prediction) in enumerate(zip(self._members, self.weights, predictions)):
-            own, _ = self._measures(y, weight, prediction, [each[index] for each in tasks], with_intervals=False)
+            own, _ = self._measures(labelled, prediction, [each[index] for each in tasks], with_intervals=False)
             rows.append({"name": member.name, "weight": member_weight, **own})
         flat = [keras.tree.flatten(prediction) for prediction in predictions]
         matrices = {}
         for index, name in enumerate(names):
-            task = tasks[index]
+            task, weight = tasks[index], labelled.weights[index]
             matrices[name] = np.array([
                 [disagreement(left[index], right[index], task[0], weight) for right in flat] for left in flat
             ])  # fmt: skip
         matrix = matrices if len(names) > 1 else matrices[names[0]]
-        found, ranges = self._measures(y, weight, combined)
+        found, ranges = self._measures(labelled, combined)
         return Report(rows, found, ranges, matrix)
 
     def _predict_members(self, validation, batch_size):
-        """Returns targets, sample weights and a list of the members' predictions, from one pass over the data."""
-        each = PredictionModel(self._models, self._predict_each)
-        return labelled_predictions(each, validation, batch_size)
+        """Returns the `Labelled` whose prediction is the list of the members', from one pass over the data."""
+        each = PredictionModel(self._models, self._predict_each, several=True)
+        return labelled_predictions(each, validation, batch_size, self._models[0])
 
 
 def _greedy_selection(num, rounds, loss):

@@ -9,9 +9,10 @@ from kregkit._core.checks import check_choice, check_data, check_number
 from kregkit._core.keras_internals import flatten_layers
 from kregkit._core.output_kinds import output_tasks
 from kregkit._core.replacing import replaced_all
-from kregkit.inference._architecture import Architecture, as_tensors, current_values
+from kregkit.inference._architecture import Architecture, as_tensors, current_values, with_masks
 from kregkit.inference._averaging import probabilities
-from kregkit.inference._scores import spread_weight, target_distributions
+from kregkit.inference._labelled import matched
+from kregkit.inference._scores import per_decision, target_distributions
 from kregkit.inference.posterior import WeightPosterior
 
 # Up to so many weights the curvature is one matrix.
@@ -86,18 +87,21 @@ def laplace(
     for x, y, weight in read_batches(data, batch_size):
         if y is None:
             raise ValueError("`data` must hold targets: (x, y) or batches of them")
-        output, features_by_layer = recorder(x)
+        output, masks, features_by_layer = recorder(x)
         if curvature is None:
             task, layer = _last_dense(model, layers, output, features_by_layer, outputs)
             curvature = _Curvature(layer, task, structure)
+        (y,), (weight,) = matched(y, weight, masks, output, model)
         curvature.add(_flat_features(features_by_layer[layers.index(layer)], layer), y, output, weight)
     if curvature is None:
         raise ValueError("`data` is empty")
+    if not curvature.total > 0:
+        raise ValueError(f"All examples of `data` have weight 0, or are masked. Received: {curvature.total=}")
     return curvature.posterior(model, prior_precision, noise_std)
 
 
 class _Recorder:
-    """Runs a model in inference mode and returns its output and what went into each of some layers."""
+    """Runs a model in inference mode and returns its output, its masks and what went into each of some layers."""
 
     def __init__(self, model, layers):
         self.architecture, self.layers = Architecture(model), layers
@@ -105,8 +109,11 @@ class _Recorder:
         self._traced = self.architecture.traced(self._run)
 
     def __call__(self, x):
-        output, inputs = self._traced(self.values, as_tensors(x))
-        return keras.tree.map_structure(keras.ops.convert_to_numpy, (output, inputs))
+        results = self._traced(self.values, as_tensors(x))
+        output, masks, inputs = keras.tree.map_structure(
+            lambda tensor: None if tensor is None else keras.ops.convert_to_numpy(tensor), results
+        )
+        return output, keras.tree.flatten(masks), inputs
 
     def _run(self, values, x):
         met = [[] for _ in self.layers]
@@ -122,8 +129,9 @@ class _Recorder:
 
         with self.architecture.scope(values), replaced_all([*map(recording, self.layers, met)]):
             output = self.architecture.model(x, **self.architecture.arguments)
+        output, masks = with_masks(output)
         # A layer that is used more than once has no one place.
-        return output, [record[0] if len(record) == 1 else None for record in met]
+        return output, masks, [record[0] if len(record) == 1 else None for record in met]
 
 
 def _flat_features(features, layer):
@@ -143,15 +151,28 @@ def _last_dense(model, layers, output, features_by_layer, outputs):
     if not keras.tree.is_nested(output):
         (task,) = output_tasks(model, output, outputs)
         for layer, features in reversed(list(zip(layers, features_by_layer))):
-            if features is not None and layer.units == output.shape[-1]:
+            if features is not None and layer.units == output.shape[-1] and _draws_as_one(model, layer):
                 f = _flat_features(features, layer) @ _weights(layer)
                 expected = f if task.kind != "probabilities" else _probabilities(f, task.link)
-                if f.size == output.size and np.allclose(expected, output.reshape(f.shape), rtol=1e-2, atol=1e-3):
+                result = np.asarray(output, "float64").reshape(-1, output.shape[-1])
+                if f.shape == result.shape and _is_close(expected, result, layer.compute_dtype):
                     return task, layer
     raise ValueError(
         f"`laplace` needs a model with one output that a Dense layer computes, with at most a softmax or sigmoid "
-        f"behind it, and model {model.name!r} isn't one. Received: Dense layers={[layer.name for layer in layers]}"
+        f"behind it, from a kernel that is one floating-point weight (no LoRA, no quantisation). Model {model.name!r} "
+        f"isn't one. Received: Dense layers={[layer.name for layer in layers]}"
     )
+
+
+def _draws_as_one(model, layer):
+    """Returns whether a layer computes by a kernel that is one of the model's weights: not by LoRA or 8-bit numbers."""
+    return any(weight is layer.kernel for weight in model.weights) and keras.backend.is_float_dtype(layer.kernel.dtype)
+
+
+def _is_close(expected, result, dtype):
+    """Returns whether two results differ by no more than the layer's type rounds."""
+    rounding = {"bfloat16": 2.0**-8, "float16": 2.0**-11}.get(dtype, 0.0)
+    return np.allclose(expected, result, rtol=1e-2, atol=1e-3 + 8 * rounding * max(float(np.abs(expected).max()), 1.0))
 
 
 def _probabilities(f, link):
@@ -178,8 +199,7 @@ class _Curvature:
         """Adds a batch: its features `(decisions, rows)`, targets, the model's outputs and the examples' weights."""
         f = features @ self.theta
         num, columns = f.shape
-        # As many as there are examples, where none has another weight.
-        weight = np.ones(num) if weight is None else spread_weight(weight, num) * np.sum(weight) * num / len(weight)
+        weight = per_decision(weight, num)
         if self.task.kind == "values":
             self.loss += float(weight @ ((np.asarray(y, "float64").reshape(f.shape) - f) ** 2).sum(axis=1))
             second = np.broadcast_to(np.eye(columns), (num, columns, columns))

@@ -124,6 +124,7 @@ class LayerwiseLearningRate(Written, keras.optimizers.Optimizer):
         )
 
     @classmethod
+    @rules.checked()
     def by_depth(
         cls, optimizer: keras.optimizers.Optimizer, model: keras.Model, decay: float, name: str | None = None
     ) -> LayerwiseLearningRate:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLORS = {"pass": "#2a8c4a", "warn": "#d98e04", "fail": "#c0392b"}
+_VERDICTS = {"pass": "passes", "warn": "warns", "fail": "fails"}
 
 
 @rules.checked(figure=rules.figure)
@@ -61,6 +62,9 @@ def findings(report: Mapping[str, Any], figure: Figure | None = None) -> Figure:
     _table(figure.add_subplot(grid[0, :]), checks, lines)
     for index, (draw, details) in enumerate(panels):
         draw(figure.add_subplot(grid[1 + index // 2, index % 2]), details)
+    named = f": {', '.join(report['faults'][:3])}" if report.get("faults") else ""
+    title = f"Preflight {_VERDICTS.get(str(report.get('status')), '')}".rstrip() + named
+    figure.suptitle(title, fontsize=13, fontweight="bold", color="0.2")
     return figure
 
 

@@ -273,7 +273,7 @@ def search_results(
     best = pick(finished, key=lambda trial: trial["value"])["parameters"] if finished else None
     search_ranges(rounds, axes[-1], best=best)
     if title:
-        figure.suptitle(title)
+        figure.suptitle(title, fontsize=13, fontweight="bold", color="0.2")
     return axes
 
 

@@ -188,7 +188,8 @@ class SearchResult(Notebook):
     def plot(self, x: str | None = None, y: str | None = None, color: str | None = None) -> Any:
         """Draws trials over two parameters, importance per parameter and the range of each round.
 
-        See `kregkit.plots.search_results`, whose array of Axes it returns.
+        See `kregkit.plots.search_results`, whose array of Axes it returns. The title says how many trials there were
+        and the best value.
 
         Args:
             x, y: Strings, parameters. Default to the first two with logarithmic ranges.
@@ -206,7 +207,13 @@ class SearchResult(Notebook):
             y=y,
             color=color,
             direction=self.mode if color == self.metric else _direction_or_min(color),
+            title=self._title(),
         )
+
+    def _title(self):
+        rounds = f" in {len(self.rounds)} rounds" if len(self.rounds) > 1 else ""
+        best = f"; best {self.metric.replace('_', ' ')}: {self.best.value:.4g}" if self.best else ""
+        return f"Search: {len(self.trials)} trials{rounds}{best}"
 
     @property
     def edges(self) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from kregkit._core.checks import check_callable, check_data
+from kregkit._core.checks import check_callable, check_data, shown
 from kregkit._core.types import Data
 from kregkit._core.workers import worker
 
@@ -69,6 +69,13 @@ class BuildAndFit:
         self.train_data = train_data
         self.validation_data = validation_data
         self.fit_arguments = fit_arguments
+
+    def __repr__(self) -> str:
+        # Data would fill pages: only the function and what `fit` is given are as typed.
+        build = getattr(self.build, "__qualname__", type(self.build).__name__)
+        validation = "" if self.validation_data is None else ", <validation data>"
+        arguments = "".join(f", {name}={shown(value)}" for name, value in self.fit_arguments.items())
+        return f"build_and_fit({build}, <data>{validation}{arguments})"
 
     def __call__(
         self, parameters: dict[str, Any], epochs: int, callbacks: Sequence[keras.callbacks.Callback] = ()

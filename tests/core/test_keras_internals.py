@@ -87,8 +87,10 @@ def test_layers(model):
     assert [tensor.shape[1] for tensor in standardized] == expected, gone(internals.standardize_inputs)
     loss = keras.losses.MeanSquaredError()
     with internals.computing_in("float64", [dense], [loss]):
-        assert (dense.compute_dtype, loss.dtype) == ("float64", "float64"), gone(internals.computing_in)
-    assert (dense.compute_dtype, loss.dtype) == ("float32", "float32"), gone(internals.computing_in)
+        found = dense.compute_dtype, loss.dtype, dense.kernel.dtype
+        assert found == ("float64", "float64", "float64"), gone(internals.computing_in)
+    found = dense.compute_dtype, loss.dtype, dense.kernel.dtype
+    assert found == ("float32", "float32", "float32"), gone(internals.computing_in)
     penalised = keras.layers.Dense(1, activity_regularizer="l2")
     penalised(np.ones((2, 2), "float32"))
     assert penalised.losses

@@ -1,5 +1,6 @@
 """What objects print as makes the same object again, and words of other libraries are answered by ours."""
 
+import functools
 import inspect
 
 import contracts
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 import kregkit
-from kregkit import callbacks, data, layers, optimizers, schedules, transfer
+from kregkit import callbacks, data, diagnostics, inference, layers, optimizers, schedules, search, transfer
 from kregkit._core.words import ARGUMENTS, NAMES
 from kregkit._core.written import Words, Written, as_typed
 
@@ -20,6 +21,7 @@ VIEWS = [
     data.MultiScale([8, 16], crops=data.TenCrop(4)),
     data.RandomRotation((-5.0, 15.0)),
     data.MixUp(0.3, num_classes=10),
+    data.ViewProduct([data.Flips(), data.D4()]),
 ]
 
 
@@ -110,7 +112,36 @@ def test_an_argument_of_another_library_is_answered_by_ours(make, text):
     assert text in str(error.value) and "Received: " in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (
+            lambda: inference.marginalize(model(), n_samples=8),
+            "`marginalize` has no argument `n_samples`: here it is `draws`",
+        ),
+        (lambda: inference.Ensemble([model()], weights=[1]), "`select` finds"),
+        (lambda: inference.calibrate(model(), None, mode="temperature"), "`method`"),
+        (lambda: data.pipeline(np.zeros((4, 8, 8, 1)), 2, num_workers=2), "`num_parallel_calls`"),
+        (lambda: search.search(None, None, n_trials=3), "`trials`"),
+        (lambda: diagnostics.learning_rate_range(model(), None, start_lr=1e-7), "`low`"),
+        (lambda: transfer.backbone("MobileNetV2", pretrained=True), "`weights`"),
+        (lambda: optimizers.LayerwiseLearningRate.by_depth(optimizers.Adam(), model(), layer_decay=0.7), "`decay`"),
+        (lambda: data.CenterCrop(8, p=0.5), "it acts on every image"),
+    ],
+)
+def test_arguments_of_functions_and_predictors_too(make, text):
+    with pytest.raises(TypeError, match="has no argument") as error:
+        make()
+    assert text in str(error.value)
+
+
+def model():
+    return keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+
+
 def test_other_words_are_refused_as_python_does():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'sound'"):
+        inference.marginalize(model(), sound=3)
     with pytest.raises(TypeError, match="unexpected keyword argument 'sound'"):
         callbacks.Warmup(2, sound=3)
 
@@ -119,7 +150,9 @@ def test_the_table_of_arguments_names_classes_and_arguments_that_exist():
     kinds = {base for kind in contracts.public_components(Words) for base in kind.__mro__}
     kinds = {f"{'.'.join(kind.__module__.split('.')[1:2])}.{kind.__name__}": kind for kind in kinds}
     for name, words in ARGUMENTS.items():
-        accepted = inspect.signature(kinds[name].__init__).parameters
+        room, *path = name.split(".")
+        thing = kinds[name].__init__ if name in kinds else functools.reduce(getattr, path, getattr(kregkit, room))
+        accepted = inspect.signature(thing).parameters
         # What Keras's optimizers take is in `**kwargs`.
         accepted = (
             {*accepted, *inspect.signature(keras.optimizers.Adam.__init__).parameters} if "optim" in name else accepted
@@ -161,3 +194,29 @@ def test_predictors_print_as_their_call():
         (kregkit.inference.marginalize(ensemble, noise=None), "marginalize(Ensemble([one, other]), noise=None)"),
     ):
         assert repr(predictor) == text and repr(eval(text, names)) == text
+
+
+@pytest.mark.parametrize(
+    ("room", "name", "place"),
+    [
+        (kregkit, "EMA", "kregkit.callbacks.PolyakAveraging"),
+        (kregkit, "marginalize", "kregkit.inference.marginalize"),
+        (callbacks, "marginalize", "kregkit.inference.marginalize"),
+        (data, "Mixup", "kregkit.data.MixUp"),
+        (callbacks, "EarlyStopping", "keras.callbacks.EarlyStopping"),
+        (optimizers, "AdamW", "keras.optimizers.AdamW"),
+        (schedules, "CosineDecay", "kregkit.callbacks.CosineDecay` or `keras.optimizers.schedules.CosineDecay"),
+    ],
+)
+def test_names_of_other_rooms_and_of_keras_lead_there(room, name, place):
+    with pytest.raises(ImportError) as error:
+        getattr(room, name)
+    assert str(error.value) == f"{room.__name__} has no `{name}`: here it is `{place}`."
+
+
+def test_unknown_names_and_modules_are_what_python_takes_them_for():
+    assert not hasattr(kregkit, "sound") and not hasattr(callbacks, "_private") and not hasattr(layers, "__wrapped__")
+    # A module of the room is no name of another library.
+    from kregkit.layers import drop_path
+
+    assert inspect.ismodule(drop_path)

@@ -45,21 +45,56 @@ def test_crop_larger_than_the_image():
         RandomCrop(2, 20)(IMAGES, KEYS)
 
 
+def drawn_part(draw, scale, ratio, height, width):
+    """Returns height, width and centre of the first part that fits, one try after another, or else the central one."""
+    tries = [draw[:2], *draw[4:].reshape(-1, 2)]
+    assert len(tries) == 10
+    for fraction, shape in tries:
+        area = (scale[0] + (scale[1] - scale[0]) * fraction) * height * width
+        r = math.exp(math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * shape)
+        h, w = math.sqrt(area / r), math.sqrt(area * r)
+        if h <= height and w <= width:
+            return h, w, (draw[2] - 0.5) * (height - h), (draw[3] - 0.5) * (width - w)
+    r = min(max(width / height, ratio[0]), ratio[1])
+    return (height, height * r, 0, 0) if width / height > r else (width / r, width, 0, 0)
+
+
+def snapped(centre, length, size, out):
+    """Returns start and length of a window whose outermost samples are pixels, near those of another window."""
+    num = min(round(length * (out - 1) / out), size - 1)
+    first = round((size - length) / 2 + centre + length / out / 2 - 0.5)
+    first = min(max(first, 0), size - 1 - num)
+    return first + 0.5 - num / (out - 1) / 2, num * out / (out - 1)
+
+
+def test_resized_crop_draws_until_a_part_fits():
+    height, width, scale, ratio = 20, 100, (0.3, 0.9), (0.5, 8.0)
+    crop = RandomResizedCrop(8, scale=scale, ratio=ratio)
+    u = Augment([crop]).draws(MANY, 0)
+    expected = [drawn_part(draw, scale, ratio, height, width) for draw in u.numpy()[:2000].astype("float64")]
+    found = np.stack(crop.part(u, height, width), -1)
+    np.testing.assert_allclose(found[:2000], expected, atol=1e-3)
+    # None fits into a narrow image: the largest central part whose proportions are allowed.
+    for part, (h, w) in (((10, 100), (10, 13.3333)), ((100, 10), (13.3333, 10))):
+        crop = RandomResizedCrop(8, scale=(1.0, 1.0))
+        values = np.stack(crop.part(u[:5], *part), -1)
+        np.testing.assert_allclose(values, np.tile([h, w, 0, 0], (5, 1)), atol=1e-3)
+
+
 def test_resized_crop_against_numpy():
     crop = RandomResizedCrop((6, 5))
     u = Augment([crop]).draws(KEYS, 0).numpy().astype("float64")
     for image, draw, one in zip(IMAGES, u, crop(IMAGES, KEYS).numpy()):
-        area = (0.08 + 0.92 * draw[0]) * 63
-        ratio = math.exp(math.log(3 / 4) + math.log(16 / 9) * draw[1])
-        ratio = min(max(ratio, area / 49), 81 / area)
-        width, height = math.sqrt(area * ratio), math.sqrt(area / ratio)
+        height, width, y, x = drawn_part(draw, (0.08, 1.0), (3 / 4, 4 / 3), 7, 9)
         if min(height / 6, width / 5) >= 1:
             # Whole pixels, as the part is larger than the output.
-            top, left = round(draw[2] * (7 - height)), round(draw[3] * (9 - width))
+            top, left = round(y + (7 - height) / 2), round(x + (9 - width) / 2)
             height, width = round(height), round(width)
             y, x = min(top, 7 - height) + height / 2 - 3.5, min(left, 9 - width) + width / 2 - 4.5
-        else:
-            y, x = (draw[2] - 0.5) * (7 - height), (draw[3] - 0.5) * (9 - width)
+        elif min(height / 6, width / 5) >= 0.5:
+            # The outermost samples are pixels.
+            (top, height), (left, width) = snapped(y, height, 7, 6), snapped(x, width, 9, 5)
+            y, x = top + height / 2 - 3.5, left + width / 2 - 4.5
 
         def back(j, i, x=x, y=y, width=width, height=height):
             return x + j * width / 5, y + i * height / 6
@@ -67,22 +102,33 @@ def test_resized_crop_against_numpy():
         np.testing.assert_allclose(one, resample(image, back, (6, 5)) / 255, atol=2e-5)
 
 
-def test_large_parts_lie_on_the_grid_of_a_decoder():
-    crop = RandomResizedCrop((8, 10), scale=(0.002, 1.0))
+@pytest.mark.parametrize("share", [(0.002, 1.0), (0.0002, 0.006)])
+def test_parts_lie_on_the_grid_of_a_decoder(share):
+    crop = RandomResizedCrop((8, 10), scale=share)
     (_, top, height, _), (_, left, width, _) = crop.window(Augment([crop]).draws(MANY, 0), 101, 203)
     part_height, part_width, y, x = crop.part(Augment([crop]).draws(MANY, 0), 101, 203)
     scale = np.minimum(part_height / 8, part_width / 10)
     grid = np.minimum(2.0 ** np.floor(np.log2(scale)), 8)
-    assert set(grid[scale >= 1]) == {1, 2, 4, 8}
+    assert set(grid[scale >= 1]) == ({1, 2, 4, 8} if share[1] == 1 else {1})
     for start, length, part, centre, size in ((top, height, part_height, y, 101), (left, width, part_width, x, 203)):
         start, length, part = start.numpy(), length.numpy(), part.numpy()
-        assert (start >= 0).all() and (start + length <= size + 1e-4).all()
         large = scale >= 1
+        assert (start >= 0)[large].all() and (start + length <= size + 1e-4)[large].all()
         assert not (start % grid)[large].any() and not (length % grid)[large].any()
         # Both edges move by less than a square of the grid, and as little at its border.
         first = (size - part) / 2 + centre
         assert (np.abs(start - first) < 1.5 * grid)[large].all() and (np.abs(length - part) < grid)[large].all()
-        np.testing.assert_allclose(start[~large], first[~large], atol=1e-4)
+        small, between = scale < 0.5, (scale >= 0.5) & ~large
+        assert between.any() and (small.any() or share[1] == 1)
+        np.testing.assert_allclose(start[small], first[small], atol=1e-4)
+        # Between, the outermost samples are pixels, and edges move by a pixel or so.
+        out = 8 if size == 101 else 10
+        samples = start + length / out / 2 - 0.5, start + length - length / out / 2 - 0.5
+        for sample in samples:
+            np.testing.assert_allclose(sample[between], np.round(sample[between]), atol=1e-3)
+            assert (sample > -1e-3)[between].all() and (sample < size - 1 + 1e-3)[between].all()
+        assert (np.abs(length - part) <= out / (out - 1) / 2 + 1e-3)[between].all()
+        assert (np.abs(start - first) < 1.2)[between].all()
 
 
 def test_centre_crop_and_short_side():

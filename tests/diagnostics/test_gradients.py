@@ -52,6 +52,17 @@ class Single(layers.Layer):
         return tf.matmul(tf.cast(inputs, "float32"), self.kernel.value)
 
 
+def test_layers_with_low_rank_additions_compute_in_float64():
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(4, "tanh"), layers.Dense(1)])
+    for layer in model.layers:
+        layer.enable_lora(2)
+        layer.lora_kernel_b.assign(np.ones(layer.lora_kernel_b.shape))
+    model.compile("sgd", "mse")
+    finding = room.gradient_check(model, (X, X[:, :1]))
+    assert finding.status == "pass" and finding.details["checked"] > 0
+    assert {variable.dtype for variable in model.variables} == {"float32"}
+
+
 def test_layer_in_fixed_precision_is_said_so():
     model = keras.Sequential([keras.Input((5,)), layers.Dense(5), Single()])
     model.compile("sgd", "mse")

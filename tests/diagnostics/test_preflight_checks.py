@@ -180,6 +180,8 @@ def test_nothing_changes_when_interrupted_in_float64(monkeypatch):
 
     def interrupted(self):
         assert keras.config.floatx() == "float64" and model.layers[1].compute_dtype == "float64"
+        # Else TensorFlow says of every operation that oneDNN has no float64.
+        assert tf.config.optimizer.get_experimental_options()["disable_meta_optimizer"]
         raise KeyboardInterrupt
 
     monkeypatch.setattr(_double.DoubleLoss, "value", interrupted)
@@ -187,6 +189,7 @@ def test_nothing_changes_when_interrupted_in_float64(monkeypatch):
         preflight(model, data, checks=["gradient_check"])
     assert same_bits(before, everything(model))
     assert keras.config.floatx() == "float32"
+    assert not tf.config.optimizer.get_experimental_options()["disable_meta_optimizer"]
     assert {layer.dtype_policy.name for layer in model.layers} == {"float32"}
     assert not any("call" in vars(layer) for layer in model.layers)
 

@@ -75,3 +75,18 @@ def softmax(z):
 
 def sigmoid(z):
     return 1 / (1 + np.exp(-np.asarray(z, "float64")))
+
+
+def permuted(seed):
+    """Two models that predict the same, whose hidden units stand in another order."""
+    keras.utils.set_random_seed(seed)
+    models = []
+    for _ in range(2):
+        body = [layers.Dense(8, "tanh"), layers.Dense(3, "softmax")]
+        models.append(keras.Sequential([keras.Input((6,)), *body]))
+        models[-1].compile("sgd", "sparse_categorical_crossentropy")
+    kernel, bias, head, last = [4 * weight for weight in models[0].get_weights()]
+    order = np.roll(np.arange(8), 1)
+    models[0].set_weights([kernel, bias, head, last])
+    models[1].set_weights([kernel[:, order], bias[order], head[order], last])
+    return models

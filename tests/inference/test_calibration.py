@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from kregkit.callbacks import UpdateRatio
 from kregkit.data import Flips
 from kregkit.inference import Calibrated, Ensemble, calibrate, marginalize
+from kregkit.inference._calibrators import Calibrator
 
 rng = np.random.default_rng(1)
 X = rng.normal(size=(240, 6)).astype("float32")
@@ -91,6 +92,28 @@ def test_isotonic_between_and_outside_of_the_knots_against_scikit_learn():
     low, high = known.predict(p - 1e-6), known.predict(p + 1e-6)
     found = calibrated.predict(X, verbose=0)[:, 0]
     assert np.all(found >= low - 1e-6) and np.all(found <= high + 1e-6)
+
+
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_isotonic_of_equal_predictions_with_weights_against_scikit_learn(activation):
+    loss = keras.losses.BinaryCrossentropy(from_logits=activation is None)
+    model = zoo.classifier(0, activation, head=1, loss=loss)
+    # Four examples have the same prediction, with other answers and weights.
+    x, weight = np.tile(X[:60], (4, 1)), rng.integers(0, 5, 240).astype("float64")
+    calibrated = calibrate(model, (x, YES, weight), "isotonic")
+    raw = model.predict(X[:60], verbose=0)[:, 0]
+    p = zoo.sigmoid(raw) if activation is None else raw
+    known = IsotonicRegression(out_of_bounds="clip").fit(np.tile(p, 4), YES, sample_weight=weight)
+    found = calibrated.predict(X[:60], verbose=0)[:, 0]
+    np.testing.assert_allclose(zoo.sigmoid(found) if activation is None else found, known.predict(p), atol=1e-4)
+    assert found.std() > 0.05
+
+
+def test_isotonic_gives_each_class_the_same_where_none_is_left():
+    task = ("probabilities", "softmax")
+    never = [[0.5, 0.6], [0.0, 1.0]]
+    calibrator = Calibrator("isotonic", task, {"knots": [never] * 3})
+    np.testing.assert_allclose(calibrator(np.array([[0.3, 0.3, 0.4], [0.6, 0.2, 0.2]])), [[1 / 3] * 3, [1, 0, 0]])
 
 
 def test_vector_against_logistic_regression():

@@ -1,4 +1,4 @@
-"""Means of weights, and the loss on the line between two models."""
+"""Means of weights."""
 
 import keras
 import numpy as np
@@ -77,28 +77,8 @@ def test_a_member_that_makes_it_a_little_worse_is_left_out(center):
     assert soup(members, (X, Y), tolerance=10.0, return_members=True)[1] == [0]
 
 
-def test_a_line_from_low_to_high_has_no_rise_in_between(center):
-    line = loss_along(linear(center), linear([center[0] + 1, center[1]]), (X, Y), points=4)
-    assert (np.diff(line.losses) > 0).all() and line.rise == 0
-
-
-def permuted(seed):
-    """Two models that predict the same, whose hidden units stand in another order."""
-    keras.utils.set_random_seed(seed)
-    models = []
-    for _ in range(2):
-        body = [layers.Dense(8, "tanh"), layers.Dense(3, "softmax")]
-        models.append(keras.Sequential([keras.Input((6,)), *body]))
-        models[-1].compile("sgd", "sparse_categorical_crossentropy")
-    kernel, bias, head, last = [4 * weight for weight in models[0].get_weights()]
-    order = np.roll(np.arange(8), 1)
-    models[0].set_weights([kernel, bias, head, last])
-    models[1].set_weights([kernel[:, order], bias[order], head[order], last])
-    return models
-
-
 def test_independent_networks_are_refused_with_the_picture():
-    models = permuted(0)
+    models = zoo.permuted(0)
     labels = models[0].predict(X, verbose=0).argmax(-1)
     with pytest.raises(
         DifferentBasinsError, match=r"(?s)one basin.*position     loss\n    0.00 .*0.50 .*Received: tol"
@@ -114,20 +94,6 @@ def test_independent_networks_are_refused_with_the_picture():
         soup([models[0], linear([np.ones((6, 1)), np.ones(1)])], (X, labels))
     with pytest.raises(ValueError, match="Received: members="):
         soup([], (X, labels))
-
-
-def test_line_against_explicit_models():
-    models = permuted(1)
-    labels = models[0].predict(X, verbose=0).argmax(-1)
-    line = loss_along(*models, (X, labels), points=4)
-    probe = permuted(2)[0]
-    for position, loss, error in zip(line.positions, line.losses, line.errors, strict=True):
-        weights = zip(models[0].get_weights(), models[1].get_weights())
-        probe.set_weights([(1 - position) * a + position * b for a, b in weights])
-        assert loss == pytest.approx(probe.evaluate(X, labels, verbose=0), rel=1e-4, abs=1e-6)
-        assert error == np.mean(probe.predict(X, verbose=0).argmax(-1) != labels)
-    assert line.rise == pytest.approx(line.losses[1:-1].max() - max(line.losses[[0, -1]]))
-    assert str(line).splitlines()[2].startswith("    0.33")
 
 
 @pytest.mark.parametrize("form", ["generator", "noise"])

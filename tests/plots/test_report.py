@@ -31,6 +31,7 @@ def test_verdicts_and_problems_are_written_in_their_colours():
         "where": "one",
     }
     figure = plots.findings(report(initial_loss=check(), signal_flow=check("fail", [problem])))
+    assert figure.get_suptitle() == "Preflight fails"
     written = texts(figure)
     assert written.count("PASS") == 1 and written.count("FAIL") == 1
     assert "dead ReLUs in one: 80%" in written and "initial loss" in written

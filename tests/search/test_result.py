@@ -71,6 +71,8 @@ def test_importance_finds_what_matters(result):
 def test_plot_and_repr(result):
     axes = result.plot(color="val_accuracy")
     assert len(axes) == 3 and (axes[0].get_xlabel(), axes[0].get_ylabel()) == ("rate", "decay")
+    title = axes[0].figure.get_suptitle()
+    assert title == f"Search: 60 trials in 3 rounds; best val loss: {result.best.value:.4g}"
     assert "60 trials in 3 rounds, best val_loss" in repr(result)
 
 

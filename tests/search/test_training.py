@@ -66,3 +66,10 @@ def test_bad_arguments_are_refused(make, text):
     with pytest.raises(ValueError, match="Received: ") as error:
         make()
     assert text in str(error.value)
+
+
+def test_it_prints_as_the_call_without_the_data():
+    x, y = _trains.data()
+    train = build_and_fit(_trains.build, (x, y), (x, y), batch_size=4)
+    assert repr(train) == "build_and_fit(build, <data>, <validation data>, batch_size=4)"
+    assert repr(build_and_fit(_trains.build, (x, y))) == "build_and_fit(build, <data>)"
