@@ -80,7 +80,9 @@ class FileSource:
         return None
 
     def describe(self, index):
-        return text("The image file ", self.path_in_graph(index))
+        # Python can't show TensorFlow's error of other bytes.
+        path = tf.strings.unicode_transcode(self.path_in_graph(index), "UTF-8", "UTF-8", errors="replace")
+        return text("The image file ", path)
 
     def path_in_graph(self, index):
         """Returns the path of one file, a string tensor."""
