@@ -323,6 +323,8 @@ def find_leaf(spec, key, argument):
         several = (
             f" {len(found)} of them have it: say which by its path, such as {_named(found[0])!r}." if found else ""
         )
+        if not found and any(isinstance(leaf, tf.RaggedTensorSpec) for leaf in tf.nest.flatten(spec)):
+            several = " Ragged entries are plain ones after a `ds.map` in which `value.to_tensor()` makes them so."
         raise ValueError(f"`{argument}` must be a key of the examples, {spec}.{several} Received: {argument}={key!r}")
     return found[0]
 
