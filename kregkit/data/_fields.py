@@ -7,8 +7,12 @@ import tensorflow as tf
 from kregkit.data import _annotations, _warp
 from kregkit.data.annotations import Boxes, Points, described, label_keys
 
-_BOXES = re.compile(r"(^|_)(b?box(es)?|bbox(es)?)(_|\d|$)", re.I)
-_POINTS = re.compile(r"(^|_)((key)?points?|landmarks?|polygons?|corners?|joints?|contours?)(_|\d|$)", re.I)
+_BOXES = re.compile(r"(^|_)(b?box(es)?|bbox(es)?|rects?|rectangles?|rois?|xyxy|yxyx|xywh)(_|\d|$)", re.I)
+_POINTS = re.compile(
+    r"(^|_)((key)?points?|k?pts|kps|landmarks?|poly(gon)?s?|corners?|joints?|contours?|coords?|coordinates?|vertices)"
+    r"(_|\d|$)",
+    re.I,
+)
 _MAPS = re.compile(r"(^|_)(masks?|segmentations?|segmaps?|depths?|heatmaps?|label_?maps?)(_|\d|$)", re.I)
 
 
@@ -319,6 +323,8 @@ def find_leaf(spec, key, argument):
         several = (
             f" {len(found)} of them have it: say which by its path, such as {_named(found[0])!r}." if found else ""
         )
+        if not found and any(isinstance(leaf, tf.RaggedTensorSpec) for leaf in tf.nest.flatten(spec)):
+            several = " Ragged entries are plain ones after a `ds.map` in which `value.to_tensor()` makes them so."
         raise ValueError(f"`{argument}` must be a key of the examples, {spec}.{several} Received: {argument}={key!r}")
     return found[0]
 
@@ -344,12 +350,17 @@ def _line(path, leaf, kind):
             f"points=data.Points({key!r}, format='rel_xy')"
         )
     last = path[-1]
-    if any(isinstance(step, str) and _BOXES.search(step) for step in path):
+    if any(isinstance(step, str) and _BOXES.search(_words(step)) for step in path):
         return (
             f"bring boxes to the shape (num, 4) in a `ds.map` and write boxes={last!r}; what belongs to them goes with "
             f"them by boxes=data.Boxes(..., labels={key!r})"
         )
     return f"stack points to the shape (num, 2) in a `ds.map` and write points={last!r}"
+
+
+def _words(name):
+    """Returns a name with its words set apart by `_`, such as `gt_Boxes` for `gtBoxes` and for `gt/Boxes`."""
+    return re.sub(r"[^0-9A-Za-z]+|(?<=[a-z0-9])(?=[A-Z])", "_", name)
 
 
 def _is_number(dtype):
@@ -358,7 +369,7 @@ def _is_number(dtype):
 
 def _kind(path, shape, dtype, size):
     """Returns what an entry looks like if it holds positions in the image, such as `"boxes"`, else `None`."""
-    names = [step for step in path if isinstance(step, str)]
+    names = [_words(step) for step in path if isinstance(step, str)]
     if any(_POINTS.search(name) or _BOXES.search(name) for name in names) and (shape.rank or len(names) > 1):
         return "boxes or points"
     if not names and shape.rank == 2 and shape[-1] == 4 and dtype.is_floating:

@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from kregkit._core.checks import shown
 from kregkit.data import _random
 from kregkit.data._graph_checks import require, text
 
@@ -76,3 +77,44 @@ def check_annotations(boxes, points):
             "`points` must be `(batch, num, 2 or 3)`, or `(batch, instances, num, 2 or 3)`. "
             f"Received: shape={tuple(points.shape)}"
         )
+
+
+def annotations_tensor(name, value):
+    """Returns boxes, what belongs to them, or points as a tensor; what can't be one is an error."""
+    if value is None:
+        return None
+    try:
+        if isinstance(value, (dict, tf.RaggedTensor)):
+            raise TypeError
+        return tf.convert_to_tensor(value)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"`{name}` must have as many rows for each image: fill them up by -1, as `ragged.to_tensor(-1)` does. "
+            f"Received: {name}={shown(value)}"
+        ) from None
+
+
+def check_annotations_of(images, boxes, points):
+    """Raises an error if boxes, a tensor or a dictionary of tensors, and points of a call don't fit its images."""
+    if isinstance(boxes, dict):
+        if "boxes" not in boxes:
+            raise ValueError(f"`boxes` as a dictionary must have the key 'boxes'. Received: keys={sorted(boxes)}")
+        first = boxes["boxes"].shape[:2]
+        for name, rows in boxes.items():
+            if name != "boxes" and not (rows.shape.rank >= 2 and rows.shape[:2].is_compatible_with(first)):
+                raise ValueError(
+                    f"What belongs to boxes must have a row for each of them, {tuple(first)}. "
+                    f"Received: {name} of shape {tuple(rows.shape)}"
+                )
+            if name != "boxes" and rows.dtype.is_unsigned:
+                raise ValueError(
+                    "What belongs to boxes becomes -1 where a box is dropped: cast it to int32. "
+                    f"Received: dtype={rows.dtype.name} of {name}"
+                )
+        boxes = boxes["boxes"]
+    for name, value in (("boxes", boxes), ("points", points)):
+        if value is not None and not value.shape[:1].is_compatible_with(images.shape[:1]):
+            raise ValueError(
+                f"`{name}` must be of as many images as there are, {images.shape[0]}. "
+                f"Received: shape={tuple(value.shape)}"
+            )

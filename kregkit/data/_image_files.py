@@ -80,6 +80,7 @@ class FileSource:
         return None
 
     def describe(self, index):
+        # Python can't show TensorFlow's error of other bytes.
         path = tf.strings.unicode_transcode(self.path_in_graph(index), "UTF-8", "UTF-8", errors="replace")
         return text("The image file ", path)
 

@@ -152,6 +152,11 @@ class _Supervised:
 
 def _stream(dataset, cache):
     known_size(dataset)
+    specs = tf.nest.flatten(dataset.element_spec)
+    if any(isinstance(spec, tf.RaggedTensorSpec) and spec.ragged_rank == 0 for spec in specs):
+        # Single examples of a ragged batch: ordinary tensors, which they become in any map.
+        together = isinstance(dataset.element_spec, tuple)
+        dataset = dataset.map(plain(lambda *parts: parts if together else parts[0]))
     if cache is True and all(
         isinstance(spec, tf.TensorSpec) and spec.shape.is_fully_defined()
         for spec in keras.tree.flatten(dataset.element_spec)

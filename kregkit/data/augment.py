@@ -14,7 +14,15 @@ from kregkit._core.types import Tensor
 from kregkit.data import _annotations, _random, _warp
 from kregkit.data._arguments import Configured, register
 from kregkit.data._graph_checks import require, text, text_of
-from kregkit.data._image_checks import as_batch, check_annotations, check_masks, check_value_range, name_in_batch
+from kregkit.data._image_checks import (
+    annotations_tensor,
+    as_batch,
+    check_annotations,
+    check_annotations_of,
+    check_masks,
+    check_value_range,
+    name_in_batch,
+)
 from kregkit.data.annotations import Boxes, Points
 from kregkit.data.views import RandomViews
 
@@ -223,9 +231,15 @@ class Augment:
             value = None if value is None else tf.convert_to_tensor(value)
             return value[None] if single and value is not None else value
 
-        others = {"labels": tensor(labels), "masks": tensor(masks), "points": tensor(points)}
+        def numbers(name, value):
+            return tensor(annotations_tensor(name, value))
+
+        others = {"labels": tensor(labels), "masks": tensor(masks), "points": numbers("points", points)}
         in_dictionary = isinstance(boxes, dict)
-        others["boxes"] = {name: tensor(value) for name, value in boxes.items()} if in_dictionary else tensor(boxes)
+        others["boxes"] = (
+            {name: numbers(name, value) for name, value in boxes.items()} if in_dictionary else numbers("boxes", boxes)
+        )
+        check_annotations_of(images, others["boxes"], others["points"])
         if tf.executing_eagerly():
             try:
                 results = self._compiled(images, others)(images, keys, others, bool(training))

@@ -65,6 +65,11 @@ class AugmentLayer(keras.layers.Layer):
         self.supports_masking = False
 
     def call(self, inputs: Tensor, training: bool = False) -> Any:
+        if isinstance(inputs, (dict, tuple, list)):
+            raise ValueError(
+                "A layer takes images alone, one tensor: boxes, masks and labels go with them through `pipeline`, or "
+                f"`Augment(operations)(images, keys, boxes=...)`. Received: a {type(inputs).__name__}"
+            )
         inputs = tf.convert_to_tensor(inputs)
         if inputs.dtype not in (tf.uint8, tf.float32):
             inputs = tf.cast(inputs, tf.float32)

@@ -111,9 +111,11 @@ def image_folder(
         images = _images(root)
         paths = [path for one in images.values() for path in one]
         if not paths:
+            beside = any(_suffix(entry.name) in IMAGE_SUFFIXES for entry in _entries(root))
+            hint = " Those in the folder itself have no class: move them to one, or give `labels`." if beside else ""
             raise ValueError(
                 f"The folder {root} holds no images: they are looked for as {root}/CLASS/.../NAME with the suffixes "
-                f"{', '.join(IMAGE_SUFFIXES)}. Received: directory={str(directory)!r}"
+                f"{', '.join(IMAGE_SUFFIXES)}.{hint} Received: directory={str(directory)!r}"
             )
         for name, one in images.items():
             if not one:

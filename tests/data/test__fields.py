@@ -113,7 +113,13 @@ def test_batches_are_told_from_examples():
         ({"keypoints": spec(17, 3)}, "keypoints", "boxes or points"),
         ({"objects": {"BBox": spec(None, 4), "label": spec(None)}}, "BBox", "boxes or points"),
         ({"landmarks": {"left_eye_x": LABEL}}, "left_eye_x", "boxes or points"),
+        ({"gtBoxes": spec(None, 4)}, "gtBoxes", "boxes or points"),
+        ({"gt.bboxes": spec(3, 4)}, "gt.bboxes", "boxes or points"),
+        ({"rois": spec(3, 5)}, "rois", "boxes or points"),
+        ({"facePts": spec(5, 2)}, "facePts", "boxes or points"),
+        ({"coords": spec(None, 2)}, "coords", "boxes or points"),
         ({"mask": spec(2, 2, 1)}, "mask", "masks"),
+        ({"segmentationMask": spec(2, 2)}, "segmentationMask", "masks"),
         ({"anything": spec(8, 8)}, "anything", "masks"),
     ],
 )
@@ -129,6 +135,12 @@ def test_what_would_stay_where_it_was_is_an_error(entry, name, kind):
     with pytest.raises(ValueError, match=f"looks like {kind}"):
         fields(structure, [RandomCrop(0, size=6)], training=False)
     fields(structure, [ColorJitter(), Cutout(2)])
+
+
+def test_names_that_only_hold_such_words_are_no_positions():
+    for name in ("boxed", "pointer", "inbox", "polyphony", "joint_venture_id", "unmasked"):
+        rank_two = name not in ("joint_venture_id",)
+        fields({"image": IMAGE, name: spec(3, 5) if rank_two else LABEL}, [RandomFlip()])
 
 
 def test_entries_of_tuples_that_would_stay():

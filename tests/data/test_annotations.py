@@ -150,3 +150,35 @@ def test_points_alone_need_no_labels():
     augment = Augment([MixUp()], points=Points(format="rel_xy"))
     _, points = augment(IMAGES[:2], 0, points=POINTS[:2] / np.float32([24, 20]))
     assert tuple(points.shape) == (2, 10, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"boxes": {"box": BOXES[:2]}}, "must have the key 'boxes'"),
+        ({"boxes": {"boxes": BOXES[:2], "labels": CLASSES[:2].astype("uint8")}}, "cast it to int32"),
+        ({"boxes": {"boxes": BOXES[:2], "labels": CLASSES[:2, :2]}}, "a row for each of them"),
+        ({"boxes": {"boxes": BOXES[:2], "labels": CLASSES[:2, 0]}}, "a row for each of them"),
+        ({"boxes": BOXES[:1]}, "`boxes` must be of as many images as there are, 2"),
+        ({"points": POINTS[:3]}, "`points` must be of as many images as there are, 2"),
+        ({"points": {"eye": POINTS[:2]}}, "`points` must have as many rows"),
+        ({"boxes": [BOXES[0], BOXES[0, :1]]}, "`boxes` must have as many rows .*fill them up by -1"),
+        ({"boxes": tf.RaggedTensor.from_tensor(BOXES[:2])}, "`boxes` must have as many rows .*to_tensor"),
+    ],
+    ids=range(9),
+)
+def test_errors_of_calls(arguments, text):
+    with pytest.raises(ValueError, match=rf"{text}[\s\S]*Received: "):
+        Augment([RandomFlip()])(IMAGES[:2], 0, **arguments)
+
+
+def test_boxes_of_a_ragged_tensor():
+    ragged = tf.RaggedTensor.from_row_lengths(BOXES.reshape(-1, 4)[: NUM + 3], [1, 3, *[1] * (NUM - 3), 2])
+    dataset = tf.data.Dataset.from_tensor_slices({"image": IMAGES, "bbox": ragged})
+    first = next(iter(pipeline(dataset, 2, [RandomFlip(probability=1.0)], boxes="bbox", shuffle=False)))["bbox"].numpy()
+    assert first.shape == (2, 3, 4) and (first[0, 1:] == -1).all() and (first[1] >= 0).all()
+    with pytest.raises(ValueError, match="write boxes='bbox'"):
+        pipeline(dataset, 2, [RandomFlip()])
+    nested = dataset.map(lambda one: {**one, "bbox": tf.RaggedTensor.from_tensor(one["bbox"])})
+    with pytest.raises(ValueError, match=r"to_tensor\(\)[\s\S]*Received: boxes='bbox'"):
+        pipeline(nested, 2, [RandomFlip()], boxes="bbox")

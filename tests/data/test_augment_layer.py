@@ -48,3 +48,10 @@ def test_eager_calls_share_their_graph(caplog):
 def test_mixing_is_refused():
     with pytest.raises(ValueError, match="must not mix labels.*Received: "):
         AugmentLayer([MixUp(num_classes=3)])
+
+
+def test_anything_but_images_is_said():
+    boxes = np.zeros((4, 1, 4), "float32")
+    for inputs in ({"images": IMAGES, "bounding_boxes": {"boxes": boxes}}, (IMAGES, boxes)):
+        with pytest.raises(ValueError, match=r"takes images alone[\s\S]*Received: a (dict|tuple)"):
+            AugmentLayer([RandomFlip()])(inputs, training=True)

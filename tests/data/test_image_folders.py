@@ -58,6 +58,12 @@ def test_splits_are_not_taken_for_classes(tmp_path, layout):
         image_folder(tmp_path)
 
 
+def test_images_without_classes_are_told_so(tmp_path):
+    save(tmp_path / "1.png", pixels())
+    with pytest.raises(ValueError, match="Those in the folder itself have no class.*Received: directory="):
+        image_folder(tmp_path)
+
+
 def test_photographs_stand_upright(tmp_path):
     image = pixels()
     exif = Image.Exif()
