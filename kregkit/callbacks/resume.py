@@ -12,6 +12,7 @@ import keras
 from kregkit._core import keras_internals
 from kregkit._core.backends import require_tensorflow
 from kregkit._core.checks import check_choice, check_integer, check_number
+from kregkit._core.optimizers import own_optimizers, wrapped_optimizers
 from kregkit._core.types import Path
 from kregkit._core.workers import gather_from_workers, worker
 from kregkit.callbacks import _callback_states
@@ -61,10 +62,10 @@ class Resume(TracedCallback):
             warning: the weights then aren't those of an uninterrupted run. Defaults to `"replay"`.
 
     Raises:
-        ValueError: An argument is out of range. In `fit`, before the first step: the model is built by that step. In
-            `fit`, before anything is changed: the order of the data can't be repeated; the checkpoint is of another
-            model, optimizer, data set or list of callbacks; another process uses the directory; `BackupAndRestore` is
-            in the list.
+        ValueError: An argument is out of range. In `fit`, before the first step: the model, or an optimizer of its own,
+            is built by that step. In `fit`, before anything is changed: the order of the data can't be repeated; the
+            checkpoint is of another model, optimizer, data set or list of callbacks; another process uses the
+            directory; `BackupAndRestore` is in the list.
 
     Example:
 
@@ -220,6 +221,7 @@ class Resume(TracedCallback):
                     "that: call it once on a batch of inputs before `fit`. "
                     f"Received: model={self.model.name!r}"
                 )
+            self._check_own_optimizers()
             self._run_variables, self._due = None, False
             self._since_save, self._batches_done, self._saved_at = 0, 0, time.monotonic()
             if self._loaded is not None:
@@ -238,6 +240,20 @@ class Resume(TracedCallback):
             self._checkpoints.release()
             raise
         record_begin(self)
+
+    def _check_own_optimizers(self):
+        """Raises `ValueError` if a model's own train step has optimizers whose slots aren't made yet."""
+        if type(self.model).train_step is keras.Model.train_step:
+            # Others than the compiled one do nothing then.
+            return
+        driven = wrapped_optimizers(self.model.optimizer)
+        for optimizer in own_optimizers(self.model):
+            if not optimizer.built and all(optimizer is not one for one in driven):
+                raise ValueError(
+                    f"The model's optimizer {optimizer.name!r} makes its slots in its first step, and a new process "
+                    "couldn't put them back before that: call `optimizer.build(variables)` with the variables that it "
+                    f"trains before `fit`. Received: model={self.model.name!r}"
+                )
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Does nothing: with it Keras calls callbacks within the step's own thread, in step with the variables."""

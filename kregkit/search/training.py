@@ -30,7 +30,8 @@ def build_and_fit(
         A `BuildAndFit`: a callable `(parameters, epochs, callbacks)` that returns the `History`.
 
     Raises:
-        ValueError: `build` isn't callable, or an argument of `fit` is one that the search sets.
+        ValueError: `build` isn't callable, an argument of `fit` is one that the search sets, or the data are an
+            iterator, which one trial uses up.
 
     Example:
 
@@ -65,6 +66,12 @@ class BuildAndFit:
                 )
         check_data("train_data", train_data)
         check_data("validation_data", validation_data, none=True)
+        for name, data in (("train_data", train_data), ("validation_data", validation_data)):
+            if hasattr(data, "__next__"):
+                raise ValueError(
+                    f"`{name}` must be readable again, since every trial reads it: pass arrays, a tf.data.Dataset or a "
+                    f"keras.utils.PyDataset. Received: {name}={type(data).__name__}, which one trial uses up"
+                )
         self.build = build
         self.train_data = train_data
         self.validation_data = validation_data

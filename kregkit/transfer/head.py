@@ -26,7 +26,7 @@ _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 def replace_head(
     model: keras.Model,
     num_classes: int,
-    pooling: Literal["average", "max", "flatten"] | None = "average",
+    pooling: Literal["average", "max", "flatten"] = "average",
     name: str = "head",
     activation: Any = None,
 ) -> keras.Model:

@@ -306,6 +306,48 @@ def test_a_model_that_its_own_step_builds_is_refused_before_it(tmp_path):
     assert resumed == history and same_bits(again.get_weights(), whole.get_weights())
 
 
+class TwoOptimizers(keras.Model):
+    """Trains two layers, each by an optimizer in a dictionary of its own."""
+
+    def __init__(self, built):
+        super().__init__()
+        self.parts = {"one": keras.layers.Dense(1), "other": keras.layers.Dense(1)}
+        self(keras.ops.zeros((1, 6)))
+        self.own = {"one": keras.optimizers.Adam(0.1), "other": keras.optimizers.SGD(0.1, momentum=0.9)}
+        if built:
+            for name, optimizer in self.own.items():
+                optimizer.build(self.parts[name].trainable_variables)
+
+    def call(self, inputs):
+        return self.parts["one"](inputs) + self.parts["other"](inputs)
+
+    def train_step(self, data):
+        x, y = data
+        losses = {}
+        for name, part in self.parts.items():
+            with tf.GradientTape() as tape:
+                losses[name] = keras.ops.mean(keras.ops.square(part(x)[:, 0] - keras.ops.cast(y, "float32")))
+            gradients = tape.gradient(losses[name], part.trainable_variables)
+            self.own[name].apply_gradients(zip(gradients, part.trainable_variables))
+        return losses
+
+
+def test_optimizers_of_the_model_that_its_own_step_builds_are_refused_before_it(tmp_path):
+    def fit(directory, built, die=None):
+        keras.utils.set_random_seed(1)
+        model = TwoOptimizers(built)
+        model.compile()
+        return run(directory, die, model=model, epochs=3, save_freq=3)
+
+    with pytest.raises(ValueError, match=r"'adam.*makes its slots.*optimizer.build.*Received: model="):
+        fit(tmp_path / "unbuilt", built=False)
+    assert not list(tmp_path.glob("*/checkpoint-*"))
+    whole, history = fit(tmp_path / "whole", built=True)
+    fit(tmp_path / "killed", built=True, die=6)
+    again, resumed = fit(tmp_path / "killed", built=True)
+    assert resumed == history and same_bits(again.get_weights(), whole.get_weights())
+
+
 def test_backup_and_restore_is_refused_beside_it(tmp_path):
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
     with pytest.raises(ValueError, match="BackupAndRestore and Resume both"):

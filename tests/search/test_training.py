@@ -59,6 +59,11 @@ def test_takes_datasets_and_pickles():
     [
         (lambda: build_and_fit(None, ()), "build"),
         (lambda: build_and_fit(_trains.build, (), epochs=3), "epochs"),
+        (lambda: build_and_fit(_trains.build, iter([_trains.data()])), "`train_data` must be readable again"),
+        (
+            lambda: build_and_fit(_trains.build, _trains.data(), (one for one in ())),
+            "`validation_data` must be readable",
+        ),
         (lambda: build_and_fit(lambda _: keras.Sequential(), _trains.data())({}, 1), "compiled"),
     ],
 )
