@@ -582,32 +582,37 @@ def missing_names(room: str) -> Callable[[str], Any]:
     """Returns a module-level `__getattr__`, which says where a name of another library or another room is to be had.
 
     `from kregkit.callbacks import EMA` is then an ImportError that names `PolyakAveraging`. Python would replace the
-    text of an AttributeError by its own, so a name that is known raises an ImportError.
+    text of an AttributeError by its own, so a name that is known raises an ImportError; but one of Keras's doesn't, as
+    programs ask several modules for those by `hasattr`.
     """
 
     def __getattr__(name: str) -> Any:
         if not name.startswith("_") and importlib.util.find_spec(f"{room}.{name}") is None:
-            places = " or ".join(f"`{place}`" for place in _places(room, name) if place != f"{room}.{name}")
-            if places:
-                raise ImportError(f"{room} has no `{name}`: here it is {places}.", name=room)
+            rooms = _KERAS_ROOMS.get(room.rpartition(".")[2], ())
+            ours = [f"kregkit.{place}" for place in _places(name) if f"kregkit.{place}" != f"{room}.{name}"]
+            theirs = [f"{place}.{name}" for place in rooms if name in _in(place)]
+            if ours or theirs:
+                message = f"{room} has no `{name}`: here it is {' or '.join(f'`{place}`' for place in ours + theirs)}."
+                raise AttributeError(message) if theirs else ImportError(message, name=room)
         raise AttributeError(f"module {room!r} has no attribute {name!r}")
 
     return __getattr__
 
 
-def _places(asked: str, name: str) -> Iterator[str]:
-    """Yields where something of this name, however it is spelled, is to be had."""
+def _places(name: str) -> Iterator[str]:
+    """Yields where kregkit has something of this name, however it is spelled."""
     plain = _plain(name)
     if plain in NAMES:
-        yield f"kregkit.{NAMES[plain]}"
+        yield NAMES[plain]
         return
     for room in importlib.import_module("kregkit").__all__:
         offered = getattr(importlib.import_module(f"kregkit.{room}"), "__all__", ()) if room.isalpha() else ()
-        yield from (f"kregkit.{room}.{ours}" for ours in offered if _plain(ours) == plain)
-    # What kregkit leaves to Keras works beside it.
-    for place in _KERAS_ROOMS.get(asked.rpartition(".")[2], ()):
-        if name in dir(functools.reduce(getattr, place.split(".")[1:], keras)):
-            yield f"{place}.{name}"
+        yield from (f"{room}.{ours}" for ours in offered if _plain(ours) == plain)
+
+
+def _in(place: str) -> list[str]:
+    """Returns the names of a module of Keras, which may be loaded late."""
+    return dir(functools.reduce(getattr, place.split(".")[1:], keras))
 
 
 def _plain(name: str) -> str:
