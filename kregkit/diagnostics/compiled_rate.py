@@ -59,7 +59,7 @@ def learning_rate(model: keras.Model, data: Data, steps: int | None = None) -> A
             with untouched(model):
                 steps = affordable_steps(probe, steps)
         if probe.cut and steps < _FEWEST:
-            return Finding("learning_rate", f"{learning_rates(model.optimizer)[0]:.1e}", "not known", (), {})
+            return Finding("learning_rate", f"{learning_rates(model.optimizer)[0]:.2g}", "not known", (), {})
         with untouched(model):
             sweep = learning_rate_range(model, probe, 1e-6, 10.0, steps)
         rate, good, end = sweep.current, sweep.suggestion, sweep.divergence
@@ -86,12 +86,12 @@ def learning_rate(model: keras.Model, data: Data, steps: int | None = None) -> A
     elif high and good is not None and fall > least and trial[-len(trial) // 4 :].mean() > start - 0.1 * fall:
         problems.append(_too_high(rate, good, "the loss doesn't fall"))
     elif low and trial[: len(trial) // 4].mean() - trial[-len(trial) // 4 :].mean() < 0.005 * fall:
-        remedy = f"compile with about {good:.1e}"
-        figure = f"{rate:.1e}: in {len(trial)} steps the loss falls by less than 0.5% of what the sweep reaches"
-        problems.append(Problem("learning rate too low", "warn", figure, f"about {good:.1e}", remedy))
-    expected = "no clear fall" if good is None else f"about {good:.1e}" + ("" if end is None else f", below {end:.1e}")
+        remedy = f"compile with about {good:.2g}"
+        figure = f"{rate:.2g}: in {len(trial)} steps the loss falls by less than 0.5% of what the sweep reaches"
+        problems.append(Problem("learning rate too low", "warn", figure, f"about {good:.2g}", remedy))
+    expected = "no clear fall" if good is None else f"about {good:.2g}" + ("" if end is None else f", below {end:.2g}")
     details = {**sweep.to_dict(), "trial": None if trial is None else trial.tolist()}
-    return Finding("learning_rate", f"{rate:.1e}", expected, tuple(problems), details)
+    return Finding("learning_rate", f"{rate:.2g}", expected, tuple(problems), details)
 
 
 def _trial(probe, rounds=4, most=10):
@@ -109,10 +109,10 @@ def _trial(probe, rounds=4, most=10):
 
 
 def _too_high(rate, good, symptom):
-    bound = "a rate at which the loss falls" if good is None else f"about {good:.1e}"
+    bound = "a rate at which the loss falls" if good is None else f"about {good:.2g}"
     remedy = (
         "lower it by factors of 10 until the loss falls"
         if good is None
-        else f"compile with about {good:.1e}, or warm up to more with kregkit.callbacks.Warmup"
+        else f"compile with about {good:.2g}, or warm up to more with kregkit.callbacks.Warmup"
     )
-    return Problem("learning rate too high", "fail", f"{rate:.1e}: {symptom}", bound, remedy)
+    return Problem("learning rate too high", "fail", f"{rate:.2g}: {symptom}", bound, remedy)

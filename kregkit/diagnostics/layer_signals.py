@@ -148,7 +148,7 @@ def _depth_problems(rows):
         ("gradients", last["gradient"], first["gradient"]),
     ):
         ratio = end / start
-        steps = f"{start:.1e} to {end:.1e} over {len(rows)} layers"
+        steps = f"{start:.2g} to {end:.2g} over {len(rows)} layers"
         if ratio < 1e-4:
             yield Problem(f"vanishing {name}", "fail", steps, "within a factor of 10,000", remedy, first["layer"])
         elif ratio > 1e4:

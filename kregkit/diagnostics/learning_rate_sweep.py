@@ -179,16 +179,16 @@ def _read(rates, losses, current):
     chance = 4 * float(np.std(losses[: max(len(losses) // 3, 2)])) / 3
     if not fall > max(0.02 * abs(start), chance):
         reason = (
-            f"No clear fall: no rate from {rates[0]:.1e} to {rates[len(losses) - 1]:.1e} lowered the loss of "
+            f"No clear fall: no rate from {rates[0]:.2g} to {rates[len(losses) - 1]:.2g} lowered the loss of "
             f"{start:.3g} by more than {max(0.02 * abs(start), chance):.2g}, which batches alone would do. "
             "The sweep is too short for this model to say which rate is right"
         )
         suggestion = None
     else:
         reason = (
-            f"Start from {suggestion:.1e}, a tenth of the rate at which the loss stopped falling: from {start:.3g} it "
-            f"fell fastest at {rates[steepest]:.1e}, was lowest, {known[lowest]:.3g}, at {rates[lowest]:.1e}, "
-            + (f"and diverged at {divergence:.1e}" if diverged else f"and did not diverge up to {rates[-1]:.1e}")
+            f"Start from {suggestion:.2g}, a tenth of the rate at which the loss stopped falling: from {start:.3g} it "
+            f"fell fastest at {rates[steepest]:.2g}, was lowest, {known[lowest]:.3g}, at {rates[lowest]:.2g}, "
+            + (f"and diverged at {divergence:.2g}" if diverged else f"and did not diverge up to {rates[-1]:.2g}")
         )
     return LearningRateRange(
         rates, losses, smoothed, float(rates[steepest]), float(rates[lowest]), divergence, suggestion, reason, current

@@ -48,7 +48,7 @@ def optimizer_settings(model: keras.Model, data: Data) -> Finding:
         problems = []
         for leaf, rate in zip(leaf_optimizers(model.optimizer), learning_rates(model.optimizer)):
             problems += [*_clipping(leaf, gradients), *_decay(leaf, rate), *_schedule(leaf, rate, probe)]
-    rates = ", ".join(f"{rate:.1e}" for rate in learning_rates(model.optimizer))
+    rates = ", ".join(f"{rate:.2g}" for rate in learning_rates(model.optimizer))
     return Finding("optimizer_settings", f"rate {rates}", "clipping, decay and schedule let it train", tuple(problems))
 
 
@@ -78,7 +78,7 @@ def _decay(leaf, rate):
     decay = getattr(leaf, "weight_decay", None)
     if isinstance(decay, (int, float)) and rate * decay > _DECAY:
         remedy = f"each step takes {rate * decay:.2g} of every weight: weight_decay is usually 1e-4 to 0.1"
-        figure = f"weight_decay={decay:g} at a rate of {rate:.1e}"
+        figure = f"weight_decay={decay:g} at a rate of {rate:.2g}"
         yield Problem("weight decay too strong", "fail", figure, f"at most {_DECAY / rate:.1g}", remedy, leaf.name)
 
 
@@ -92,6 +92,6 @@ def _schedule(leaf, highest, probe):
         now = int(keras.ops.convert_to_numpy(leaf.iterations))
         if steps is not None and float(schedule(now + steps)) < _FALL * highest:
             remedy = "schedules count batches, not epochs: multiply decay_steps by the number of batches in an epoch"
-            figure = f"{highest:.1e} falls to {float(schedule(now + steps)):.1e} in one epoch of {steps} batches"
+            figure = f"{highest:.2g} falls to {float(schedule(now + steps)):.2g} in one epoch of {steps} batches"
             name = "learning rate falls too soon"
-            yield Problem(name, "warn", figure, f"at least {_FALL * highest:.1e}", remedy, leaf.name)
+            yield Problem(name, "warn", figure, f"at least {_FALL * highest:.2g}", remedy, leaf.name)

@@ -73,13 +73,13 @@ def update_ratio(model: keras.Model, data: Data, steps: int = 10) -> Finding:
         elif not ratio <= 0.2:
             status = "warn" if ratio <= 1 else "fail"
             problems.append(
-                Problem("updates too large", status, f"{ratio:.1e}", "1e-6 to 0.2", lower, variable.path)
+                Problem("updates too large", status, f"{ratio:.2g}", "1e-6 to 0.2", lower, variable.path)
             )  # fmt: skip
         elif ratio < 1e-6:
             remedy = "raise the learning rate, or let gradients through: see learning_rate_range and signal_flow"
-            problems.append(Problem("updates too small", "warn", f"{ratio:.1e}", "1e-6 to 0.2", remedy, variable.path))
+            problems.append(Problem("updates too small", "warn", f"{ratio:.2g}", "1e-6 to 0.2", remedy, variable.path))
     middle = float(np.median(list(details.values()))) if details else float("nan")
-    return Finding("update_ratio", f"{middle:.1e}", "about 1e-3, 1e-6 to 0.2", tuple(problems), {"ratios": details})
+    return Finding("update_ratio", f"{middle:.2g}", "about 1e-3, 1e-6 to 0.2", tuple(problems), {"ratios": details})
 
 
 def _norm(array):
