@@ -131,6 +131,18 @@ def test_parts_lie_on_the_grid_of_a_decoder(share):
         assert (np.abs(start - first) < 1.2)[between].all()
 
 
+@pytest.mark.parametrize(("size", "height", "width"), [((1, 24), 40, 40), ((24, 1), 40, 30), ((2, 2), 3, 1)])
+def test_parts_of_one_pixel_stay_where_they_were_drawn(size, height, width):
+    crop = RandomResizedCrop(size, scale=(0.1, 0.9))
+    u = Augment([crop]).draws(MANY, 0)
+    part_height, part_width, y, x = crop.part(u, height, width)
+    parts = (part_height, y, height), (part_width, x, width)
+    for (_, start, length, _), (part, centre, have) in zip(crop.window(u, height, width), parts):
+        first = (have - part) / 2 + centre
+        assert np.abs(start - first).max() < 1.2 and np.abs(start + length - first - part).max() < 1.2
+        assert np.min(length) > 0
+
+
 def test_centre_crop_and_short_side():
     images = np.random.default_rng(1).integers(0, 256, (3, 20, 31, 3), "uint8")
     np.testing.assert_allclose(CenterCrop((9, 12))(images) * 255, images[:, 5:14, 9:21], rtol=1e-5)
