@@ -308,8 +308,7 @@ class ResizeShortSide(Geometric):
             return None, None
         if low == high and isinstance(height, int) and isinstance(width, int):
             return tuple(max(1, round(low * side / min(height, width))) for side in (height, width))
-        size = self.drawn_size(None, height, width)
-        return (size[0][0], size[1][0]) if low == high else (None, None)
+        return self.drawn_size(None, height, width) if low == high else (None, None)
 
     def drawn_size(self, u: Tensor, height: Tensor, width: Tensor) -> Any:
         low, high = self._range

@@ -149,6 +149,7 @@ def test_centre_crop_and_short_side():
     # In training and at test time alike, with keys of any value.
     np.testing.assert_array_equal(CenterCrop(9)(images, key=1), Augment([CenterCrop(9)])(images, 2, training=False))
     assert ResizeShortSide(10)(images).shape == (3, 10, 16, 3)
+    assert tuple(map(int, ResizeShortSide(10).output_size(tf.constant(20), tf.constant(31)))) == (10, 16)
     np.testing.assert_allclose(ResizeShortSide(20)(images, key=3) * 255, images, atol=1e-3)
     crop = ResizeShortSide((15, 60))
     sides, _ = (side.numpy() for side in crop.drawn_size(Augment([crop]).draws(MANY, 0), 20, 31))
