@@ -85,8 +85,7 @@ class WindowReader:
 
         def fetch(epoch, index, example):
             key = make_keys(self._augmenter.seed, epoch, index)
-            content = get(example, self._fields.image)
-            own = content, example, key, self._decoder.header(content)
+            own = self._part(get(example, self._fields.image), example, key)
             return {"epoch": epoch, "index": index, "key": key, "own": own}
 
         def decode(element):
@@ -97,6 +96,11 @@ class WindowReader:
 
     def _fetch(self, index, key):
         content, example, orientation = self._source.fetch_encoded(index)
+        return self._part(content, example, key, orientation)
+
+    def _part(self, content, example, key, orientation=None):
+        # The content once: what is held twice is copied where it is batched and taken apart.
+        example = put(example, self._fields.image, tf.constant(""))
         return content, example, key, self._decoder.header(content, orientation)
 
     def _planned(self, dataset):
