@@ -29,11 +29,21 @@ print(f"{len(names)} modules")
 """
 
 
-def claimed():
-    """Returns the versions that setup.cfg claims, newest first."""
+def setup():
+    """Returns setup.cfg."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
-    minors = re.findall(r":: 3\.(\d+)", config["metadata"]["classifiers"])
+    return config
+
+
+def needed():
+    """Returns what kregkit requires."""
+    return setup()["options"]["install_requires"].split("\n")[1:]
+
+
+def claimed():
+    """Returns the versions that setup.cfg claims, newest first."""
+    minors = re.findall(r":: 3\.(\d+)", setup()["metadata"]["classifiers"])
     return sorted((int(minor) for minor in minors), reverse=True)
 
 
@@ -58,10 +68,11 @@ def main():
     place = ROOT / ".venv-newest"
     subprocess.run([path, "-m", "venv", "--clear", place], check=True)
     python = place / "bin" / "python"
-    wanted = ["pytest", "pytest-xdist", "matplotlib"]
-    if subprocess.run([python, "-m", "pip", "install", "-q", ROOT, *wanted], cwd=place).returncode:
+    install = [python, "-m", "pip", "install", "-q"]
+    if subprocess.run([*install, *needed(), "pytest", "pytest-xdist", "matplotlib"], cwd=place).returncode:
         print(f"Skipped: what kregkit needs can't be had for Python 3.{minor} here.")
         return
+    subprocess.run([*install, "--no-deps", ROOT], check=True, cwd=place)
     compiled = ["-W", "error::SyntaxWarning", "-m", "compileall", "-q", "-f", "kregkit"]
     subprocess.run([python, *compiled], check=True, cwd=ROOT)
     subprocess.run([python, "-c", IMPORTS], check=True, cwd=ROOT)

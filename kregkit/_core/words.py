@@ -324,7 +324,8 @@ ARGUMENTS: dict[str, dict[str, str]] = {
         **dict.fromkeys(
             ("backup_dir", "path", "filepath", "checkpoint_dir", "ckpt_path", "dirpath", "save_dir"), "`directory`"
         ),
-        **dict.fromkeys(("max_to_keep", "save_total_limit", "save_top_k"), "`keep`"),
+        **dict.fromkeys(("max_to_keep", "save_total_limit"), "`keep`"),
+        "save_top_k": "`keep`, how many of the newest stay; none is chosen by its quality",
         **dict.fromkeys(("every", "every_n_steps", "every_n_train_steps", "save_steps"), "`save_freq`, in batches"),
         "save_last": "the newest is always kept",
     },
@@ -390,8 +391,7 @@ ARGUMENTS: dict[str, dict[str, str]] = {
         **_HIGH,
         **_LOW,
         **_IN_STEPS,
-        "t_0": "`total_steps` and `cycles`",
-        "first_decay_steps": "`total_steps` and `cycles`",
+        **dict.fromkeys(("t_0", "t_initial", "first_decay_steps"), "`total_steps` and `cycles`"),
         **dict.fromkeys(("num_cycles", "n_cycles"), "`cycles`"),
         **dict.fromkeys(("t_mult", "t_mul", "cycle_mul"), "`restart_multiplier`"),
         "initial_learning_rate": "`maximum_learning_rate`",

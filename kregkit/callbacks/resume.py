@@ -63,9 +63,10 @@ class Resume(TracedCallback):
 
     Raises:
         ValueError: An argument is out of range. In `fit`, before the first step: the model, or an optimizer of its own,
-            is built by that step. In `fit`, before anything is changed: the order of the data can't be repeated; the
-            checkpoint is of another model, optimizer, data set or list of callbacks; another process uses the
-            directory; `BackupAndRestore` is in the list.
+            is built by that step; after that step, if a part of the model was compiled with the optimizer. In `fit`,
+            before anything is changed: the order of the data can't be repeated; the checkpoint is of another model,
+            optimizer, data set or list of callbacks; another process uses the directory; `BackupAndRestore` is in the
+            list.
 
     Example:
 
@@ -84,14 +85,15 @@ class Resume(TracedCallback):
     untraced_attributes: tuple[str, ...] = (
         *("directory", "save_freq", "seconds", "keep", "data", "_checkpoints", "_places", "_identity", "_loaded"),
         *("_last", "_run_variables", "_since_save", "_batches_done", "_due", "_epoch", "_saved_at"),
-        *("_prepared", "_fits"),
+        *("_prepared", "_fits", "_unbuilt"),
     )
-    fit_attributes: tuple[str, ...] = ("_places", "_last", "_run_variables", "_checkpoints", "_loaded")
+    fit_attributes: tuple[str, ...] = ("_places", "_last", "_run_variables", "_checkpoints", "_loaded", "_unbuilt")
     _places: Any = None
     _last: Any = None
     _run_variables: Any = None
     _checkpoints: Any = None
     _loaded: Any = None
+    _unbuilt: Any = ()
 
     def __init__(
         self,
@@ -242,18 +244,31 @@ class Resume(TracedCallback):
         record_begin(self)
 
     def _check_own_optimizers(self):
-        """Raises `ValueError` if a model's own train step has optimizers whose slots aren't made yet."""
+        """Raises `ValueError` if a model's own train step has optimizers whose slots aren't made yet.
+
+        A part of the model, such as a teacher, may have been compiled and be trained by the whole one's optimizer: of
+        the part's own optimizer is seen in the first step whether it does anything.
+        """
+        self._unbuilt = []
         if type(self.model).train_step is keras.Model.train_step:
             # Others than the compiled one do nothing then.
             return
-        driven = wrapped_optimizers(self.model.optimizer)
+        parts = [layer for layer in keras_internals.flatten_layers(self.model) if layer is not self.model]
+        of_parts = {id(one) for part in parts for one in wrapped_optimizers(getattr(part, "optimizer", None))}
+        driven = {id(one) for one in wrapped_optimizers(self.model.optimizer)}
         for optimizer in own_optimizers(self.model):
-            if not optimizer.built and all(optimizer is not one for one in driven):
-                raise ValueError(
-                    f"The model's optimizer {optimizer.name!r} makes its slots in its first step, and a new process "
-                    "couldn't put them back before that: call `optimizer.build(variables)` with the variables that it "
-                    f"trains before `fit`. Received: model={self.model.name!r}"
-                )
+            if optimizer.built or id(optimizer) in driven:
+                continue
+            if id(optimizer) not in of_parts:
+                raise self._late_slots(optimizer)
+            self._unbuilt.append(optimizer)
+
+    def _late_slots(self, optimizer):
+        return ValueError(
+            f"The model's optimizer {optimizer.name!r} makes its slots in its first step, and a new process couldn't "
+            "put them back before that: call `optimizer.build(variables)` with the variables that it trains before "
+            f"`fit`. Received: model={self.model.name!r}"
+        )
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Does nothing: with it Keras calls callbacks within the step's own thread, in step with the variables."""
@@ -344,6 +359,9 @@ class Resume(TracedCallback):
 
     def end_batch(self, batch: int, logs: dict[str, Any] | None) -> None:
         """Called after every callback's `on_train_batch_end`."""
+        for optimizer in self._unbuilt:
+            if optimizer.built:
+                raise self._late_slots(optimizer)
         done = batch + 1
         self._since_save += done - self._batches_done
         self._batches_done = done

@@ -41,10 +41,15 @@ class WindowReader:
         self._fields = augmenter.fields
         self._decoder = WindowDecoder(found, source.channels, source.orientation, source.max_pixels, source.in_part)
 
-    def read(self, chunks, parallel):
+    def read(self, chunks, parallel, with_gaps=False):
         """Reads a dataset of `(epoch, positions)`, of a source with random access. Elements are dictionaries.
 
-        Besides this map, nothing is called for each image alone: the call of a function takes a tenth of decoding.
+        Besides these maps, nothing is called for each image alone: the call of a function takes a tenth of decoding.
+
+        Args:
+            chunks: The dataset.
+            parallel: Keyword arguments of `map`.
+            with_gaps: Boolean, whether files that can't be read are left out. `without_unreadable` reports them.
         """
 
         def number(epoch, position):
@@ -69,8 +74,10 @@ class WindowReader:
                     element = {**element, part: self._decoded(*element[part], whole)}
             return element
 
-        # A file that is missing now leaves no gap in what is planned together.
-        fetched = chunks.map(plain(number)).unbatch().map(plain(fetch), **parallel).ignore_errors()
+        fetched = chunks.map(plain(number)).unbatch().map(plain(fetch), **parallel)
+        if with_gaps:
+            # Before images are planned together: an error would take those that are planned with it.
+            fetched = fetched.ignore_errors()
         return self._planned(fetched).map(plain(decode), **parallel)
 
     def read_stream(self, stream, parallel):
@@ -78,8 +85,7 @@ class WindowReader:
 
         def fetch(epoch, index, example):
             key = make_keys(self._augmenter.seed, epoch, index)
-            content = get(example, self._fields.image)
-            own = content, example, key, self._decoder.header(content)
+            own = self._part(get(example, self._fields.image), example, key)
             return {"epoch": epoch, "index": index, "key": key, "own": own}
 
         def decode(element):
@@ -90,11 +96,15 @@ class WindowReader:
 
     def _fetch(self, index, key):
         content, example, orientation = self._source.fetch_encoded(index)
+        return self._part(content, example, key, orientation)
+
+    def _part(self, content, example, key, orientation=None):
+        # The content once: what is held twice is copied where it is batched and taken apart.
+        example = put(example, self._fields.image, tf.constant(""))
         return content, example, key, self._decoder.header(content, orientation)
 
     def _planned(self, dataset):
         """Appends the `Plan` to the parts of all elements."""
-
         specs = keras.tree.flatten(dataset.element_spec)
         together = all(isinstance(spec, tf.TensorSpec) and spec.shape.is_fully_defined() for spec in specs)
         make = self._windows.plans if together else self._windows.plan
@@ -119,7 +129,7 @@ class WindowReader:
         Python reads them once more, and raises the error that names the file, or logs that it is skipped.
 
         Args:
-            dataset: What `read` returns.
+            dataset: What `read` returns, `with_gaps`.
             batch_size: Integer.
             end: Integer, the number of positions.
             first: Callable that gives the first position.

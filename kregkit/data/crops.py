@@ -189,13 +189,14 @@ class RandomResizedCrop(Geometric):
             whole = tf.minimum(tf.round(length / grid), most)
             first = tf.clip_by_value(tf.round(start / grid), 0.0, most - whole)
             edges = first * grid, whole * grid
-            # The outermost samples, half an output pixel inside, on pixels.
-            gaps = max(size - 1, 1)
+            # The outermost samples, half an output pixel inside, on pixels: two of them, or the part stays as drawn.
+            gaps = size - 1
             num = tf.minimum(tf.round(length * gaps / size), have - 1)
             first = tf.clip_by_value(tf.round(start + length / size / 2 - 0.5), 0.0, have - 1 - num)
-            samples = first + 0.5 - num / gaps / 2, num * size / gaps
+            samples = first + 0.5 - num / max(gaps, 1) / 2, num * size / max(gaps, 1)
+            on_pixels = (scale >= 0.5) & (num > 0)
             start, length = (
-                tf.where(scale >= 1, edge, tf.where(scale >= 0.5, sample, free))
+                tf.where(scale >= 1, edge, tf.where(on_pixels, sample, free))
                 for edge, sample, free in zip(edges, samples, (start, length))
             )
             axes.append((False, start, length, size))
@@ -307,8 +308,7 @@ class ResizeShortSide(Geometric):
             return None, None
         if low == high and isinstance(height, int) and isinstance(width, int):
             return tuple(max(1, round(low * side / min(height, width))) for side in (height, width))
-        size = self.drawn_size(None, height, width)
-        return (size[0][0], size[1][0]) if low == high else (None, None)
+        return self.drawn_size(None, height, width) if low == high else (None, None)
 
     def drawn_size(self, u: Tensor, height: Tensor, width: Tensor) -> Any:
         low, high = self._range

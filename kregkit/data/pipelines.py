@@ -338,7 +338,7 @@ def _fetched(source, order, reader, limit, counter, start, batch_size, parallel)
     positions = tf.data.Dataset.range(limit)
     begin = None if source.skip else start
     if reader is not None:
-        dataset = reader.read(_chunks(positions, counter, begin, batch_size), parallel)
+        dataset = reader.read(_chunks(positions, counter, begin, batch_size), parallel, with_gaps=True)
         zero = tf.constant(0, tf.int64)
         first = (lambda: zero) if begin is None else (lambda: start.read_value() * batch_size)
         dataset = reader.without_unreadable(dataset, batch_size, limit, first, counter)

@@ -188,10 +188,13 @@ def attach_masks(outputs, masks):
 
 
 def as_tensors(inputs):
-    """Returns a structure of arrays as tensors; NumPy's float64 becomes Keras's float, as in `predict`."""
+    """Returns a structure of arrays as tensors; NumPy's float64 becomes Keras's float, as in `predict`.
+
+    Sparse and ragged tensors stay such.
+    """
 
     def convert(array):
-        tensor = tf.convert_to_tensor(array)
+        tensor = array if isinstance(array, (tf.SparseTensor, tf.RaggedTensor)) else tf.convert_to_tensor(array)
         return tf.cast(tensor, keras.config.floatx()) if tensor.dtype == tf.float64 else tensor
 
     return keras.tree.map_structure(convert, inputs)

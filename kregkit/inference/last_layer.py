@@ -96,7 +96,9 @@ def laplace(
     if curvature is None:
         raise ValueError("`data` is empty")
     if not curvature.total > 0:
-        raise ValueError(f"All examples of `data` have weight 0, or are masked. Received: {curvature.total=}")
+        raise ValueError(
+            f"All examples of `data` have weight 0, or are masked. Received: weights that sum to {curvature.total:g}"
+        )
     return curvature.posterior(model, prior_precision, noise_std)
 
 

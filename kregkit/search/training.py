@@ -67,7 +67,8 @@ class BuildAndFit:
         check_data("train_data", train_data)
         check_data("validation_data", validation_data, none=True)
         for name, data in (("train_data", train_data), ("validation_data", validation_data)):
-            if hasattr(data, "__next__"):
+            # The iterators of Keras's `ImageDataGenerator` are PyDatasets.
+            if hasattr(data, "__next__") and not isinstance(data, keras.utils.PyDataset):
                 raise ValueError(
                     f"`{name}` must be readable again, since every trial reads it: pass arrays, a tf.data.Dataset or a "
                     f"keras.utils.PyDataset. Received: {name}={type(data).__name__}, which one trial uses up"

@@ -348,6 +348,45 @@ def test_optimizers_of_the_model_that_its_own_step_builds_are_refused_before_it(
     assert resumed == history and same_bits(again.get_weights(), whole.get_weights())
 
 
+class Distilled(keras.Model):
+    """A student that learns a teacher's outputs; both parts were compiled for themselves."""
+
+    def __init__(self, by_student=False):
+        super().__init__()
+        self.teacher, self.student = (keras.Sequential([keras.Input((6,)), keras.layers.Dense(1)]) for _ in range(2))
+        for part in (self.teacher, self.student):
+            part.compile("adam", "mse")
+        self.by_student = by_student
+        self(keras.ops.zeros((1, 6)))
+
+    def call(self, inputs):
+        return self.student(inputs)
+
+    def train_step(self, data):
+        x, _ = data
+        with tf.GradientTape() as tape:
+            loss = keras.ops.mean(keras.ops.square(self.student(x) - self.teacher(x)))
+        weights = self.student.trainable_variables
+        optimizer = self.student.optimizer if self.by_student else self.optimizer
+        optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights))
+        return {"loss": loss}
+
+
+def test_a_part_that_was_compiled_for_itself_is_no_hindrance(tmp_path):
+    def fit(directory, die=None, by_student=False):
+        keras.utils.set_random_seed(1)
+        model = Distilled(by_student)
+        model.compile(keras.optimizers.SGD(0.1, momentum=0.9))
+        return run(directory, die, model=model, epochs=3, save_freq=3)
+
+    whole, history = fit(tmp_path / "whole")
+    fit(tmp_path / "killed", die=6)
+    again, resumed = fit(tmp_path / "killed")
+    assert resumed == history and same_bits(again.get_weights(), whole.get_weights())
+    with pytest.raises(ValueError, match=r"'adam.*makes its slots.*Received: model="):
+        fit(tmp_path / "by its own", by_student=True)
+
+
 def test_backup_and_restore_is_refused_beside_it(tmp_path):
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
     with pytest.raises(ValueError, match="BackupAndRestore and Resume both"):

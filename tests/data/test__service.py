@@ -77,6 +77,20 @@ def test_single_images_from_a_folder(window, service, tmp_path):
     assert {batch[0].shape[1:3] for batch in batches(made[0])} == {(8, 6), (6, 8)}
 
 
+@pytest.mark.parametrize("content", [None, b"\xff\xd8\xff\xe0 no image \xff\xd9"], ids=["gone", "damaged"])
+def test_an_image_that_cannot_be_read_is_an_error_and_no_smaller_batch(content, service, tmp_path):
+    (tmp_path / "a").mkdir()
+    files = [tmp_path / "a" / f"{index}.jpg" for index in range(3)]
+    for file in files:
+        file.write_bytes(tf.io.encode_jpeg(IMAGES[0].repeat(3, -1)).numpy())
+    dataset = data.pipeline(tmp_path, 3, [data.CenterCrop(4)], service=service)
+    files[1].unlink()
+    if content is not None:
+        files[1].write_bytes(content)
+    with pytest.raises(tf.errors.OpError):
+        list(dataset)
+
+
 @pytest.mark.slow
 def test_fit_reads_it(service):
     import keras

@@ -131,12 +131,25 @@ def test_parts_lie_on_the_grid_of_a_decoder(share):
         assert (np.abs(start - first) < 1.2)[between].all()
 
 
+@pytest.mark.parametrize(("size", "height", "width"), [((1, 24), 40, 40), ((24, 1), 40, 30), ((2, 2), 3, 1)])
+def test_parts_of_one_pixel_stay_where_they_were_drawn(size, height, width):
+    crop = RandomResizedCrop(size, scale=(0.1, 0.9))
+    u = Augment([crop]).draws(MANY, 0)
+    part_height, part_width, y, x = crop.part(u, height, width)
+    parts = (part_height, y, height), (part_width, x, width)
+    for (_, start, length, _), (part, centre, have) in zip(crop.window(u, height, width), parts):
+        first = (have - part) / 2 + centre
+        assert np.abs(start - first).max() < 1.2 and np.abs(start + length - first - part).max() < 1.2
+        assert np.min(length) > 0
+
+
 def test_centre_crop_and_short_side():
     images = np.random.default_rng(1).integers(0, 256, (3, 20, 31, 3), "uint8")
     np.testing.assert_allclose(CenterCrop((9, 12))(images) * 255, images[:, 5:14, 9:21], rtol=1e-5)
     # In training and at test time alike, with keys of any value.
     np.testing.assert_array_equal(CenterCrop(9)(images, key=1), Augment([CenterCrop(9)])(images, 2, training=False))
     assert ResizeShortSide(10)(images).shape == (3, 10, 16, 3)
+    assert tuple(map(int, ResizeShortSide(10).output_size(tf.constant(20), tf.constant(31)))) == (10, 16)
     np.testing.assert_allclose(ResizeShortSide(20)(images, key=3) * 255, images, atol=1e-3)
     crop = ResizeShortSide((15, 60))
     sides, _ = (side.numpy() for side in crop.drawn_size(Augment([crop]).draws(MANY, 0), 20, 31))

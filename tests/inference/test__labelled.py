@@ -80,6 +80,19 @@ class TestMatching:
             Ensemble([model]).report((_X, _LABELS))
 
 
+def test_sparse_inputs_are_measured_as_dense_ones_are():
+    inputs = keras.Input((4,), sparse=True)
+    model = keras.Model(inputs, layers.Dense(3)(inputs))
+    model.compile("sgd", _sparse())
+    dataset = tf.data.Dataset.from_tensor_slices((_X, _LABELS)).batch(20)
+    sparse = dataset.map(lambda x, y: (tf.sparse.from_dense(x), y))
+    for measure in (
+        lambda data: Ensemble([model]).report(data).ensemble["log loss"],
+        lambda data: laplace(model, data).mean,
+    ):
+        np.testing.assert_allclose(measure(sparse), measure(dataset), rtol=1e-5)
+
+
 class TestWeights:
     def test_masked_steps_weigh_nothing(self):
         model, (tokens, labels) = _of_steps(mask=True), _padded()

@@ -54,6 +54,23 @@ def test_takes_datasets_and_pickles():
     assert pickle.loads(pickle.dumps(build_and_fit(_trains.build, _trains.data()))).validation_data is None
 
 
+def test_takes_a_py_dataset_that_iterates_itself():
+    """As the iterators of Keras's `ImageDataGenerator` do."""
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            return _trains.data()
+
+        def __next__(self):
+            return self[0]
+
+    train = build_and_fit(_trains.build, Batches())
+    assert [len(train({"rate": 0.01}, 2).history["loss"]) for _ in range(2)] == [2, 2]
+
+
 @pytest.mark.parametrize(
     ("make", "text"),
     [
