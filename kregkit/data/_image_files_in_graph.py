@@ -95,7 +95,7 @@ def _with_alpha(image):
     num = tf.shape(image)[-1]
     opaque = tf.fill(tf.shape(image[..., :1]), tf.constant(image.dtype.max, image.dtype))
     alpha = tf.cond(num % 2 == 0, lambda: image[..., -1:], lambda: opaque)
-    color = tf.cond(num > 2, lambda: image[..., :3], lambda: tf.repeat(image[..., :1], 3, -1))
+    color = tf.cond(num > 2, lambda: image[..., :3], lambda: tf.concat([image[..., :1]] * 3, -1))
     return tf.concat([color, alpha], -1)
 
 
