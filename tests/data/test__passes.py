@@ -307,6 +307,23 @@ def test_nothing_stays_of_a_pipeline():
     assert not any(reference() for reference in references)
 
 
+DRAWS = {
+    "uniform": lambda: tf.random.uniform((), 0, 9, tf.int32),
+    "normal": lambda: tf.random.normal(()),
+    "gamma": lambda: tf.random.gamma((), 2.0),
+    "poisson": lambda: tf.random.poisson((), 2.0),
+    "shuffle": lambda: tf.random.shuffle(tf.range(5)),
+    "truncated normal": lambda: tf.random.truncated_normal(()),
+    "categorical": lambda: tf.random.categorical([[0.0, 1.0]], 3),
+    "box": lambda: tf.image.sample_distorted_bounding_box((9, 9, 3), [[[0.0, 0.0, 1.0, 1.0]]]).begin,
+}
+
+
+@pytest.mark.parametrize("kind", DRAWS)
+def test_every_kind_of_draw_is_seen(kind):
+    assert draws_numbers(stream().map(lambda x, y: (x, DRAWS[kind]())).batch(2))
+
+
 def test_draws_numbers():
     assert not draws_numbers(stream().shuffle(3, seed=1).batch(2))
     assert draws_numbers(noisy().batch(2))
