@@ -295,6 +295,15 @@ def test_no_batch_of_the_next_pass_is_made_before_it_is_asked_for(monkeypatch):
         assert len(reads) == opened + number * NUM
 
 
+def test_nothing_stays_of_a_pass_that_was_left_early():
+    dataset = make()
+    next(iter(dataset))
+    (lost,) = map(weakref.ref, series(dataset))
+    batches(dataset)
+    gc.collect()
+    assert lost() is None and len(series(dataset)) == 1
+
+
 def test_nothing_stays_of_a_pipeline():
     dataset = make()
     for _ in range(2):
