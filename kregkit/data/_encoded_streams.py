@@ -46,8 +46,9 @@ class EncodedStream(StreamSource):
         def decode(content):
             try:
                 return decoded_content(content, self.channels, self.orientation, self.max_pixels)
-            except tf.errors.OpError as error:
-                raise ValueError(f"An image of the source can't be decoded: {error.message}") from None
+            except (ValueError, tf.errors.OpError) as error:
+                reason = getattr(error, "message", error)
+                raise ValueError(f"An image of the source can't be decoded: {reason}") from None
 
         image = tf.numpy_function(decode, [content], tf.uint8, stateful=False)
         image.set_shape((None, None, self.channels))

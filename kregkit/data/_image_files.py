@@ -188,6 +188,7 @@ def _content(path):
 
 def decoded_content(content, channels, orientation, max_pixels, bits=8):
     """Returns the pixels of an image file, upright if `orientation`, `(h, w, channels)` of 8 or 16 bits."""
+    check_kind(content)
     check_num_pixels(content, max_pixels)
     image = _decoded(content, channels, bits)
     if orientation:
@@ -195,6 +196,18 @@ def decoded_content(content, channels, orientation, max_pixels, bits=8):
     if not image.size:
         raise ValueError("it has no pixels")
     return image
+
+
+def check_kind(content):
+    """Raises an error if a file begins as none of the kinds that are read, whatever its name says.
+
+    TensorFlow decodes further kinds, but their sizes aren't known before, and an animated WebP file ends the process.
+    """
+    if not content:
+        raise ValueError("it is empty")
+    if not content.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")):
+        kind = "a WebP file" if content[:4] + content[8:12] == b"RIFFWEBP" else "no image file"
+        raise ValueError(f"by its contents it is {kind}; JPEG, PNG, GIF and BMP files are read")
 
 
 def check_num_pixels(content, max_pixels):
@@ -220,7 +233,9 @@ def num_pixels(content):
         if content[:3] == b"GIF":
             return _num_pixels_of_gif(content)
         if content[:2] == b"BM":
-            width, height = struct.unpack("<ii", content[18:26])
+            # OS/2 has smaller headers.
+            of_os2 = content[14:18] == b"\x0c\0\0\0"
+            width, height = struct.unpack_from("<HH" if of_os2 else "<ii", content, 18)
             return abs(width * height)
         if content[:2] == b"\xff\xd8":
             return _num_pixels_of_jpeg(content)
@@ -285,19 +300,57 @@ def _decoded(content, channels, bits):
         alpha = image[..., -1:] if num in (2, 4) else np.full_like(image[..., :1], np.iinfo(image.dtype).max)
         return np.concatenate([image[..., :3] if num > 2 else np.repeat(image[..., :1], 3, -1), alpha], -1)
     by_hand = channels == 1 and (content[:2] in (b"BM", b"GI") or _is_cmyk(content))
-    is_palette = content[:2] == b"BM" and content[28:30] == b"\x08\0"
-    wanted = 0 if is_palette else 3 if by_hand else channels
-    dtype = tf.uint8 if bits == 8 else tf.uint16
-    image = tf.io.decode_image(content, channels=wanted, dtype=dtype, expand_animations=False).numpy()
-    if is_palette:
-        # It gives the palette's indices.
-        start = 14 + int.from_bytes(content[14:18], "little")
-        stop = int.from_bytes(content[10:14], "little")
-        palette = np.frombuffer(content[start:stop], "uint8").reshape(-1, 4)[:, 2::-1]
-        image = palette[image[..., 0]]
-        if channels == 0 and (palette == palette[:, :1]).all():
-            image = image[..., :1]
+    wanted = 3 if by_hand else channels
+    if content[:2] == b"BM":
+        image = _decoded_bmp(content, wanted)
+    else:
+        dtype = tf.uint8 if bits == 8 else tf.uint16
+        image = tf.io.decode_image(content, channels=wanted, dtype=dtype, expand_animations=False).numpy()
     return tf.image.rgb_to_grayscale(image).numpy() if by_hand else image
+
+
+def _decoded_bmp(content, channels):
+    """Returns the pixels of a BMP file in 0 (as in the file) or 3 channels."""
+    if len(content) < 54:
+        raise ValueError("it is cut off")
+    offset, length, width, height, _, bits, compression = struct.unpack_from("<10xIIiiHHI", content)
+    has_palette = bits in (1, 4, 8)
+    if has_palette and length >= 40 and compression == 0:
+        return _decoded_bmp_palette(content, offset, 14 + length, width, height, bits, channels)
+    # Masks say where in a pixel red, green and blue stand, which TensorFlow takes for granted.
+    usual = compression == 0 or content[54:66] == bytes((0, 0, 255, 0, 0, 255, 0, 0, 255, 0, 0, 0))
+    if has_palette or length < 40 or bits not in (24, 32) or not usual:
+        raise ValueError(
+            f"BMP of {bits} bits per pixel, compression {compression} and a header of {length} bytes isn't read; save "
+            "it as PNG"
+        )
+    image = tf.io.decode_image(content, channels=channels).numpy()
+    if image.shape[-1] == 4 and not image[..., 3].any():
+        # The fourth byte is unused.
+        image = np.concatenate([image[..., :3], np.full_like(image[..., :1], 255)], -1)
+    return image
+
+
+def _decoded_bmp_palette(content, offset, start, width, height, bits, channels):
+    """Returns the colours of a BMP file whose pixels are numbers of colours; TensorFlow returns the numbers."""
+    if width <= 0 or height == 0:
+        raise ValueError("it has no pixels")
+    # A row fills words of four bytes.
+    num_rows, row_length = abs(height), (width * bits + 31) // 32 * 4
+    rows = np.frombuffer(content[offset : offset + num_rows * row_length], "uint8")
+    if rows.size < num_rows * row_length:
+        raise ValueError("it is cut off")
+    # The first pixel is in a byte's highest bits.
+    shifts = np.arange(8 - bits, -1, -bits, dtype="uint8")
+    numbers = (rows.reshape(num_rows, -1, 1) >> shifts) & np.uint8(2**bits - 1)
+    numbers = numbers.reshape(num_rows, -1)[:, :width]
+    colors = np.frombuffer(content[start:offset][: 4 * 2**bits], "uint8")
+    colors = colors[: colors.size // 4 * 4].reshape(-1, 4)[:, 2::-1]
+    # A number beyond the palette is black.
+    palette = np.zeros((2**bits, 3), "uint8")
+    palette[: len(colors)] = colors
+    image = palette[numbers if height < 0 else numbers[::-1]]
+    return image[..., :1] if channels == 0 and (palette == palette[:, :1]).all() else image
 
 
 def _is_cmyk(content):

@@ -1,6 +1,7 @@
 """Image files that TensorFlow reads by itself, so that processes without this one's Python code can."""
 
 import mmap
+import os
 
 import numpy as np
 import tensorflow as tf
@@ -62,13 +63,40 @@ class _GraphFileSource:
                     f"{self.max_pixels}`. Received: max_pixels={self.max_pixels}",
                 ),
             )  # fmt: skip
-        dtype = self.spec[0].dtype
-        image = tf.io.decode_image(content, channels=self.channels, dtype=dtype, expand_animations=False)
+        image = _decoded(content, self.channels, self.spec[0].dtype)
         image.set_shape(self.spec[0].shape)
         return upright_in_graph(image, tf.gather(self._orientations, index))
 
     def fetch(self, index):
         return self.whole(index), tf.gather(self._labels, index)
+
+
+def _decoded(content, channels, dtype):
+    """Returns the pixels of a JPEG or PNG file as `FileSource` does: `(h, w, channels)` of a dtype."""
+
+    def decoded(channels, dtype=tf.uint8):
+        return tf.io.decode_image(content, channels=channels, dtype=dtype, expand_animations=False)
+
+    def jpeg():
+        if channels == 1:
+            is_cmyk = tf.image.extract_jpeg_shape(content)[2] == 4
+            image = tf.cond(is_cmyk, lambda: tf.image.rgb_to_grayscale(decoded(3)), lambda: decoded(1))
+        else:
+            image = decoded(channels % 4)
+        return image if dtype == tf.uint8 else tf.cast(tf.cast(image, tf.int32) * 257, dtype)
+
+    # TensorFlow gives no JPEG file an alpha, and PNG files of one bit a wrong one.
+    is_jpeg = tf.strings.substr(content, 0, 2) == b"\xff\xd8"
+    image = tf.cond(is_jpeg, jpeg, lambda: decoded(channels % 4, dtype))
+    return _with_alpha(image) if channels == 4 else image
+
+
+def _with_alpha(image):
+    num = tf.shape(image)[-1]
+    opaque = tf.fill(tf.shape(image[..., :1]), tf.constant(image.dtype.max, image.dtype))
+    alpha = tf.cond(num % 2 == 0, lambda: image[..., -1:], lambda: opaque)
+    color = tf.cond(num > 2, lambda: image[..., :3], lambda: tf.concat([image[..., :1]] * 3, -1))
+    return tf.concat([color, alpha], -1)
 
 
 def _num_pixels(content):
@@ -91,6 +119,8 @@ def _num_pixels(content):
 def _orientation(path, wanted, max_pixels):
     """Returns the EXIF orientation of a JPEG or PNG file; its pages alone are read that hold the header."""
     try:
+        if not os.path.getsize(path):
+            raise OSError("it is empty")
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             if content[:2] != b"\xff\xd8" and content[:8] != b"\x89PNG\r\n\x1a\n":
                 raise ValueError(

@@ -131,7 +131,8 @@ class Preview:
         return self.plot(figure.Figure(figsize=size, layout="constrained"))
 
     def __repr__(self):
-        parts = [f"{len(self.images)} images {'x'.join(map(str, self.images.shape[1:]))}"]
+        num = len(self.images)
+        parts = [f"{num} image{'s' * (num != 1)} {'x'.join(map(str, self.images.shape[1:]))}"]
         if self.titles is not None:
             parts.append("labels " + ", ".join(self.titles[:8]) + (", ..." if len(self.titles) > 8 else ""))
         for name in ("boxes", "points"):
@@ -164,12 +165,18 @@ class _Names:
         if value.ndim == 1 and value.size == 1:
             return self.of(value[0])
         if value.ndim == 1 and np.issubdtype(value.dtype, np.number):
-            # One-hot, or mixed: the largest first.
-            order = [index for index in np.argsort(-value) if value[index] > 0.005][:_MOST_NAMES]
-            if len(order) == 1 and np.isclose(value[order[0]], 1):
-                return self._class(int(order[0]))
-            return " + ".join(f"{value[index]:.2g} {self._class(int(index))}" for index in order)
+            return self._vector(value)
         return ""
+
+    def _vector(self, values):
+        if not ((values >= 0) & (values <= 1)).all():
+            # No probabilities.
+            return ", ".join([f"{value:.3g}" for value in values[:_MOST_NAMES]] + ["..."] * (len(values) > _MOST_NAMES))
+        order = [int(index) for index in np.argsort(-values, kind="stable") if values[index] > 0.005]
+        # One-hot, or of several classes; or mixed, the largest first.
+        is_set = np.isclose(values[order], 1).all()
+        parts = [("" if is_set else f"{values[index]:.0%} ") + self._class(index) for index in order[:_MOST_NAMES]]
+        return " + ".join(parts)
 
     def _class(self, number):
         known = self.class_names is not None and 0 <= number < len(self.class_names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 
 _COLORS = ("#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#bfef45", "#9a6324")
+_LETTERS_PER_INCH = 13.7
 
 
 @rules.checked(
@@ -41,7 +43,7 @@ def contact_sheet(
 
     Args:
         images: `(num, h, w, 1 or 3)` in [0, 1], or a list of images `(h, w, 1 or 3)`.
-        titles: List of strings, one for each image.
+        titles: List of strings, one for each image. Long ones take two lines, and are shortened to them.
         boxes: List of arrays `(num_boxes, 4)`: left, top, right and bottom, in pixels from the upper left corner.
         box_titles: List of lists of strings, one for each box. Boxes of one title have one colour.
         masks: `(num, h, w)` integers, each number in its colour; 0, the background, is left out.
@@ -77,11 +79,13 @@ def contact_sheet(
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid[num:]:
         axes.remove()
+    num_letters = max(8, int(_LETTERS_PER_INCH * figure.bbox.width / figure.dpi / columns))
     colors: dict[str, Any] = {}
     for index, axes in enumerate(grid[:num]):
         _one(axes, np.asarray(images[index]), None if masks is None else np.asarray(masks[index]))
         if titles is not None:
-            axes.set_title(titles[index], fontsize=8, pad=3)
+            # "$5 or 6$" is no formula.
+            axes.set_title(_shortened(titles[index], num_letters), fontsize=8, pad=3, parse_math=False)
         for number, box in enumerate(() if boxes is None else boxes[index]):
             title = "" if box_titles is None else box_titles[index][number]
             _box(axes, box, title, colors.setdefault(title, _COLORS[len(colors) % len(_COLORS)]))
@@ -89,6 +93,16 @@ def contact_sheet(
             x, y = np.asarray(points[index]).T
             axes.scatter(x - 0.5, y - 0.5, s=12, c="#42d4f4", edgecolors="black", linewidths=0.5, zorder=3)
     return figure
+
+
+def _shortened(title, num_letters):
+    """Returns a title in at most two lines, which don't reach into the neighbours'."""
+    if len(title) <= num_letters:
+        return title
+    lines = textwrap.wrap(title, num_letters)
+    if len(lines) > 2:
+        lines = [lines[0], lines[1][: num_letters - 3] + "..."]
+    return "\n".join(lines)
 
 
 def _one(axes, image, mask):
@@ -114,4 +128,4 @@ def _box(axes, box, title, color):
     axes.add_patch(patches.Rectangle(corner, right - left, bottom - top, fill=False, edgecolor=color, linewidth=1.4))
     if title:
         style = {"facecolor": color, "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
-        axes.text(*corner, title, fontsize=6, color="black", va="top", clip_on=True, bbox=style)
+        axes.text(*corner, title, fontsize=6, color="black", va="top", clip_on=True, bbox=style, parse_math=False)

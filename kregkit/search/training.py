@@ -31,7 +31,7 @@ def build_and_fit(
 
     Raises:
         ValueError: `build` isn't callable, an argument of `fit` is one that the search sets, or the data are an
-            iterator, which one trial uses up.
+            iterator, which one trial uses up; one without end, with `steps_per_epoch` or `validation_steps`, is allowed.
 
     Example:
 
@@ -66,9 +66,13 @@ class BuildAndFit:
                 )
         check_data("train_data", train_data)
         check_data("validation_data", validation_data, none=True)
-        for name, data in (("train_data", train_data), ("validation_data", validation_data)):
-            # The iterators of Keras's `ImageDataGenerator` are PyDatasets.
-            if hasattr(data, "__next__") and not isinstance(data, keras.utils.PyDataset):
+        for name, data, steps in (
+            ("train_data", train_data, "steps_per_epoch"),
+            ("validation_data", validation_data, "validation_steps"),
+        ):
+            # The iterators of Keras's `ImageDataGenerator` are PyDatasets; one that has a number of steps may never end.
+            passes = hasattr(data, "__next__") and not isinstance(data, keras.utils.PyDataset)
+            if passes and fit_arguments.get(steps) is None:
                 raise ValueError(
                     f"`{name}` must be readable again, since every trial reads it: pass arrays, a tf.data.Dataset or a "
                     f"keras.utils.PyDataset. Received: {name}={type(data).__name__}, which one trial uses up"

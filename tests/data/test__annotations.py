@@ -185,16 +185,26 @@ def test_formats():
 
 def test_what_is_not_there_stays_so():
     boxes = tf.constant(
-        [[[-1, -1, -1, -1], [10, 10, 10, 40], [np.nan, 0, 5, 5], [-20, -20, 20, 20], [200, 0, 300, 9]]], tf.float32
+        [
+            [
+                [-1, -1, -1, -1],
+                [10, 10, 10, 40],
+                [np.nan, 0, 5, 5],
+                [-20, -20, 20, 20],
+                [200, 0, 300, 9],
+                [0, 0, np.inf, 9],
+            ]
+        ],
+        tf.float32,
     )
-    given = {"boxes": boxes, "labels": tf.constant([[7, 8, 9, 10, 11]])}
+    given = {"boxes": boxes, "labels": tf.constant([[7, 8, 9, 10, 11, 12]])}
     images = IMAGES[:1]
     augment = Augment([])
 
     def result(augment, given):
         return augment.write(augment.read(given, None, images), given, None, images)[0]
 
-    np.testing.assert_array_equal(result(augment, given)["labels"], [[-1, -1, -1, 10, -1]])
+    np.testing.assert_array_equal(result(augment, given)["labels"], [[-1, -1, -1, 10, -1, -1]])
     numbers = result(augment, given)["boxes"].numpy()
     np.testing.assert_array_equal(numbers[0, 3], [0, 0, 20, 20])
     assert (np.delete(numbers, 3, 1) == -1).all()

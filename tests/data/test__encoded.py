@@ -150,6 +150,30 @@ def test_unreadable_files_are_named_or_skipped(tmp_path):
     assert len(found) == 8
 
 
+@pytest.fixture
+def third_broken(tmp_path):
+    (tmp_path / "a").mkdir()
+    for number in range(3):
+        Image.fromarray(smooth(40, 50).astype("uint8")).save(tmp_path / "a" / f"{number}.jpg")
+    (tmp_path / "a" / "2.jpg").write_bytes(b"text")
+    return tmp_path
+
+
+def test_an_unreadable_partner_is_named_itself(third_broken):
+    for seed in range(4):
+        operations = [CenterCrop(32), MixUp(1.0, num_classes=2)]
+        with pytest.raises(tf.errors.OpError, match=r"2\.jpg can't be read: by its contents"):
+            list(pipeline(third_broken, 1, operations, shuffle=False, seed=seed))
+
+
+def test_an_unreadable_file_at_the_end_of_any_epoch_is_the_one_that_is_skipped(third_broken):
+    source = image_folder(third_broken, on_error="skip")
+    dataset = pipeline(source, 1, [CenterCrop(32)])
+    for _ in range(8):
+        assert len(list(dataset)) == 2
+    assert [os.path.basename(path) for path in source.skipped] == ["2.jpg"]
+
+
 def test_skipped_files_between_starts_and_remainders(tmp_path):
     """Gaps are found batch by batch, and good files are never reported."""
     content = tf.io.encode_jpeg(smooth(40, 40).astype("uint8")).numpy()

@@ -74,6 +74,17 @@ def turned(path):
     return path
 
 
+@pytest.mark.parametrize("num_before", [10, 6000])
+def test_photographs_stand_upright_whatever_precedes_the_header(num_before, tmp_path):
+    content = turned(tmp_path / "1.jpg").read_bytes()
+    comment = b"\xff\xfe" + (num_before + 2).to_bytes(2, "big") + bytes(num_before)
+    stream = tf.data.Dataset.from_tensors(content[:2] + comment + content[2:])
+    ((image,),) = pipeline(stream, 1, [CenterCrop(24)], training=False)
+    expected = np.rot90(PICTURE, -1)
+    top, left = (expected.shape[0] - 24) // 2, (expected.shape[1] - 24) // 2
+    assert np.abs(image * 255 - expected[top : top + 24, left : left + 24]).mean() < 4
+
+
 def test_photographs_stand_upright_in_sets_and_streams(tmp_path):
     tfds = pytest.importorskip("tensorflow_datasets")
     file = turned(tmp_path / "1.jpg")

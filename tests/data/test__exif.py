@@ -1,4 +1,5 @@
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -27,6 +28,21 @@ def test_against_pillow(orientation, kind):
     assert exif_orientation(content) == orientation
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded(orientation))))
     np.testing.assert_array_equal(upright(IMAGE, orientation), expected)
+
+
+def test_a_header_laid_out_otherwise():
+    content = encoded(6, "JPEG")
+    # Fill bytes before a marker.
+    for num in (1, 2, 3):
+        assert exif_orientation(content[:2] + b"\xff" * num + content[2:]) == 6
+    # The directory needn't follow the eight bytes of the beginning.
+    for order, sign in ((b"II*\0", "<"), (b"MM\0*", ">")):
+        entry = struct.pack(sign + "HHHIHHI", 1, 0x0112, 3, 1, 8, 0, 0)
+        header = b"Exif\0\0" + order + struct.pack(sign + "I", 22) + bytes(14) + entry
+        segment = b"\xff\xe1" + struct.pack(">H", len(header) + 2) + header
+        turned = content[:2] + segment + encoded(None, "JPEG")[2:]
+        assert exif_orientation(turned) == 8
+        assert Image.open(io.BytesIO(turned)).getexif()[0x0112] == 8
 
 
 def test_whatever_a_header_holds():

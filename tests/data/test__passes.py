@@ -295,6 +295,15 @@ def test_no_batch_of_the_next_pass_is_made_before_it_is_asked_for(monkeypatch):
         assert len(reads) == opened + number * NUM
 
 
+def test_nothing_stays_of_a_pass_that_was_left_early():
+    dataset = make()
+    next(iter(dataset))
+    (lost,) = map(weakref.ref, series(dataset))
+    batches(dataset)
+    gc.collect()
+    assert lost() is None and len(series(dataset)) == 1
+
+
 def test_nothing_stays_of_a_pipeline():
     dataset = make()
     for _ in range(2):
@@ -305,6 +314,23 @@ def test_nothing_stays_of_a_pipeline():
     del dataset
     gc.collect()
     assert not any(reference() for reference in references)
+
+
+DRAWS = {
+    "uniform": lambda: tf.random.uniform((), 0, 9, tf.int32),
+    "normal": lambda: tf.random.normal(()),
+    "gamma": lambda: tf.random.gamma((), 2.0),
+    "poisson": lambda: tf.random.poisson((), 2.0),
+    "shuffle": lambda: tf.random.shuffle(tf.range(5)),
+    "truncated normal": lambda: tf.random.truncated_normal(()),
+    "categorical": lambda: tf.random.categorical([[0.0, 1.0]], 3),
+    "box": lambda: tf.image.sample_distorted_bounding_box((9, 9, 3), [[[0.0, 0.0, 1.0, 1.0]]]).begin,
+}
+
+
+@pytest.mark.parametrize("kind", DRAWS)
+def test_every_kind_of_draw_is_seen(kind):
+    assert draws_numbers(stream().map(lambda x, y: (x, DRAWS[kind]())).batch(2))
 
 
 def test_draws_numbers():

@@ -5,8 +5,10 @@ import struct
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from kregkit import data
+from kregkit.data._image_files_in_graph import in_graph
 from kregkit.data._service import _in_order
 
 pytestmark = pytest.mark.one_in(2)
@@ -91,6 +93,26 @@ def test_an_image_that_cannot_be_read_is_an_error_and_no_smaller_batch(content, 
         list(dataset)
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_files_give_what_they_give_without_a_service(channels, bits, tmp_path):
+    color = np.random.default_rng(0).integers(0, 256, (5, 7, 4), "uint8")
+    alpha = Image.fromarray(color)
+    kinds = {
+        "color.jpg": alpha.convert("RGB"), "cmyk.jpg": alpha.convert("CMYK"), "grey.jpg": alpha.convert("L"),
+        "color.png": alpha.convert("RGB"), "alpha.png": alpha, "grey.png": alpha.convert("L"),
+        "grey_alpha.png": alpha.convert("LA"), "one_bit.png": alpha.convert("1"), "palette.png": alpha.quantize(8),
+    }  # fmt: skip
+    (tmp_path / "a").mkdir()
+    for name, image in kinds.items():
+        image.save(tmp_path / "a" / name)
+    (tmp_path / "a" / "deep.png").write_bytes(tf.io.encode_png(color.astype("uint16") * 250).numpy())
+    source = data.image_folder(tmp_path, channels=channels, bits=bits)
+    for index, path in enumerate(source.paths):
+        image = in_graph(source).whole(tf.constant(index))
+        np.testing.assert_array_equal(image, source[index][0], err_msg=path, strict=True)
+
+
 @pytest.mark.slow
 def test_fit_reads_it(service):
     import keras
@@ -143,6 +165,10 @@ def test_refuses_what_other_processes_cannot_read(service, tmp_path):
     with pytest.raises(ValueError, match=r"Python code of this process"):
         data.pipeline(_Sequence(pairs), 4, service=service)
     (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"1\.jpg can't be read: it is empty"):
+        data.pipeline(data.image_folder(tmp_path), 4, service=service)
+    (tmp_path / "a" / "1.jpg").rename(tmp_path / "a" / "1.gif")
     (tmp_path / "a" / "1.gif").write_bytes(b"GIF89a")
     with pytest.raises(ValueError, match=r"JPEG or PNG.*1.gif"):
         data.pipeline(data.image_folder(tmp_path), 4, service=service)

@@ -68,6 +68,19 @@ def test_noise_fills_the_range_inside_and_nothing_outside():
     Augment([Standardize(), RandomErasing(value=0.0)])
 
 
+def test_noise_has_draws_of_its_own():
+    images = np.full((4, 12, 12, 1), -1.0, "float32")
+    u = np.full((4, 7), 0.5, "float32")
+    # Beside the first: other noise twice, and another place.
+    u[1, 5], u[2, 6], u[3, 3] = 0.25, 0.25, 0.0
+    erased = RandomErasing(1.0).apply(tf.constant(images), tf.constant(u), Augment([]).value_range).numpy()
+    inside = erased >= 0
+    assert (inside[1] == inside[0]).all() and (inside[2] == inside[0]).all() and inside[3].sum() == inside[0].sum()
+    values = [one[where] for one, where in zip(erased, inside)]
+    assert not np.intersect1d(values[0], values[1]).size and not np.intersect1d(values[0], values[2]).size
+    assert (inside[3] != inside[0]).any()
+
+
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [

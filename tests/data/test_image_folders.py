@@ -106,6 +106,99 @@ def test_every_kind_of_file_gives_three_channels_of_bytes(tmp_path):
         np.testing.assert_allclose(image[..., 0], luma, atol=1.5, err_msg=path)
 
 
+def bmp(bits, rows, width=3, height=2, colors=(), compression=0, between=b""):
+    """Returns a BMP file of given rows, the lowest first."""
+    palette = b"".join(bytes((blue, green, red, 0)) for red, green, blue in colors) + between
+    sizes = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, compression, len(rows), 0, 0, len(colors), 0)
+    return b"BM" + struct.pack("<IHHI", 54 + len(palette) + len(rows), 0, 0, 54 + len(palette)) + sizes + palette + rows
+
+
+COLORS = ((200, 30, 40), (10, 190, 60), (20, 70, 180))
+BMPS = {
+    "1 bit": bmp(1, b"\x40\0\0\0\xa0\0\0\0", colors=COLORS[:2]),
+    "1 bit, 11 wide": bmp(1, b"\x5a\x60\0\0", 11, 1, colors=COLORS[:2]),
+    "4 bits": bmp(4, b"\x01\x20\0\0\x21\x10\0\0", colors=COLORS),
+    "8 bits": bmp(8, b"\0\1\2\0\2\2\0\0", colors=COLORS),
+    "a number beyond the palette": bmp(8, b"\0\1\xc8\0\2\3\0\0", colors=COLORS),
+    "from the top": bmp(8, b"\0\1\2\0\2\2\0\0", height=-2, colors=COLORS),
+    "bytes before the pixels": bmp(8, b"\0\1\2\0\2\2\0\0", colors=COLORS, between=b"\0\0"),
+    "24 bits": bmp(24, bytes(range(9)) + bytes(3) + bytes(range(50, 59)) + bytes(3)),
+    "masks": bmp(32, bytes(range(24)), compression=3, between=struct.pack("<III", 0xFF0000, 0xFF00, 0xFF)),
+    "an unused byte": bmp(32, b"\x0a\x14\x1e\0" * 5 + b"\x1e\x14\x0a\0"),
+}
+
+
+@pytest.mark.parametrize("kind", BMPS)
+def test_bmp_files_as_pillow_reads_them(kind, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.bmp").write_bytes(BMPS[kind])
+    expected = np.asarray(Image.open(tmp_path / "a" / "1.bmp").convert("RGB"))
+    assert expected.any()
+    np.testing.assert_array_equal(image_folder(tmp_path)[0][0], expected)
+    image = image_folder(tmp_path, channels=4)[0][0]
+    np.testing.assert_array_equal(image[..., :3], expected)
+    assert (image[..., 3] == (np.arange(3, 24, 4).reshape(2, 3)[::-1] if kind == "masks" else 255)).all()
+
+
+ODD_BMPS = {
+    "16 bits": (bmp(16, bytes(16)), "16 bits per pixel"),
+    "compressed": (bmp(8, b"\3\0\0\0\3\1\0\1", colors=COLORS, compression=1), "compression 1"),
+    "other masks": (
+        bmp(32, b"\1\2\3\4" * 6, compression=3, between=struct.pack("<III", 0xFF, 0xFF00, 0xFF0000)),
+        "compression 3",
+    ),
+    "OS/2": (
+        b"BM" + struct.pack("<IHHIIHHHH", 82, 0, 0, 74, 12, 4, 2, 1, 8) + bytes(48) + b"\0\1\2\0\2\2\0\0",
+        "a header of 12 bytes",
+    ),
+    "cut off": (bmp(8, b"\0\1\2\0\2\2", colors=COLORS), "cut off"),
+    "cut off in the header": (BMPS["8 bits"][:40], "cut off"),
+    "no pixels": (bmp(8, b"", 0, 2, colors=COLORS), "no pixels"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_BMPS)
+def test_bmp_files_that_are_not_read(kind, tmp_path):
+    content, reason = ODD_BMPS[kind]
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.bmp").write_bytes(content)
+    (tmp_path / "a" / "2.bmp").write_bytes(BMPS["8 bits"])
+    source = image_folder(tmp_path, on_error="skip")
+    with pytest.raises(ValueError, match=rf"1\.bmp can't be read: .*{reason}"):
+        source[0]
+    assert len(list(pipeline(source, 1))) == 1
+
+
+def webp():
+    # An animation: TensorFlow would end the process.
+    file = io.BytesIO()
+    Image.fromarray(pixels()).save(file, "WEBP", save_all=True, append_images=[Image.fromarray(pixels())])
+    return file.getvalue()
+
+
+OTHER_CONTENTS = {
+    "webp": (webp, "a WebP file"),
+    "text": (lambda: b"<html>not found</html>", "no image file"),
+    "JPEG XL": (lambda: b"\xff\x0a" + bytes(100), "no image file"),
+    "nothing": (lambda: b"", "it is empty"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_CONTENTS)
+def test_other_contents_than_the_name_says(kind, tmp_path, monkeypatch):
+    make, reason = OTHER_CONTENTS[kind]
+    save(tmp_path / "a" / "1.png", pixels())
+    (tmp_path / "a" / "2.jpg").write_bytes(make())
+    for operations in ([], [CenterCrop(4)]):
+        source = image_folder(tmp_path, on_error="skip")
+        assert len(list(pipeline(source, 1, operations))) == 1
+        assert reason in source.skipped[source.paths[1]]
+    monkeypatch.setattr(tf.io, "decode_image", lambda *_, **__: pytest.fail("decoded"))
+    stream = tf.data.Dataset.from_tensors({"image": make()})
+    with pytest.raises(tf.errors.OpError, match=rf"An image of the source can't be decoded: .*{reason}"):
+        next(iter(pipeline(stream, 1, [CenterCrop(4)])))
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_a_window_larger_than_an_image_names_the_file(tmp_path, training):
     save(tmp_path / "a" / "large.png", pixels(30, 30))

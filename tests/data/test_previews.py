@@ -59,11 +59,35 @@ def test_labels_that_are_mixed_and_images_without_range():
     sheet = preview(pipeline(arrays, 6, [MixUp(0.9, num_classes=3)], with_keys=True), class_names=["a", "b", "c"])
     assert any(" + " in title for title in sheet.titles)
     assert all(
-        0.9 < sum(float(part.split()[0]) for part in title.split(" + ")) < 1.1 for title in sheet.titles if "+" in title
+        90 < sum(float(part.split("%")[0]) for part in title.split(" + ")) < 110
+        for title in sheet.titles
+        if "+" in title
     )
     sheet = preview(pipeline(arrays, 6, [Standardize().fit(IMAGES)], training=False))
     assert sheet.images.min() == 0 and sheet.images.max() == 1 and 0.3 < sheet.images.mean() < 0.7
     assert preview(pipeline(IMAGES, 6)).titles is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "title"),
+    [
+        ([0.25, 0.0, 0.75], "75% c + 25% a"),
+        ([0.0, 1.0, 0.0], "b"),
+        ([1.0, 0.0, 1.0], "a + c"),
+        ([0.0, 0.0, 0.0], ""),
+        ([-3.0, 5.0, 0.125], "-3, 5, 0.125"),
+        ([7, 2, 1, 4], "7, 2, 1, ..."),
+        ([2], "c"),
+        (1, "b"),
+        (2.5, "2.5"),
+        ("dürr", "dürr"),
+        (7, "7"),
+    ],
+)
+def test_titles(labels, title):
+    sheet = preview(pipeline((IMAGES[:1], np.array([labels])), 1), class_names=["a", "b", "c"])
+    assert sheet.titles == [title]
+    assert repr(sheet).startswith("Preview(1 image 16x20x3;")
 
 
 def test_errors(dataset):

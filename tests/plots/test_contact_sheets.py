@@ -31,6 +31,18 @@ def test_everything_is_where_it_was_said():
     assert first.get_xlim() == (-0.5, 11.5)
 
 
+def test_titles_stay_above_their_images():
+    titles = ["between $5 and $\\frac", "a name of more letters than there are above one image, " * 3, "x" * 100, ""]
+    figure = plots.contact_sheet(np.zeros((4, 8, 8, 3)), titles, [[[1, 1, 5, 5]]] * 4, [[title] for title in titles])
+    figure.draw_without_rendering()
+    axes = figure.axes
+    assert axes[0].get_title() == titles[0] and axes[3].get_title() == ""
+    for one in axes[:3]:
+        title, place = one.title.get_window_extent(), one.get_window_extent()
+        assert place.x0 - 5 < title.x0 < title.x1 < place.x1 + 5 and title.y0 > place.y1
+    assert axes[1].get_title().startswith("a name of more") and axes[1].get_title().endswith("...")
+
+
 def test_grey_columns_and_no_images():
     figure = plots.contact_sheet(np.zeros((3, 4, 4, 1)), columns=3)
     assert len(figure.axes) == 3 and figure.axes[0].images[0].get_array().shape == (4, 4)

@@ -1,3 +1,4 @@
+import itertools
 import pathlib
 import pickle
 import sys
@@ -68,6 +69,11 @@ def test_takes_a_py_dataset_that_iterates_itself():
             return self[0]
 
     train = build_and_fit(_trains.build, Batches())
+    assert [len(train({"rate": 0.01}, 2).history["loss"]) for _ in range(2)] == [2, 2]
+
+
+def test_takes_a_generator_without_end_with_a_number_of_steps():
+    train = build_and_fit(_trains.build, (_trains.data() for _ in itertools.count()), steps_per_epoch=1)
     assert [len(train({"rate": 0.01}, 2).history["loss"]) for _ in range(2)] == [2, 2]
 
 
