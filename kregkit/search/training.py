@@ -31,7 +31,7 @@ def build_and_fit(
 
     Raises:
         ValueError: `build` isn't callable, an argument of `fit` is one that the search sets, or the data are an
-            iterator, which one trial uses up; one without end, with `steps_per_epoch` or `validation_steps`, is allowed.
+            iterator, which one trial uses up. One without end is allowed, with `steps_per_epoch` or `validation_steps`.
 
     Example:
 
@@ -70,7 +70,7 @@ class BuildAndFit:
             ("train_data", train_data, "steps_per_epoch"),
             ("validation_data", validation_data, "validation_steps"),
         ):
-            # The iterators of Keras's `ImageDataGenerator` are PyDatasets; one that has a number of steps may never end.
+            # The iterators of Keras's `ImageDataGenerator` are PyDatasets; one with a number of steps may never end.
             passes = hasattr(data, "__next__") and not isinstance(data, keras.utils.PyDataset)
             if passes and fit_arguments.get(steps) is None:
                 raise ValueError(
