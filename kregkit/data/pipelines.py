@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from kregkit._core import rules
 from kregkit._core.checks import check_boolean, check_choice, check_integer, check_list, check_path, check_string
+from kregkit._core.notebook import as_html
 from kregkit._core.types import Path, Tensor
 from kregkit.data._annotations import nothing
 from kregkit.data._distributed import MIN_STEPS, distributed
@@ -24,6 +25,7 @@ from kregkit.data._in_range import InRange
 from kregkit.data._open_source import open_source
 from kregkit.data._passes import draws_numbers, starts_at_once
 from kregkit.data._service import check_service, from_service
+from kregkit.data._summary import summary
 from kregkit.data.augment import Augment
 
 
@@ -125,8 +127,9 @@ def pipeline(
         num_parallel_calls, prefetch: As for `tf.data.Dataset.map` and `prefetch`; they change nothing but speed.
 
     Returns:
-        A `tf.data.Dataset`, with attributes `epoch` (an int64 `tf.Variable`) and `source`; for a strategy, a
-        `tf.distribute.DistributedDataset` with the same attributes.
+        A `tf.data.Dataset`, with attributes `epoch` (an int64 `tf.Variable`) and `source`, which notebooks show as a
+        table of what it reads, does and gives; for a strategy, a `tf.distribute.DistributedDataset` with the same
+        attributes.
 
     Raises:
         ValueError: if an argument doesn't fit the source: before anything is read, if possible.
@@ -241,6 +244,12 @@ def pipeline(
         dataset = starts_at_once(dataset, num_batches, start)
     dataset.source = getattr(source, "original", source)
     dataset.augmented_fields = fields
+    acting = augment.operations if training else [one for _, one in augment._active(False)]
+    kind = "arrays" if getattr(source, "batched", False) else "a data set"
+    what = str(given) if isinstance(arguments["source"], (str, os.PathLike)) else kind
+    about = dataset.element_spec, source.size, num_batches, batch_size, what, acting, seed, counter
+    # Without the data set itself, which would keep itself alive.
+    dataset._repr_html_ = lambda: as_html(summary(*about))
     return dataset
 
 

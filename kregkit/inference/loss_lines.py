@@ -8,6 +8,7 @@ import numpy as np
 from kregkit._core import rules
 from kregkit._core.backends import require_tensorflow
 from kregkit._core.checks import check_data, check_integer
+from kregkit._core.notebook import Notebook
 from kregkit.inference._weight_evaluator import WeightEvaluator, between, check_same_architecture, warn_of_statistics
 
 # Characters of the longest bar.
@@ -80,7 +81,7 @@ def walked(evaluator: Any, one: Any, other: Any, positions: Any) -> Any:
     return LossAlong(positions, losses, None if errors[0] is None else errors)
 
 
-class LossAlong:
+class LossAlong(Notebook):
     """Losses on the straight line between two models' weights, which print as a picture; `loss_along` makes it.
 
     Args:
