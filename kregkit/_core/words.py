@@ -582,9 +582,9 @@ def missing_names(room: str) -> Callable[[str], Any]:
     """Returns a module-level `__getattr__`, which says where a name of another library or another room is to be had.
 
     `from kregkit.callbacks import EMA` is then an ImportError that names `PolyakAveraging`. Python would replace the
-    text of an AttributeError by its own, so a word of another library raises an ImportError, and so does what
-    `from kregkit import PolyakAveraging` asks for. Names of Keras and of other rooms don't, as programs ask several
-    modules for those by `hasattr`.
+    text of an AttributeError by its own, so a word of another library raises an ImportError, and so does another
+    spelling, or what `from kregkit import PolyakAveraging` asks for. Names of Keras and of other rooms don't, as programs
+    ask several modules for those by `hasattr`.
     """
 
     def __getattr__(name: str) -> Any:
@@ -594,7 +594,7 @@ def missing_names(room: str) -> Callable[[str], Any]:
             theirs = [f"{place}.{name}" for place in rooms if name in _in(place)]
             if ours or theirs:
                 message = f"{room} has no `{name}`: here it is {' or '.join(f'`{place}`' for place in ours + theirs)}."
-                known = _plain(name) in NAMES or room == "kregkit"
+                known = _plain(name) in NAMES or any(place.startswith(f"{room}.") for place in ours)
                 raise ImportError(message, name=room) if known and not theirs else AttributeError(message)
         raise AttributeError(f"module {room!r} has no attribute {name!r}")
 
