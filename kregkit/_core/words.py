@@ -583,8 +583,8 @@ def missing_names(room: str) -> Callable[[str], Any]:
 
     `from kregkit.callbacks import EMA` is then an ImportError that names `PolyakAveraging`. Python would replace the
     text of an AttributeError by its own, so a word of another library raises an ImportError, and so does another
-    spelling, or what `from kregkit import PolyakAveraging` asks for. Names of Keras and of other rooms don't, as programs
-    ask several modules for those by `hasattr`.
+    spelling, or what `from kregkit import PolyakAveraging` asks for. Names of Keras and of other rooms don't, as
+    programs ask several modules for those by `hasattr`.
     """
 
     def __getattr__(name: str) -> Any:
