@@ -161,7 +161,7 @@ class RandomResizedCrop(Geometric):
         # The first that fits, else the largest central part.
         ratio = tf.clip_by_value(width / height, *self.ratio)
         rest = tf.minimum(height, width / ratio), tf.minimum(width, height * ratio)
-        first = fits & (tf.cumsum(tf.cast(fits, tf.int32), 1, exclusive=True) == 0)
+        first = tf.range(_TRIES) == tf.argmax(tf.cast(fits, tf.int32), 1, tf.int32)[:, None]
         found = tf.reduce_any(fits, 1)
         part_height, part_width = (
             tf.where(found, tf.reduce_sum(tf.where(first, sides, 0.0), 1), side)

@@ -159,6 +159,7 @@ def third_broken(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_an_unreadable_partner_is_named_itself(third_broken):
     for seed in range(4):
         operations = [CenterCrop(32), MixUp(1.0, num_classes=2)]

@@ -85,6 +85,7 @@ def test_photographs_stand_upright_whatever_precedes_the_header(num_before, tmp_
     assert np.abs(image * 255 - expected[top : top + 24, left : left + 24]).mean() < 4
 
 
+@pytest.mark.slow
 def test_photographs_stand_upright_in_sets_and_streams(tmp_path):
     tfds = pytest.importorskip("tensorflow_datasets")
     file = turned(tmp_path / "1.jpg")

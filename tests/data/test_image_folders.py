@@ -401,6 +401,7 @@ def test_opening_a_folder_of_many_names(tmp_path):
     shutil.rmtree(tmp_path)
 
 
+@pytest.mark.slow
 def test_names_that_are_no_utf_8(tmp_path):
     """Linux knows names of any bytes, and Python holds those that are no UTF-8 as surrogates."""
     content = tf.io.encode_jpeg(np.full((8, 9, 3), 100, "uint8")).numpy()
