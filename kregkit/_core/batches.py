@@ -30,6 +30,14 @@ def unpack(data):
     return keras.utils.unpack_x_y_sample_weight((data,) if isinstance(data, list) else data)
 
 
+def is_endless(data):
+    """Returns whether a data set is known never to end; generators don't tell."""
+    if isinstance(data, keras.utils.PyDataset):
+        return data.num_batches is None
+    # -1 is TensorFlow's number for data without end.
+    return hasattr(data, "cardinality") and int(data.cardinality()) == -1
+
+
 def read_batches(data, batch_size=None, endless=False):
     """Yields `(x, y, sample_weight)` per batch, once over `data`, in its own order.
 
@@ -53,12 +61,6 @@ def read_batches(data, batch_size=None, endless=False):
         yield from (keras.utils.unpack_x_y_sample_weight(data[index]) for index in range(data.num_batches))
         return
     if not is_arrays(data):
-        # -1 is TensorFlow's number for data without end; other data don't tell.
-        if not endless and hasattr(data, "cardinality") and int(data.cardinality()) == -1:
-            raise ValueError(
-                "The data must end, as they are read from end to end: leave out `repeat()`, or cut them by `take`. "
-                f"Received: {type(data).__name__} without end"
-            )
         yield from (keras.utils.unpack_x_y_sample_weight(batch) for batch in data)
         return
     parts = unpack(data)

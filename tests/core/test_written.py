@@ -10,7 +10,7 @@ import pytest
 
 import kregkit
 from kregkit import callbacks, data, diagnostics, inference, layers, optimizers, schedules, search, transfer
-from kregkit._core.words import ARGUMENTS, NAMES
+from kregkit._core.word_tables import ARGUMENTS, NAMES
 from kregkit._core.written import Words, Written, as_typed
 
 WRITTEN = [case for case in contracts.all_cases() if issubclass(case.component, Written)]
