@@ -1,5 +1,7 @@
 """The one reader of whatever `fit` takes: arrays, data sets, `PyDataset`s and generators."""
 
+import itertools
+
 import keras
 import numpy as np
 
@@ -55,10 +57,14 @@ def read_batches(data, batch_size=None, endless=False):
     >>> [len(x) for x, y, weight in read_batches((np.zeros((5, 2)), np.zeros(5)), batch_size=2)]
     [2, 2, 1]
     """
+    if not endless and is_endless(data):
+        raise ValueError(
+            "The data must end, as they are read from end to end: leave out `repeat()`, or cut them by `take`. "
+            f"Received: {type(data).__name__} without end"
+        )
     if isinstance(data, keras.utils.PyDataset):
-        if data.num_batches is None:
-            raise ValueError("The data must end, as it is read from end to end. Received: num_batches=None")
-        yield from (keras.utils.unpack_x_y_sample_weight(data[index]) for index in range(data.num_batches))
+        numbers = itertools.count() if data.num_batches is None else range(data.num_batches)
+        yield from (keras.utils.unpack_x_y_sample_weight(data[index]) for index in numbers)
         return
     if not is_arrays(data):
         yield from (keras.utils.unpack_x_y_sample_weight(batch) for batch in data)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kregkit._core.batches import read_batches
+from kregkit._core.batches import is_endless, read_batches
 
 _BATCH_SIZE = 32
 
@@ -90,8 +90,7 @@ def integer_labels(name, y):
 def _batches(name, data):
     """Yields the batches `(x, y)` of a dataset once."""
     kind = type(data).__name__
-    endless = isinstance(data, tf.data.Dataset) and data.cardinality() == tf.data.INFINITE_CARDINALITY
-    if endless or (isinstance(data, keras.utils.PyDataset) and data.num_batches is None):
+    if is_endless(data):
         raise ValueError(
             f"`{name}` must end, as it is read from end to end: leave out `repeat`, or cut it by `take`. "
             f"Received: {name}={kind} without end"

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import os
 import pathlib
 
@@ -288,6 +289,13 @@ class OwnStep(keras.Model):
         return {"loss": loss}
 
 
+def assert_goes_on_in_the_same_bits(fit, tmp_path):
+    whole, history = fit(tmp_path / "whole")
+    fit(tmp_path / "killed", die=6)
+    again, resumed = fit(tmp_path / "killed")
+    assert resumed == history and same_bits(again.get_weights(), whole.get_weights())
+
+
 def test_a_model_that_its_own_step_builds_is_refused_before_it(tmp_path):
     def fit(directory, built, die=None):
         keras.utils.set_random_seed(1)
@@ -300,10 +308,7 @@ def test_a_model_that_its_own_step_builds_is_refused_before_it(tmp_path):
     with pytest.raises(ValueError, match="call it once on a batch of inputs before `fit`.*Received: model="):
         fit(tmp_path / "unbuilt", built=False)
     assert not list(tmp_path.glob("*/checkpoint-*"))
-    whole, history = fit(tmp_path / "whole", built=True)
-    fit(tmp_path / "killed", built=True, die=6)
-    again, resumed = fit(tmp_path / "killed", built=True)
-    assert resumed == history and same_bits(again.get_weights(), whole.get_weights())
+    assert_goes_on_in_the_same_bits(functools.partial(fit, built=True), tmp_path)
 
 
 class TwoOptimizers(keras.Model):
@@ -342,10 +347,7 @@ def test_optimizers_of_the_model_that_its_own_step_builds_are_refused_before_it(
     with pytest.raises(ValueError, match=r"'adam.*makes its slots.*optimizer.build.*Received: model="):
         fit(tmp_path / "unbuilt", built=False)
     assert not list(tmp_path.glob("*/checkpoint-*"))
-    whole, history = fit(tmp_path / "whole", built=True)
-    fit(tmp_path / "killed", built=True, die=6)
-    again, resumed = fit(tmp_path / "killed", built=True)
-    assert resumed == history and same_bits(again.get_weights(), whole.get_weights())
+    assert_goes_on_in_the_same_bits(functools.partial(fit, built=True), tmp_path)
 
 
 class Distilled(keras.Model):
