@@ -44,10 +44,11 @@ def checked(**rules: Callable[[str, Any], Any]) -> Callable[[F], F]:
 
         @functools.wraps(function)
         def wrapper(*args, **kwargs):
+            # First, as a function that passes arguments on would have another one complain.
+            refuse_foreign(function, kwargs.keys() - signature.parameters.keys())
             try:
                 given = signature.bind(*args, **kwargs).arguments
             except TypeError:
-                refuse_foreign(function, kwargs.keys() - signature.parameters.keys())
                 # Python's own error, which names the function.
                 return function(*args, **kwargs)
             check(rules, **given)
