@@ -82,6 +82,21 @@ def test_windows_agree_with_cutting_the_whole_image(name, training, folder):
         assert np.abs(image - expected).mean() < 0.012 and np.abs(image - expected).max() < 0.1
 
 
+def test_every_kind_of_window_is_resampled_as_the_whole_image_is(tmp_path):
+    """PNG files and noise, so that nothing but the resampling could differ."""
+    images = np.random.default_rng(0).integers(0, 256, (24, 30, 40, 3), "uint8")
+    (tmp_path / "a").mkdir()
+    for index, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "a" / f"{index:02d}.png")
+    crop = RandomResizedCrop((24, 28), scale=(0.05, 1.0))
+    augment = Augment([crop, RandomFlip()])
+    keys = make_keys(3, 0, np.arange(24))
+    kinds = windows(augment, True).plans(keys[:16], tf.constant([[30, 40]] * 16), tf.ones([16], tf.int32)).kind
+    assert {1, 2, 3} <= set(kinds.numpy().tolist())
+    ((found, _),) = pipeline(image_folder(tmp_path), 24, augment, seed=3, shuffle=False)
+    np.testing.assert_allclose(found, augment(images, keys), atol=2e-3)
+
+
 def test_what_windows_can_do():
     def can(*operations):
         return windows(Augment(list(operations)), True) is not None
