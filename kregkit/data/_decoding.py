@@ -66,7 +66,7 @@ class WindowDecoder:
         return tf.cond(_is_whole_jpeg(content), read, lambda: whole)
 
     def decode(self, content, key, header, plan, whole):
-        """Returns `(image, flips, size)`.
+        """Returns `(image, later, size)`.
 
         Args:
             content: String tensor, the bytes.
@@ -76,8 +76,8 @@ class WindowDecoder:
             whole: Callable that returns the upright image, uint8 `(h, w, channels)`, where it isn't decoded in part.
 
         Returns:
-            The image, float32 in 0..255, before it is mirrored; two Booleans, whether its rows and columns are to be;
-            and the size of the whole image, upright.
+            The image, as `Windows.resample` gives it; what `Windows.finish` needs of it besides; and the size of the
+            whole image, upright.
         """
 
         def decoded():
@@ -85,7 +85,7 @@ class WindowDecoder:
             plan = self._windows.plan(key, tf.shape(image)[:2], tf.constant(1))
             top, left, height, width = tf.unstack(plan.window)
             image = shrunk(image, plan.factor)[top : top + height, left : left + width]
-            return plan.resample(image, self._windows.size), plan.flips, plan.size
+            return self._windows.resample(image, plan), plan.how.later, plan.size
 
         def in_part():
             def cut(ratio):
@@ -95,7 +95,7 @@ class WindowDecoder:
             image = tf.switch_case(branch, [lambda ratio=ratio: cut(ratio) for ratio in (1, 2, 4, 8)])
             image.set_shape((None, None, self._channels))
             image = tf.cond(header.turn > 1, lambda: upright_in_graph(image, header.turn), lambda: image)
-            return plan.resample(image, self._windows.size), plan.flips, plan.size
+            return self._windows.resample(image, plan), plan.how.later, plan.size
 
         return tf.cond(header.in_part, in_part, decoded) if self._in_part else decoded()
 

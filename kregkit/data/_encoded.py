@@ -120,8 +120,8 @@ class WindowReader:
         return dataset.batch(TOGETHER).map(plain(plan)).unbatch() if together else dataset.map(plain(plan))
 
     def _decoded(self, content, example, key, header, plan, whole):
-        image, flips, size = self._decoder.decode(content, key, header, plan, whole)
-        return put(example, self._fields.image, image), flips, size
+        image, later, size = self._decoder.decode(content, key, header, plan, whole)
+        return put(example, self._fields.image, image), later, size
 
     def without_unreadable(self, dataset, batch_size, end, first, counter):
         """Batches what `read` returns, up to `end`, and reports files that can't be read.
@@ -211,6 +211,6 @@ class WindowReader:
         return self._fields.mix(element, keys, other), batch["epoch"][0], keys
 
     def _transformed(self, part, keys):
-        example, flips, _ = part
-        images = self._windows.finish(get(example, self._fields.image), flips, keys)
+        example, later, _ = part
+        images = self._windows.finish(get(example, self._fields.image), later, keys)
         return put(example, self._fields.image, images)

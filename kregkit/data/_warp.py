@@ -194,7 +194,7 @@ def move(group, images, masks, value_range, black):
         return copied, None if masks is None else copy(masks, moves, height, width, margin)
     steps, (height, width) = steps_of(group, batch, height, width)
     is_bytes = images.dtype == tf.uint8
-    fill = next((operation.fill for operation in operations if operation.fill is not None), "constant")
+    fill = fill_of(operations)
     if not is_bytes:
         images = tf.cast(images, tf.float32)
     # `warp` shows zeros outside.
@@ -202,6 +202,11 @@ def move(group, images, masks, value_range, black):
     if is_bytes:
         images = value_range.scaled(images)
     return images + black if black else images, masks
+
+
+def fill_of(operations):
+    """Returns what shows outside the images where these operations are applied as one."""
+    return next((operation.fill for operation in operations if operation.fill is not None), "constant")
 
 
 def steps_of(group, batch, height, width):

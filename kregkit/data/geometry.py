@@ -28,8 +28,11 @@ class Geometric(Operation):
     # True if output positions are an affine map of input positions and the size stays. Then predictions per pixel of
     # test-time views can be mapped back by the inverse.
     invertible = True
-    # True if it only cuts, resizes and mirrors: then a decoder can leave out what it doesn't show.
+    # True if it only cuts, resizes and mirrors.
     cuts = False
+    # True if positions in the output are an affine map of those in the input: then a decoder can leave out what isn't
+    # shown.
+    is_affine = True
     margin = 0
     fill = None  # An operation that never looks outside fuses with any fill.
 
@@ -281,6 +284,7 @@ class LensDistortion(Geometric):
 
     num_draws = 1
     invertible = False
+    is_affine = False
 
     def __init__(self, coefficient: float = 0.15, fill: str | float = "constant") -> None:
         check_range("coefficient", coefficient, -0.3, 0.3)

@@ -12,12 +12,17 @@ from kregkit.data import (
     Augment,
     CenterCrop,
     ColorJitter,
+    LensDistortion,
     MixUp,
     RandomCrop,
     RandomFlip,
     RandomResizedCrop,
     RandomRotation,
+    RandomShear,
+    RandomStretch,
+    RandomTranslation,
     ResizeShortSide,
+    TrivialAugment,
     image_folder,
     make_keys,
     pipeline,
@@ -58,12 +63,12 @@ CROPS = {
     "copied": [RandomCrop(0, size=(48, 56)), RandomFlip(), ColorJitter(0.2, 0.2, 0.2)],
     "short side": [ResizeShortSide((32, 60)), RandomCrop(0, size=30), RandomFlip()],
     "centre": [ResizeShortSide(50), CenterCrop(48)],
+    "turned": [RandomResizedCrop((40, 30), scale=(0.05, 1.0)), RandomRotation(30), RandomFlip("both"), ColorJitter()],
+    "mirrored": [ResizeShortSide((32, 60)), RandomShear(30, fill="reflect"), CenterCrop(30)],
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "training"), [("resized", True), ("copied", True), ("short side", True), ("centre", False)]
-)
+@pytest.mark.parametrize(("name", "training"), [(name, name != "centre") for name in CROPS])
 def test_windows_agree_with_cutting_the_whole_image(name, training, folder):
     operations = CROPS[name]
     source = image_folder(folder)
@@ -91,10 +96,50 @@ def test_every_kind_of_window_is_resampled_as_the_whole_image_is(tmp_path):
     crop = RandomResizedCrop((24, 28), scale=(0.05, 1.0))
     augment = Augment([crop, RandomFlip()])
     keys = make_keys(3, 0, np.arange(24))
-    kinds = windows(augment, True).plans(keys[:16], tf.constant([[30, 40]] * 16), tf.ones([16], tf.int32)).kind
+    kinds = windows(augment, True).plans(keys[:16], tf.constant([[30, 40]] * 16), tf.ones([16], tf.int32)).how.kind
     assert {1, 2, 3} <= set(kinds.numpy().tolist())
     ((found, _),) = pipeline(image_folder(tmp_path), 24, augment, seed=3, shuffle=False)
     np.testing.assert_allclose(found, augment(images, keys), atol=2e-3)
+
+
+REFLECTED = [one(0.9, fill="reflect") for one in (RandomStretch, RandomTranslation)]
+WARPS = {
+    "turned": [RandomResizedCrop((24, 28), scale=(0.05, 1.0)), RandomRotation(40), RandomFlip("both")],
+    "padded": [RandomCrop(6, size=(28, 36)), RandomFlip("both")],
+    "reflected": [ResizeShortSide((20, 40)), RandomCrop(0, size=18), *REFLECTED, RandomShear(60, fill="reflect")],
+    "nearest": [RandomTranslation(1.0, 1.0, fill="nearest"), CenterCrop(20)],
+    "automatic": [RandomResizedCrop(24), RandomFlip(), TrivialAugment()],
+}
+
+
+@pytest.mark.parametrize("name", WARPS)
+def test_windows_hold_all_that_warps_reach(name, tmp_path):
+    """PNG files and noise, so that nothing but the resampling could differ."""
+    images = np.random.default_rng(1).integers(0, 256, (24, 30, 40, 3), "uint8")
+    (tmp_path / "a").mkdir()
+    for index, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "a" / f"{index:02d}.png")
+    augment = Augment(WARPS[name])
+    assert windows(augment, True) is not None
+    ((found, _),) = pipeline(image_folder(tmp_path), 24, augment, seed=3, shuffle=False)
+    expected = augment(images, make_keys(3, 0, np.arange(24)))
+    # Where a sample lies on the image's border, rounding decides whether it shows black.
+    assert np.mean(np.abs(found - expected) > 2e-3) < 1e-3
+
+
+def test_no_more_is_decoded_than_a_warp_reaches():
+    def plan(height, width, *operations):
+        return windows(Augment(list(operations)), True).plan(
+            make_keys(0, 0, 0), tf.constant([height, width]), tf.constant(1)
+        )
+
+    # Samples lie up to 15 / sqrt(2) = 10.6 pixels from the centre: rows 38.9 to 60.1, columns 48.9 to 70.1.
+    found = plan(100, 120, CenterCrop(16), RandomRotation((45, 45)))
+    assert found.window.numpy().tolist() == [38, 48, 24, 24] and found.factor == 1
+    # Twelve pixels of each are one of the output; a decoder can shrink them to an eighth, where samples lie between
+    # 6 / 8 - 1 / 2 and 114 / 8 - 1 / 2.
+    found = plan(120, 200, CenterCrop(120), RandomResizedCrop(10, (1.0, 1.0), (1.0, 1.0)), RandomRotation((90, 90)))
+    assert found.window.numpy().tolist() == [0, 5, 15, 15] and found.factor == 8
 
 
 def test_what_windows_can_do():
@@ -103,7 +148,8 @@ def test_what_windows_can_do():
 
     assert can(RandomResizedCrop(8), ColorJitter(), RandomFlip()) and can(CenterCrop(8))
     assert not can() and not can(RandomFlip()) and not can(ColorJitter(), CenterCrop(8))
-    assert not can(RandomRotation(), CenterCrop(8)) and not can(RandomCrop(2, size=8)) and not can(ResizeShortSide(8))
+    assert can(RandomRotation(), CenterCrop(8)) and can(RandomCrop(2, size=8)) and not can(ResizeShortSide(8))
+    assert not can(CenterCrop(8), LensDistortion())
 
 
 @pytest.mark.slow
