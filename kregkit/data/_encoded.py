@@ -135,7 +135,11 @@ class WindowReader:
             first: Callable that gives the first position.
             counter: Variable, the epoch.
         """
-        dataset = dataset.ignore_errors().batch(batch_size)
+        if self._source.skip:
+            dataset = dataset.ignore_errors().batch(batch_size)
+        else:
+            # Decoding and batching are one call then, which copies an image while it is in the processor's cache.
+            dataset = dataset.batch(batch_size).ignore_errors()
         spec = dataset.element_spec
 
         def last(_):
@@ -176,9 +180,18 @@ class WindowReader:
         for index in partners:
             self._source.report(int(index))
         if not self._source.skip:
-            names = [self._source.paths[int(index)] for index in indices]
-            raise ValueError(f"The image file {names[0]} can't be read: its window can't be decoded")
+            # Python reads all of them. The one that TensorFlow can't decode has taken its batch with it.
+            numbers = [int(index) for index in (*indices, *partners)]
+            path = self._source.paths[next((index for index in numbers if not self._is_decoded(index)), numbers[0])]
+            raise ValueError(f"The image file {path} can't be read: its window can't be decoded")
         return np.int64(0)
+
+    def _is_decoded(self, index):
+        try:
+            tf.io.decode_jpeg(self._source.fetch_encoded(index)[0])
+        except tf.errors.OpError:
+            return False
+        return True
 
     def finished(self, dataset, batch_size, drop_remainder, parallel):
         """Makes batches `(content, epoch, keys)` of a dataset of batches of elements."""

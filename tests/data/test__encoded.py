@@ -220,6 +220,32 @@ def third_broken(tmp_path):
     return tmp_path
 
 
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_a_file_that_tensorflow_alone_cannot_decode_is_named(on_error, tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    for number in range(5):
+        Image.fromarray(smooth(40, 50 + number).astype("uint8")).save(tmp_path / "a" / f"{number}.jpg")
+    bad = (tmp_path / "a" / "2.jpg").read_bytes()
+
+    def refusing(decode):
+        def run(content, *args, **kwargs):
+            with tf.control_dependencies([tf.debugging.Assert(tf.convert_to_tensor(content) != bad, ["refused"])]):
+                return decode(content, *args, **kwargs)
+
+        return run
+
+    monkeypatch.setattr(tf.image, "decode_and_crop_jpeg", refusing(tf.image.decode_and_crop_jpeg))
+    monkeypatch.setattr(tf.io, "decode_jpeg", refusing(tf.io.decode_jpeg))
+    source = image_folder(tmp_path, on_error=on_error)
+    dataset = pipeline(source, 4, [CenterCrop(16)], shuffle=False)
+    if on_error == "skip":
+        assert [len(y) for _, y in dataset] == [4]
+        assert list(source.skipped.values()) == ["its window can't be decoded"]
+    else:
+        with pytest.raises(tf.errors.OpError, match=r"2\.jpg can't be read: its window can't be decoded"):
+            list(dataset)
+
+
 @pytest.mark.slow
 def test_an_unreadable_partner_is_named_itself(third_broken):
     for seed in range(4):
