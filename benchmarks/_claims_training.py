@@ -110,18 +110,18 @@ def cropped():
     return keras.Sequential([keras.Input((28, 28, 1)), AugmentLayer([RandomCrop(0, size=24)]), *core])
 
 
-def residual(blocks=8, depth=False, final=0.5):
-    """Returns a residual network at 7 x 7 pixels, with or without stochastic depth."""
+def residual(blocks=8, depth=False, final=0.5, channels=16, strides=4):
+    """Returns a residual network at 7 x 7 pixels or more, with or without stochastic depth."""
 
     def branch():
         parts = []
         for _ in range(2):
-            parts += [layers.Conv2D(16, 3, padding="same", use_bias=False), layers.BatchNormalization(momentum=0.9)]
-            parts += [layers.ReLU()]
+            parts += [layers.Conv2D(channels, 3, padding="same", use_bias=False)]
+            parts += [layers.BatchNormalization(momentum=0.9), layers.ReLU()]
         return keras.Sequential(parts[:-1])
 
     inputs = keras.Input((28, 28, 1))
-    x = layers.Conv2D(16, 4, strides=4, activation="relu")(inputs)
+    x = layers.Conv2D(channels, 4, strides=strides, activation="relu")(inputs)
     for survival in linear_survival(blocks, final):
         x = StochasticDepth(branch(), survival)(x) if depth else layers.Add()([x, branch()(x)])
         x = layers.ReLU()(x)
