@@ -188,8 +188,12 @@ class WindowReader:
         return np.int64(0)
 
     def _is_decoded(self, index):
+        content = self._source.fetch_encoded(index)[0].numpy()
+        if not content.startswith(b"\xff\xd8"):
+            # Python has read it, and nothing else does.
+            return True
         try:
-            tf.io.decode_jpeg(self._source.fetch_encoded(index)[0])
+            tf.io.decode_jpeg(content)
         except tf.errors.OpError:
             return False
         return True
