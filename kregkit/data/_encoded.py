@@ -106,7 +106,8 @@ class WindowReader:
     def _planned(self, dataset):
         """Appends the `Plan` to the parts of all elements."""
         specs = keras.tree.flatten(dataset.element_spec)
-        together = all(isinstance(spec, tf.TensorSpec) and spec.shape.is_fully_defined() for spec in specs)
+        # TensorFlow's `unbatch` ends the process where a part has no size, such as boxes of which there are none.
+        together = all(isinstance(spec, tf.TensorSpec) and spec.shape.num_elements() for spec in specs)
         make = self._windows.plans if together else self._windows.plan
 
         def plan(element):
@@ -187,8 +188,12 @@ class WindowReader:
         return np.int64(0)
 
     def _is_decoded(self, index):
+        content = self._source.fetch_encoded(index)[0].numpy()
+        if not content.startswith(b"\xff\xd8"):
+            # Python has read it, and nothing else does.
+            return True
         try:
-            tf.io.decode_jpeg(self._source.fetch_encoded(index)[0])
+            tf.io.decode_jpeg(content)
         except tf.errors.OpError:
             return False
         return True

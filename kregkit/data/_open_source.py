@@ -201,7 +201,10 @@ def _py_dataset(source):
     spec = keras.tree.map_structure(
         lambda value: tf.TensorSpec((None, *np.shape(value)[1:]), tf.as_dtype(np.asarray(value).dtype)), first
     )
-    dataset = tf.data.Dataset.range(num)
-    return dataset.map(
-        plain(lambda index: read_in_python(lambda i: fitted(batch(i), spec, f"Batch {i}", "batch 0"), index, spec))
-    ).unbatch()
+
+    def examples(index):
+        read = read_in_python(lambda i: fitted(batch(i), spec, f"Batch {i}", "batch 0"), index, spec)
+        return tf.data.Dataset.from_tensor_slices(read)
+
+    # `unbatch` ends the process where a part has no size, such as boxes of which there are none.
+    return tf.data.Dataset.range(num).flat_map(plain(examples))

@@ -176,7 +176,8 @@ class Augment:
         self._functions: dict[typing.Any, typing.Any] = {}
 
     def _check_order(self):
-        for operation, later in itertools.pairwise(self.operations):
+        # What stands between two of these leaves the size as it is.
+        for operation, later in itertools.pairwise([one for one in self.operations if one.changes_size]):
             if None not in (operation.least_side, later.minimum_size) and operation.least_side < max(
                 later.minimum_size
             ):

@@ -33,6 +33,7 @@ from kregkit.data._windows import windows
 pytestmark = pytest.mark.one_in(2)
 
 SIZES = ((61, 90), (150, 119), (203, 341))
+NUM = 9
 
 
 def smooth(height, width):
@@ -43,14 +44,14 @@ def smooth(height, width):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Photographs of three sizes, some turned by their EXIF header, a grey one, and a PNG file."""
+    """Photographs of three sizes, turned in all ways by their EXIF header, a grey one, and a PNG file."""
     root = tmp_path_factory.mktemp("photographs")
     (root / "a").mkdir()
-    for index in range(8):
+    for index in range(NUM):
         image = Image.fromarray(smooth(*SIZES[index % 3]).astype("uint8"))
         exif = Image.Exif()
-        if index in (1, 2, 4, 5):
-            exif[0x0112] = (1, 6, 3, 1, 7, 8)[index]
+        if index not in (0, 6):
+            exif[0x0112] = (1, 6, 3, 4, 7, 8, 1, 2, 5)[index]
         if index == 7:
             image = image.convert("L")
         name = f"{index}.png" if index == 6 else f"{index}.jpg"
@@ -74,11 +75,11 @@ def test_windows_agree_with_cutting_the_whole_image(name, training, folder):
     source = image_folder(folder)
     arguments = {"training": training, "with_keys": True, "seed": 3, "epoch": 1}
     assert windows(Augment(operations), training) is not None
-    (((images, _), keys),) = pipeline(source, 8, operations, **arguments)
-    numbers = {int(key): index for index, key in enumerate(make_keys(3, 1, np.arange(8)).numpy())}
+    (((images, _), keys),) = pipeline(source, NUM, operations, **arguments)
+    numbers = {int(key): index for index, key in enumerate(make_keys(3, 1, np.arange(NUM)).numpy())}
     if name == "resized":
         # Decoded whole, and shrunk by means where the decoder shrinks.
-        (((cached, _), _),) = pipeline(image_folder(folder, cache=True), 8, operations, **arguments)
+        (((cached, _), _),) = pipeline(image_folder(folder, cache=True), NUM, operations, **arguments)
         np.testing.assert_allclose(images, cached, atol=0.05)
         assert np.abs(images - cached).mean() < 0.004
     augment = Augment(operations)
@@ -109,6 +110,7 @@ WARPS = {
     "reflected": [ResizeShortSide((20, 40)), RandomCrop(0, size=18), *REFLECTED, RandomShear(60, fill="reflect")],
     "nearest": [RandomTranslation(1.0, 1.0, fill="nearest"), CenterCrop(20)],
     "automatic": [RandomResizedCrop(24), RandomFlip(), TrivialAugment()],
+    "test time": [ResizeShortSide((28, 44)), RandomRotation(40), RandomCrop(6, size=(40, 36)), RandomFlip("both")],
 }
 
 
@@ -119,10 +121,10 @@ def test_windows_hold_all_that_warps_reach(name, tmp_path):
     (tmp_path / "a").mkdir()
     for index, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / "a" / f"{index:02d}.png")
-    augment = Augment(WARPS[name])
-    assert windows(augment, True) is not None
-    ((found, _),) = pipeline(image_folder(tmp_path), 24, augment, seed=3, shuffle=False)
-    expected = augment(images, make_keys(3, 0, np.arange(24)))
+    augment, training = Augment(WARPS[name], value_range=(-1.0, 1.0)), name != "test time"
+    assert windows(augment, training) is not None
+    ((found, _),) = pipeline(image_folder(tmp_path), 24, augment, seed=3, training=training, shuffle=False)
+    expected = augment(images, make_keys(3, 0, np.arange(24)), training=training)
     # Where a sample lies on the image's border, rounding decides whether it shows black.
     assert np.mean(np.abs(found - expected) > 2e-3) < 1e-3
 
@@ -161,7 +163,7 @@ def test_same_batches_at_any_parallelism_shard_and_start(folder):
         return {int(k): x for (xs, _), ks in dataset for x, k in zip(xs.numpy(), ks.numpy())}
 
     whole = looks()
-    assert len(whole) == 8
+    assert len(whole) == NUM
     other = looks(2, shard=(1, 2), batch=1, num_parallel_calls=1)
     assert len(other) == 2
     for key, image in other.items():
@@ -224,7 +226,8 @@ def third_broken(tmp_path):
 def test_a_file_that_tensorflow_alone_cannot_decode_is_named(on_error, tmp_path, monkeypatch):
     (tmp_path / "a").mkdir()
     for number in range(5):
-        Image.fromarray(smooth(40, 50 + number).astype("uint8")).save(tmp_path / "a" / f"{number}.jpg")
+        kind = "bmp" if number == 1 else "jpg"
+        Image.fromarray(smooth(40, 50 + number).astype("uint8")).save(tmp_path / "a" / f"{number}.{kind}")
     bad = (tmp_path / "a" / "2.jpg").read_bytes()
 
     def refusing(decode):

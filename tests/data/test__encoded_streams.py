@@ -28,6 +28,12 @@ def test_streams_of_bytes_are_images(form):
     assert next(iter(pipeline(tf.data.Dataset.from_tensor_slices(BYTES), 1, shuffle=False)))[0] == BYTES[0]
 
 
+def test_entries_of_no_size_pass():
+    stream = tf.data.Dataset.from_tensor_slices({"image": BYTES, "none": np.zeros((4, 0, 4), "float32")})
+    (batch,) = pipeline(stream, 4, [CenterCrop(24)])
+    assert batch["image"].shape == (4, 24, 24, 3) and batch["none"].shape == (4, 0, 4)
+
+
 def test_channels_and_what_is_no_image():
     stream = tf.data.Dataset.from_tensor_slices(BYTES)
     assert next(iter(pipeline(stream, 2, [CenterCrop(8)], channels=1))).shape == (2, 8, 8, 1)

@@ -6,7 +6,16 @@ import tensorflow as tf
 from data.reference import resample
 from scipy import stats
 
-from kregkit.data import Augment, CenterCrop, RandomCrop, RandomResizedCrop, ResizeShortSide, make_keys
+from kregkit.data import (
+    Augment,
+    CenterCrop,
+    ColorJitter,
+    RandomCrop,
+    RandomFlip,
+    RandomResizedCrop,
+    ResizeShortSide,
+    make_keys,
+)
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 7, 9, 3), dtype="uint8")
 KEYS = make_keys(0, 0, tf.range(4))
@@ -167,8 +176,9 @@ def test_centre_crop_and_short_side():
         np.testing.assert_allclose(one, resized[top : top + 12, left : left + 12] / 255, atol=1e-4)
     with pytest.raises(ValueError, match="one size: let a crop follow"):
         crop(images)
-    with pytest.raises(ValueError, match="needs images of at least its size"):
-        Augment([ResizeShortSide((15, 60)), RandomCrop(0, size=16)])
+    for between in ([], [RandomFlip(), ColorJitter(), RandomCrop(2)]):
+        with pytest.raises(ValueError, match="needs images of at least its size"):
+            Augment([ResizeShortSide((15, 60)), *between, RandomCrop(0, size=16)])
 
 
 def test_resized_crop_draws():

@@ -399,6 +399,8 @@ class Batches(keras.utils.PyDataset):
         (lambda x, y: (x, y, None), lambda batch: batch),
         (lambda x, y: ({"image": x, "other": y}, [y, y / 2]), lambda batch: (batch[0]["image"], batch[1][0])),
         (lambda x, y: x, lambda batch: (batch, tf.round(batch[:, 0, 0, 0] * 255))),
+        # Entries of no size end the process in TensorFlow's `unbatch`.
+        (lambda x, y: ({"image": x, "none": np.zeros((len(x), 0, 4))}, y), lambda batch: (batch[0]["image"], batch[1])),
     ],
 )
 def test_examples_of_a_py_dataset(make, take):
