@@ -19,15 +19,18 @@ class Labelled:
         targets: List, per flat output: an array, or `None` where there is no target.
         weights: List, per flat output: an array of one weight per example or per step of an example, or `None`.
         prediction: Structure of arrays.
+        unweighed: List of the indices of flat outputs that have targets, but weigh nothing anywhere. Their targets
+            are `None`.
     """
 
     y: Any
     targets: list
     weights: list
     prediction: Any
+    unweighed: list
 
 
-def labelled_predictions(model, validation, batch_size, measured):
+def labelled_predictions(model, validation, batch_size, measured, partly=False):
     """Returns the `Labelled` of a `PassModel`, from one pass over validation data.
 
     Steps that the model masks weigh nothing, as in Keras's losses, nor do labels that a loss ignores (`ignore_class`).
@@ -37,9 +40,10 @@ def labelled_predictions(model, validation, batch_size, measured):
         validation: `(x, y)` or `(x, y, sample_weight)` of arrays, or a data set of such batches.
         batch_size: Integer or `None`, for arrays.
         measured: The Keras model whose outputs, and losses, the targets are for.
+        partly: Boolean, whether an output whose weights are all 0 is left out, if another one has some.
 
     Raises:
-        ValueError: There are no targets, or they don't match the outputs, or there is no example.
+        ValueError: There are no targets, or they don't match the outputs, or there is no example, or none has a weight.
     """
     y_batches, weight_batches, predictions, mask_batches = [], [], [], []
     with model.one_pass():
@@ -57,13 +61,23 @@ def labelled_predictions(model, validation, batch_size, measured):
     masks = [None if one[0] is None else np.concatenate(one) for one in zip(*mask_batches)]
     each = prediction[0] if model.several else prediction
     targets, weights = matched(y, weight, masks, each, measured)
-    for target, weight in zip(targets, weights):
-        if target is not None and weight is not None and not np.sum(weight) > 0:
+    with_targets = [index for index, target in enumerate(targets) if target is not None]
+    unweighed = [index for index in with_targets if weighs_nothing(weights[index])]
+    left_out = unweighed if partly and len(unweighed) < len(with_targets) else []
+    for index in with_targets:
+        weight = weights[index]
+        if weight is not None and not np.sum(weight) > 0 and index not in left_out:
             raise ValueError(
                 "There is nothing to measure by: all examples of an output have weight 0, or are masked. "
                 f"Received: weights that sum to {np.sum(weight)}"
             )
-    return Labelled(y, targets, weights, prediction)
+    targets = [None if index in left_out else target for index, target in enumerate(targets)]
+    return Labelled(y, targets, weights, prediction, left_out)
+
+
+def weighs_nothing(weight):
+    """Returns whether all weights of an output are 0."""
+    return weight is not None and not np.any(weight)
 
 
 def matched(y, weight, masks, prediction, model):

@@ -178,15 +178,21 @@ class Predictor(Words):
         """Returns a `Report` of the predictions on validation data: measures, each with a 95% bootstrap interval.
 
         For classification: log loss, error, expected calibration error over bins of equal width and over bins of
-        equally many decisions, and Brier score. For values: mean squared and mean absolute error.
+        equally many decisions, and Brier score. For values: mean squared and mean absolute error. Of several outputs,
+        one whose examples all have weight 0, or are masked, is named in the report and not measured.
 
         Args:
             validation: `(x, y)` or `(x, y, sample_weight)` of arrays, or a data set of such batches.
             batch_size: Integer, for arrays. Defaults to 32.
         """
-        labelled = labelled_predictions(self._keras_model, validation, batch_size, self._models[0])
+        labelled = labelled_predictions(self._keras_model, validation, batch_size, self._models[0], partly=True)
         found, ranges = self._measures(labelled, labelled.prediction)
-        return Report([], found, ranges, None)
+        return Report([], found, ranges, None, self._unweighed(labelled, labelled.prediction))
+
+    def _unweighed(self, labelled, prediction):
+        """Returns the names of outputs that weren't measured because nothing in them has a weight."""
+        names = output_names(self._models[0], prediction)
+        return [names[index] for index in labelled.unweighed]
 
     def _measures(self, labelled, prediction, tasks=None, with_intervals=True):
         """Returns two dictionaries by name of measure: floats, and intervals."""

@@ -21,7 +21,7 @@ from kregkit._core.written import Name, call_of
 from kregkit.inference._architecture import Architecture, current_values, shared_architectures
 from kregkit.inference._averaging import REDUCTIONS
 from kregkit.inference._calibrators import applied
-from kregkit.inference._labelled import labelled_predictions
+from kregkit.inference._labelled import labelled_predictions, weighs_nothing
 from kregkit.inference._member_mean import MemberMean
 from kregkit.inference._predictor import PredictionModel, Predictor
 from kregkit.inference._saved import rebuilt, symbolic_inputs
@@ -358,7 +358,7 @@ class Ensemble(Predictor):
             validation: `(x, y)` or `(x, y, sample_weight)` of arrays, or a data set of such batches.
             batch_size: Integer, for arrays. Defaults to 32.
         """
-        labelled = self._predict_members(validation, batch_size)
+        labelled = self._predict_members(validation, batch_size, partly=True)
         predictions = labelled.prediction
         combined = keras.tree.map_structure(keras.ops.convert_to_numpy, self._member_mean(predictions))
         tasks = self._member_mean.tasks(predictions)
@@ -371,17 +371,19 @@ class Ensemble(Predictor):
         matrices = {}
         for index, name in enumerate(names):
             task, weight = tasks[index], labelled.weights[index]
+            if weighs_nothing(weight):
+                continue
             matrices[name] = np.array([
                 [disagreement(left[index], right[index], task[0], weight) for right in flat] for left in flat
             ])  # fmt: skip
         matrix = matrices if len(names) > 1 else matrices[names[0]]
         found, ranges = self._measures(labelled, combined)
-        return Report(rows, found, ranges, matrix)
+        return Report(rows, found, ranges, matrix, self._unweighed(labelled, combined))
 
-    def _predict_members(self, validation, batch_size):
+    def _predict_members(self, validation, batch_size, partly=False):
         """Returns the `Labelled` whose prediction is the list of the members', from one pass over the data."""
         each = PredictionModel(self._models, self._predict_each, several=True)
-        return labelled_predictions(each, validation, batch_size, self._models[0])
+        return labelled_predictions(each, validation, batch_size, self._models[0], partly)
 
 
 def _greedy_selection(num, rounds, loss):

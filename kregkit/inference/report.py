@@ -1,5 +1,7 @@
 """How good predictions are, and those of each member of an ensemble, as a table. `_scores.py` computes the numbers."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from kregkit._core.notebook import Notebook
@@ -17,6 +19,7 @@ class Report(Notebook):
         disagreement: `None`, or an array `(members, members)`: the fraction of examples for which two members decide
             differently; for values, the root of the mean squared difference. With several outputs, a dictionary of
             such arrays.
+        unweighed: List of the names of outputs that were not measured: all their examples have weight 0, or are masked.
 
     Example:
 
@@ -34,11 +37,19 @@ class Report(Notebook):
     b              0.375       0
     """
 
-    def __init__(self, members: list[dict], ensemble: dict, intervals: dict, disagreement: object) -> None:
+    def __init__(
+        self,
+        members: list[dict],
+        ensemble: dict,
+        intervals: dict,
+        disagreement: object,
+        unweighed: Sequence[str] = (),
+    ) -> None:
         self.members = members
         self.ensemble = ensemble
         self.intervals = intervals
         self.disagreement = disagreement
+        self.unweighed = list(unweighed)
 
     def __str__(self):
         names = [member["name"] for member in self.members]
@@ -52,13 +63,15 @@ class Report(Notebook):
         columns = ["weight", *measures]
         if not names:
             rows, columns = [row[1:] for row in rows], measures
-        tables = [_table("", columns, labels, rows)]
-        if self.disagreement is None:
-            return tables[0]
-        several = self.disagreement if isinstance(self.disagreement, dict) else {"": self.disagreement}
-        for output, matrix in several.items():
-            tables.append(_table(f"{output} disagreement".strip(), names, names, np.asarray(matrix).tolist()))
-        return "\n\n".join(tables)
+        parts = [_table("", columns, labels, rows)]
+        if self.disagreement is not None:
+            several = self.disagreement if isinstance(self.disagreement, dict) else {"": self.disagreement}
+            for output, matrix in several.items():
+                parts.append(_table(f"{output} disagreement".strip(), names, names, np.asarray(matrix).tolist()))
+        if self.unweighed:
+            lines = [f"{name}: not measured, all its examples have weight 0 or are masked" for name in self.unweighed]
+            parts.append("\n".join(lines))
+        return "\n\n".join(parts)
 
     def __repr__(self):
         return str(self)

@@ -29,6 +29,14 @@ def classifier(seed, activation="softmax", units=5, head=3, loss="auto"):
     return model
 
 
+def functional(*tail, shape=(8,), seed=0):
+    keras.utils.set_random_seed(seed)
+    inputs = outputs = keras.Input(shape)
+    for layer in tail:
+        outputs = layer(outputs)
+    return keras.Model(inputs, outputs)
+
+
 def two_headed(seed, as_dictionary=True):
     """Two inputs; a classification from logits and a regression."""
     keras.utils.set_random_seed(seed)

@@ -5,64 +5,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from inference import models as zoo
+from inference.enumeration import SIGMAS, assert_converges, each_draw, masks
+from inference.models import functional
 from keras import layers
 
-from kregkit._core.keras_internals import flatten_layers
 from kregkit._core.replacing import replaced
 from kregkit.data import Augment, Flips, MixUp, MultiScale, RandomCrop, RandomFlip, TenCrop, Views
 from kregkit.inference import Ensemble, marginalize
-from kregkit.inference.noise import select_noise
 from kregkit.layers import DropConnect, FractionalMaxPooling2D, StochasticDepth
 
 pytestmark = [pytest.mark.trains, pytest.mark.one_in(2)]
 
 X, LABELS = zoo.X, zoo.LABELS
-# A normal deviate is further out less than once in a million times, for hundreds of numbers at once.
-SIGMAS = 6.5
-
-
-def functional(*tail, shape=(8,), seed=0):
-    keras.utils.set_random_seed(seed)
-    inputs = outputs = keras.Input(shape)
-    for layer in tail:
-        outputs = layer(outputs)
-    return keras.Model(inputs, outputs)
-
-
-def each_draw(model, x, count, **arguments):
-    """The draws one by one: what the mean of T draws has more than that of T - 1."""
-    means = [marginalize(model, draws=n, **arguments)(x) for n in range(1, count + 1)]
-    sums = [np.zeros_like(means[0]), *(n * np.asarray(mean, "float64") for n, mean in enumerate(means, 1))]
-    return np.diff(sums, axis=0)
-
-
-def assert_converges(model, x, values, probabilities=None, draws=4000, **arguments):
-    """The mean over draws is that of `values` (one array per outcome of the noise), and so is the deviation."""
-    values = np.asarray(values, "float64")
-    if probabilities is None:
-        probabilities = np.full(len(values), 1 / len(values))
-    exact = np.tensordot(probabilities, values, 1)
-    deviation = np.sqrt(np.tensordot(probabilities, (values - exact) ** 2, 1))
-    mean, spread = marginalize(model, draws=draws, spread=True, **arguments)(x)
-    np.testing.assert_allclose(mean, exact, rtol=0, atol=SIGMAS * deviation.max() / np.sqrt(draws) + 1e-5)
-    np.testing.assert_allclose(spread["std"], deviation, rtol=0, atol=0.15 * deviation.max() + 1e-5)
-
-
-def masks(count, rate):
-    """All dropout masks of some units, inverted, and their probabilities."""
-    bits = np.array(list(itertools.product([0, 1], repeat=count)))
-    return bits / (1 - rate), np.prod(np.where(bits, 1 - rate, rate), axis=1)
 
 
 class TestAgainstEnumeration:
-    def test_all_dropout_masks_of_eight_units(self):
-        model = functional(layers.Dropout(0.3), layers.Dense(3, activation="softmax"))
-        x = np.random.default_rng(0).normal(size=(4, 8)).astype("float32")
-        kernel, bias = model.layers[-1].get_weights()
-        every, probabilities = masks(8, 0.3)
-        values = [zoo.softmax((x * mask) @ kernel + bias) for mask in every]
-        assert_converges(model, x, values, probabilities)
-
     def test_the_neuron_with_two_inputs_and_four_masks(self):
         """E[a] = w1 x + w2 y for dropout with p = 1/2, inverted: inference is exact for a linear neuron, no more."""
         for activation in (None, "relu"):
@@ -76,73 +33,6 @@ class TestAgainstEnumeration:
             assert_converges(model, x, values, outputs="values")
             expected = model.predict(x, verbose=0)
             assert np.isclose(np.mean(values), expected) == (activation is None)
-
-    def test_spatial_dropout(self):
-        x = np.random.default_rng(0).normal(size=(2, 3, 3, 2)).astype("float32")
-        every, probabilities = masks(2, 0.4)
-        model = functional(layers.SpatialDropout2D(0.4), shape=(3, 3, 2))
-        assert_converges(model, x, [x * mask for mask in every], probabilities, outputs="values")
-        model = functional(layers.SpatialDropout1D(0.4), shape=(9, 2))
-        assert_converges(
-            model, x.reshape(2, 9, 2), [x.reshape(2, 9, 2) * mask for mask in every], probabilities, outputs="values"
-        )
-        model = functional(layers.SpatialDropout3D(0.5), shape=(2, 2, 2, 3))
-        for draw in each_draw(model, np.ones((4, 2, 2, 2, 3)), 4, outputs="values"):
-            assert np.ptp(np.round(draw, 5).reshape(4, 8, 3), axis=1).max() == 0
-
-    def test_dropout_with_a_noise_shape(self):
-        x = np.random.default_rng(0).normal(size=(2, 4, 2)).astype("float32")
-        every, probabilities = masks(2, 0.25)
-        model = functional(layers.Dropout(0.25, noise_shape=(None, 1, 2)), shape=(4, 2))
-        assert_converges(model, x, [x * mask for mask in every], probabilities, outputs="values")
-        model = functional(layers.Dropout(0.5, noise_shape=(1, 4, 2)), shape=(4, 2))
-        draws = each_draw(model, np.ones((3, 4, 2)), 6, outputs="values")
-        np.testing.assert_allclose(draws[:, 0], draws[:, 1], atol=1e-5)
-        assert len({np.round(draw, 3).tobytes() for draw in draws}) > 1
-
-    def test_alpha_dropout(self):
-        x = np.array([[0.5, -0.3]], "float32")
-        rate, low = 0.3, -1.0507009873554805 * 1.6732632423543772
-        a = ((1 - rate) * (1 + rate * low**2)) ** -0.5
-        every, probabilities = masks(2, rate)
-        values = [np.where(mask > 0, a * x, a * low) - a * low * rate for mask in every]
-        model = functional(layers.AlphaDropout(rate), shape=(2,))
-        assert_converges(model, x, values, probabilities, outputs="values")
-
-    def test_gaussian_noise_and_dropout(self):
-        x = np.array([[1.0, -2.0, 0.5, 3.0, 1.0]], "float32")
-        for layer, deviation in (
-            (layers.GaussianNoise(0.5), np.full_like(x, 0.5)),
-            (layers.GaussianDropout(0.2), 0.5 * np.abs(x)),
-        ):
-            model = functional(layer, shape=(5,))
-            mean, spread = marginalize(model, draws=20000, outputs="values", spread=True)(x)
-            np.testing.assert_allclose(mean, x, rtol=0, atol=SIGMAS * deviation.max() / np.sqrt(20000))
-            np.testing.assert_allclose(spread["std"], deviation, rtol=SIGMAS / np.sqrt(2 * 20000))
-
-    @pytest.mark.parametrize("kind", [layers.LSTM, layers.GRU, layers.SimpleRNN])
-    def test_dropout_on_a_recurrent_layer_s_inputs(self, kind):
-        """One mask holds for all steps, so it may as well multiply the sequence."""
-        model = functional(kind(3, dropout=0.5), shape=(4, 2))
-        plain = functional(kind(3), shape=(4, 2))
-        plain.set_weights([weight for weight in model.get_weights() if weight.dtype == np.float32])
-        x = np.random.default_rng(0).normal(size=(3, 4, 2)).astype("float32")
-        values = [plain.predict(x * mask.astype("float32"), verbose=0) for mask in masks(2, 0.5)[0]]
-        assert_converges(model, x, values, draws=2000, outputs="values")
-
-    def test_dropout_on_a_recurrent_layer_s_state(self):
-        cell_kernel = np.array([[0.7]])
-        model = functional(layers.SimpleRNN(1, recurrent_dropout=0.5, activation="tanh"), shape=(3, 1))
-        model.layers[-1].cell.kernel.assign(cell_kernel)
-        model.layers[-1].cell.recurrent_kernel.assign([[1.3]])
-        x = np.array([[[1.0], [-0.5], [0.8]]], "float32")
-        values = []
-        for mask in (0.0, 2.0):
-            state = 0.0
-            for step in x[0, :, 0]:
-                state = np.tanh(0.7 * step + 1.3 * mask * state)
-            values.append([[state]])
-        assert_converges(model, x, values, draws=2000, outputs="values")
 
     @pytest.mark.parametrize("mode", ["batch", "sample", "subset"])
     def test_all_depths_of_four_blocks(self, mode):
@@ -202,32 +92,6 @@ class TestAgainstEnumeration:
         for examples in (1, 2):
             found = marginalize(model, draws=3, outputs="values").predict(x, batch_size=examples, verbose=0)
             np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-
-    def test_attention(self):
-        attention = layers.MultiHeadAttention(1, 2, dropout=0.5, use_bias=False)
-        inputs = keras.Input((2, 3))
-        model = keras.Model(inputs, attention(inputs, inputs))
-        x = np.random.default_rng(0).normal(size=(2, 2, 3)).astype("float32")
-        query, key, value, output = (weight.squeeze() for weight in attention.get_weights()[:4])
-        scores = zoo.softmax((x @ query) @ np.swapaxes(x @ key, 1, 2) / np.sqrt(2))
-        values = [(scores * mask.reshape(2, 2)) @ (x @ value) @ output for mask in masks(4, 0.5)[0]]
-        assert_converges(model, x, values, outputs="values")
-
-    def test_attention_that_drops_its_weights_itself(self):
-        x = np.random.default_rng(0).normal(size=(2, 2, 3)).astype("float32")
-        pairs = x[:, :, None] + x[:, None]
-        for attention, scores in (
-            (layers.Attention(dropout=0.5), x @ np.swapaxes(x, 1, 2)),
-            (layers.AdditiveAttention(dropout=0.5, use_scale=False), np.tanh(pairs).sum(-1)),
-        ):
-            inputs = keras.Input((2, 3))
-            model = keras.Model(inputs, attention([inputs, inputs]))
-            values = [(zoo.softmax(scores) * mask.reshape(2, 2)) @ x for mask in masks(4, 0.5)[0]]
-            assert_converges(model, x, values, outputs="values")
-            # Linear in the mask, so inference is the mean.
-            analytic = marginalize(model, draws="analytic", outputs="values")(x)
-            np.testing.assert_allclose(analytic, np.mean(values, axis=0), rtol=1e-5, atol=1e-6)
-            assert "_apply_scores" not in vars(attention)
 
 
 class TestReductionsAndSpread:
@@ -566,62 +430,9 @@ class TestTheModel:
 
 
 class TestWhichNoise:
-    def test_layers_and_types(self):
-        one, other = layers.Dropout(0.5), layers.GaussianNoise(1.0)
-        model = functional(one, other, shape=(6,))
-        x = np.full((20, 6), 10.0, "float32")
-        only = marginalize(model, draws=1, noise=[one], outputs="values")(x)
-        assert set(np.unique(only)) == {0.0, 20.0}
-        only = np.asarray(marginalize(model, draws=1, noise=[layers.GaussianNoise], outputs="values")(x))
-        assert 0 < np.abs(only - 10).max() < 10
-        both = np.asarray(marginalize(model, draws=1, noise=[one, layers.GaussianNoise], outputs="values")(x))
-        np.testing.assert_allclose(both, marginalize(model, draws=1, outputs="values")(x))
-
-    def test_a_recurrent_layer_stands_for_its_cell(self):
-        model = functional(layers.LSTM(3, dropout=0.5), layers.Dropout(0.5), shape=(4, 2))
-        x = np.ones((3, 4, 2))
-        lstm = marginalize(model, draws=2, noise=[model.layers[1]], outputs="values")(x)
-        by_type = marginalize(model, draws=2, noise=[layers.LSTM], outputs="values")(x)
-        np.testing.assert_array_equal(lstm, by_type)
-
-    def test_what_has_no_noise_of_its_own_stands_for_all_inside(self):
-        attention = layers.MultiHeadAttention(1, 2, dropout=0.5)
-        nested = keras.Sequential([layers.Dense(3), layers.Dropout(0.5)])
-        depth = StochasticDepth(keras.Sequential([layers.Dense(3), layers.Dropout(0.5)]), 0.5)
-        inputs = keras.Input((2, 3))
-        model = keras.Model(inputs, depth(nested(attention(inputs, inputs))))
-        inside = {
-            attention: [attention._dropout_layer],
-            nested: nested.layers[-1:],
-            # Noisy itself, so it stands for itself.
-            depth: [depth],
-        }
-        every = flatten_layers(model)
-        for layer, noisy in inside.items():
-            assert [every[place] for place in select_noise([model], [layer])[0]] == noisy
-            if layer is not nested:
-                assert [every[place] for place in select_noise([model], [type(layer)])[0]] == noisy
-
-    def test_of_an_ensemble(self):
-        """A type may be in some members only; a layer is one member's."""
-        one = functional(layers.Dropout(0.5), layers.Dense(1), shape=(6,))
-        other = functional(layers.Dropout(0.5), layers.GaussianNoise(1.0), layers.Dense(1), shape=(6,))
-        for first, second, noise in ((other, one, [layers.GaussianNoise]), (one, other, [one.layers[1]])):
-            ensemble = Ensemble([first, second], outputs="values")
-            alone = marginalize(first, draws=2, noise=noise, outputs="values")(X)
-            assert np.abs(alone - first(X)).max() > 1e-2
-            result = marginalize(ensemble, draws=2, noise=noise)(X)
-            np.testing.assert_allclose(result, (alone + second(X)) / 2, rtol=1e-5, atol=1e-6)
-        with pytest.raises(ValueError, match=r"must be a noisy layer of model '.*', '.*', or.*Received: noise="):
-            marginalize(ensemble, noise=[layers.SpatialDropout2D])
-
     def test_nothing_to_average(self):
         with pytest.raises(ValueError, match=r"no noise that could be averaged out.*Received: noise='all'"):
             marginalize(functional(layers.Dense(2)))
-        with pytest.raises(ValueError, match=r"must be a noisy layer.*Received: noise="):
-            marginalize(zoo.classifier(0), noise=[layers.GaussianNoise])
-        with pytest.raises(ValueError, match=r"must be a noisy layer.*Received: noise="):
-            marginalize(zoo.classifier(0), noise=[layers.Dropout(0.5)])
 
     @pytest.mark.parametrize(
         ("arguments", "text"),

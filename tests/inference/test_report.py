@@ -4,7 +4,7 @@ import pytest
 from inference import models as zoo
 from keras import layers
 
-from kregkit.inference import Ensemble, marginalize
+from kregkit.inference import Ensemble, calibrate, marginalize
 
 X, LABELS = zoo.X, zoo.LABELS
 
@@ -122,3 +122,44 @@ def test_every_predictor_has_a_report():
     p = marginal.predict(X, verbose=0)[0]
     assert report.ensemble["log loss"] == pytest.approx(-np.log(p[np.arange(40), LABELS]).mean(), rel=1e-4)
     assert report.members == [] and report.disagreement is None and str(report).count("\n") == 3
+
+
+_TWO_INPUTS = {"image": np.ones((40, 4, 4, 1), "float32"), "features": X}
+_TWO_TARGETS = {"kind": LABELS, "size": X[:, 0]}
+
+
+class TestAnOutputThatWeighsNothing:
+    @pytest.mark.parametrize("without", ["kind", "size"])
+    def test_is_named_and_the_others_are_measured(self, without):
+        other = {"kind": "size", "size": "kind"}[without]
+        ensemble = Ensemble([zoo.two_headed(0), zoo.two_headed(1)])
+        weight = {without: np.zeros(40), other: np.linspace(0.0, 1.0, 40)}
+        predictors = ensemble, marginalize(ensemble, draws=1), marginalize(zoo.two_headed(0), noise=None)
+        for predictor in predictors:
+            report = predictor.report((_TWO_INPUTS, _TWO_TARGETS, weight))
+            expected = predictor.report((_TWO_INPUTS, {other: _TWO_TARGETS[other]}, {other: weight[other]}))
+            assert report.unweighed == [without] and expected.unweighed == []
+            assert report.ensemble == expected.ensemble and report.intervals == expected.intervals
+            assert report.members == expected.members
+            assert str(report).endswith(f"\n\n{without}: not measured, all its examples have weight 0 or are masked")
+        disagreement = ensemble.report((_TWO_INPUTS, _TWO_TARGETS, weight)).disagreement
+        assert list(disagreement) == [other] and disagreement[other][0, 1] > 0
+
+    def test_without_targets_it_has_no_disagreement(self):
+        ensemble = Ensemble([zoo.two_headed(0), zoo.two_headed(1)])
+        weight = {"kind": np.ones(40), "size": np.zeros(40)}
+        report = ensemble.report((_TWO_INPUTS, {"kind": LABELS}, weight))
+        assert list(report.disagreement) == ["kind"] and report.unweighed == []
+
+    def test_other_calls_refuse_it(self):
+        ensemble = Ensemble([zoo.two_headed(0), zoo.two_headed(1)])
+        nothing = {"kind": np.zeros(40), "size": np.zeros(40)}
+        not_numbers = {"kind": np.full(40, np.nan), "size": np.ones(40)}
+        for measure, weight in (
+            (ensemble.report, nothing),
+            (ensemble.report, not_numbers),
+            (ensemble.select, {"kind": np.zeros(40), "size": np.ones(40)}),
+            (lambda data: calibrate(ensemble, data), {"kind": np.zeros(40), "size": np.ones(40)}),
+        ):
+            with pytest.raises(ValueError, match="nothing to measure by.*Received: weights that sum to"):
+                measure((_TWO_INPUTS, _TWO_TARGETS, weight))
