@@ -129,15 +129,18 @@ class PlateauDecay(RateCallback):
         self._factor.assign(self._product)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._unread += 1 if self.unit == "epoch" else self.train_step.steps_done() - self.train_step.epoch_start
+        # Epoch by epoch, also between validations: a cooldown may end there.
+        passed = 1 if self.unit == "epoch" else self.train_step.steps_done() - self.train_step.epoch_start
+        if self._cooling > 0:
+            self._cooling -= passed
+            self._since = self._unread = 0.0
+        if self._cooling <= 0:
+            self._unread += passed
         value = (logs or {}).get(self.monitor)
         if value is None:
             self._warn_of_missing(logs or {})
             return
         passed, self._unread = self._unread, 0.0
-        if self._cooling > 0:
-            self._cooling -= passed
-            self._since = 0.0
         value = one_value(self.monitor, value)
         if is_better(value, self._best, self._direction, self.min_delta):
             self._best, self._since = value, 0.0

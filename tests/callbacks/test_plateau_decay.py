@@ -149,6 +149,21 @@ def test_epochs_without_validation_count(unit):
     np.testing.assert_array_equal(rates, [1] * 6 + [0.5] * 2)
 
 
+@pytest.mark.parametrize("validation_freq", [1, 3])
+def test_epochs_of_a_cooldown_do_not_count_whether_validated_or_not(validation_freq):
+    model, record = probes.slope_model(keras.optimizers.SGD(0.5)), probes.record_rate()
+    data, zeros = probes.ones(1), 0 * probes.ones(1)
+    model.fit(
+        data, data, epochs=18, verbose=0, callbacks=[PlateauDecay(factor=0.5, patience=3, cooldown=3), record],
+        validation_data=(zeros, zeros), validation_freq=validation_freq,
+    )  # fmt: skip
+    rates = record.rows[:, 0] / 0.5
+    decayed = [int(epoch) + 1 for epoch in np.flatnonzero(np.diff(rates))]
+    # The epoch that ends a cooldown counts, as in Keras, and the third one decays: 2 + 3 epochs later, or at the next
+    # validation.
+    assert decayed == ([4, 9, 14] if validation_freq == 1 else [6, 12])
+
+
 def test_no_patience_decays_at_each_epoch_without_improvement():
     rates = run([3, 3, 2, 2, 2], [PlateauDecay(factor=0.5, patience=0)])
     np.testing.assert_array_equal(rates, [1, 1, 0.5, 0.5, 0.25])
