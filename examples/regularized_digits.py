@@ -1,6 +1,6 @@
 """A residual network on real digits, without noise, with each of kregkit's stochastic layers, and with all of them.
 
-    python examples/regularized_digits.py            # about five minutes on two cores
+    python examples/regularized_digits.py            # about seven minutes on two cores
     python examples/regularized_digits.py --smoke    # seconds: one short run of the plain and the full variant
     python examples/regularized_digits.py --masks    # instead: DropConnect's three masks beside each other
 
@@ -8,6 +8,9 @@ All variants get the same few training images, the same steps and the same seeds
 table shows the test error's mean over seeds with a 95 % interval of the mean (Student's t), and the paired difference
 to the plain network. Pictures are saved to examples/output/regularized_digits/. With `--masks`, two wide dense layers
 answer whether DropConnect's cheap masks do as well as those that are independent from example to example.
+
+Random pooling regions lower the error of this small network by more than the 95 % interval of three seeds; the other
+layers don't, nor do all four together.
 """
 
 import argparse
@@ -124,7 +127,7 @@ def drawn_boundaries(layer, size):
 
 
 def save(figure, name, title):
-    figure.suptitle(title, fontsize=13, fontweight="bold", color="0.2")
+    figure.suptitle(title, fontsize=13 if figure.get_figwidth() > 8 else 11, fontweight="bold", color="0.2")
     OUTPUT.mkdir(parents=True, exist_ok=True)
     figure.savefig(OUTPUT / name, dpi=150)
     plt.close(figure)
@@ -138,7 +141,7 @@ def draw_regions(image, rows, columns, axes, title, color="tab:orange"):
         image = image[..., 0]
     axes.imshow(image, cmap="gray", interpolation="nearest", extent=(0, width, height, 0))
     # Thin enough that a dense grid leaves the image visible.
-    line = {"color": color, "linewidth": min(1.8, max(0.35, 60 / max(len(rows), len(columns)) / 8)), "alpha": 0.9}
+    line = {"color": color, "linewidth": min(1.8, max(0.35, 14 / max(len(rows), len(columns)))), "alpha": 0.9}
     axes.hlines(rows, 0, width, **line, clip_on=False)
     axes.vlines(columns, 0, height, **line, clip_on=False)
     axes.set_axis_off()
@@ -188,7 +191,7 @@ def draw_depths(probabilities, axes, label):
     axes.axvline(sum(probabilities), color=bars.patches[0].get_facecolor()[:3], linestyle="--", label=mean)
     axes.set_xlabel("blocks computed at a step")
     axes.set_ylabel("probability")
-    axes.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(plt.MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.legend(frameon=False, loc="upper left")
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -204,7 +207,7 @@ def picture_depth():
 
 
 def compare(variants, epochs, seeds, base):
-    """Trains every variant with every seed, prints the table, and returns means and intervals by name.
+    """Trains every variant with every seed, prints the table, and returns the test errors by name.
 
     Args:
         variants: Dictionary of functions of a seed that return a compiled model.
@@ -232,16 +235,28 @@ def compare(variants, epochs, seeds, base):
     over = f"over {seeds} seeds, 95 % interval of the mean" if seeds > 1 else "of one seed"
     print(f"\nTest error in percent {over}\n")
     print(f"  {'':<24} {'test error':>14}   {'minus ' + base:>15}   training error")
-    means, intervals = {}, {}
     for name, values in errors.items():
         mean, half = interval(values)
         difference, other = interval(np.subtract(values, errors[base]))
-        means[name], intervals[name] = mean, (mean - half, mean + half)
         cells = [f"{mean:.2f}", f"{difference:+.2f}"]
         if seeds > 1:
             cells = [f"{cell} +- {each:.2f}" for cell, each in zip(cells, (half, other))]
         print(f"  {name:<24} {cells[0]:>14}   {cells[1]:>15}   {np.mean(training[name]):14.2f}")
-    return means, intervals
+    return errors
+
+
+def picture_errors(errors, seeds):
+    means, intervals = {}, {}
+    for name, values in errors.items():
+        mean, half = interval(values)
+        difference, other = interval(np.subtract(values, errors["plain"]))
+        label = name if name == "plain" else f"{name}\n({difference:+.2f} ± {other:.2f})"
+        means[label], intervals[label] = mean, (max(0.0, mean - half), mean + half)
+    axes = plots.errors(means, intervals=intervals, baseline="plain")
+    axes.figure.set_size_inches(6.4, 4.4)
+    axes.set_xlabel("test error (%)")
+    title = f"Test error after {NUM_TRAIN} digits; lines: 95% intervals over {seeds} seeds\n"
+    save(axes.figure, "errors.png", title + "dashed: plain; in brackets: paired difference to plain")
 
 
 def main():
@@ -257,12 +272,11 @@ def main():
         return
     names = ("plain", "all four") if arguments.smoke else VARIANTS
     variants = {name: functools.partial(build, VARIANTS[name]) for name in names}
-    means, intervals = compare(variants, epochs, seeds, base="plain")
+    errors = compare(variants, epochs, seeds, base="plain")
     picture_regions()
     picture_depth()
     if not arguments.smoke:
-        title = f"Test error after {NUM_TRAIN} digits; lines: 95% intervals over {seeds} seeds; dashed: plain"
-        save(plots.errors(means, intervals=intervals, baseline="plain").figure, "errors.png", title)
+        picture_errors(errors, seeds)
     print(f"\nPictures: {OUTPUT}")
 
 

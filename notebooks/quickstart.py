@@ -3,7 +3,7 @@
 #
 # One small network on 1,437 real images of digits: checked, trained with two lists of callbacks, averaged and
 # made an ensemble of. It runs in under a minute, without a network. `examples/quickstart.py` is the long version, with
-# three seeds.
+# six seeds.
 
 # %%
 import os
