@@ -145,6 +145,10 @@ def test_no_more_is_decoded_than_a_warp_reaches():
     # 6 / 8 - 1 / 2 and 114 / 8 - 1 / 2.
     found = plan(120, 200, CenterCrop(120), RandomResizedCrop(10, (1.0, 1.0), (1.0, 1.0)), RandomRotation((90, 90)))
     assert found.window.numpy().tolist() == [0, 5, 15, 15] and found.factor == 8
+    # The axis that is shrunk less decides: by 1.5, 2.1 and 4.8.
+    for side, factor in ((80, 1), (56, 2), (25, 4)):
+        resize = RandomResizedCrop((side, side // 2), (1.0, 1.0), (1.0, 1.0))
+        assert plan(120, 200, CenterCrop(120), resize, RandomRotation((90, 90))).factor == factor
 
 
 def test_what_windows_can_do():
