@@ -138,10 +138,17 @@ def test_no_more_is_decoded_than_a_warp_reaches():
     # Samples lie up to 15 / sqrt(2) = 10.6 pixels from the centre: rows 38.9 to 60.1, columns 48.9 to 70.1.
     found = plan(100, 120, CenterCrop(16), RandomRotation((45, 45)))
     assert found.window.numpy().tolist() == [38, 48, 24, 24] and found.factor == 1
+    # Rows 92.3 to 107.3, of which those beyond 99.5 come back as 91.7 and later ones; columns 51.64 to 66.64.
+    found = plan(100, 120, RandomTranslation((-0.503, -0.503), (0.003, 0.003), fill="reflect"), CenterCrop(16))
+    assert found.window.numpy().tolist() == [91, 51, 9, 17] and found.factor == 1
     # Twelve pixels of each are one of the output; a decoder can shrink them to an eighth, where samples lie between
     # 6 / 8 - 1 / 2 and 114 / 8 - 1 / 2.
     found = plan(120, 200, CenterCrop(120), RandomResizedCrop(10, (1.0, 1.0), (1.0, 1.0)), RandomRotation((90, 90)))
     assert found.window.numpy().tolist() == [0, 5, 15, 15] and found.factor == 8
+    # The axis that is shrunk less decides: by 1.5, 2.1 and 4.8.
+    for side, factor in ((80, 1), (56, 2), (25, 4)):
+        resize = RandomResizedCrop((side, side // 2), (1.0, 1.0), (1.0, 1.0))
+        assert plan(120, 200, CenterCrop(120), resize, RandomRotation((90, 90))).factor == factor
 
 
 def test_what_windows_can_do():
