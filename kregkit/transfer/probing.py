@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import scipy.optimize
+import threadpoolctl
 
 from kregkit._core import rules
 from kregkit._core.checks import check_number
@@ -161,6 +162,9 @@ def solve(x: Any, y: Any, num_classes: int, penalty: float | Sequence[float] | N
         return loss + penalty / 2 * np.sum(kernel**2), gradient
 
     start = np.zeros((z.shape[1] + 1) * num_classes)
-    solution = scipy.optimize.minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 300}).x
+    # The products are narrow: waiting for another BLAS thread takes longer than its part, and far longer where cores
+    # are busy.
+    with threadpoolctl.threadpool_limits(1, "blas"):
+        solution = scipy.optimize.minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 300}).x
     kernel = solution[:-num_classes].reshape(-1, num_classes) * scale[:, None]
     return kernel, solution[-num_classes:] - mean @ kernel

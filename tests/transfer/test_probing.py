@@ -3,7 +3,9 @@
 import keras
 import numpy as np
 import pytest
+import scipy.optimize
 import tensorflow as tf
+import threadpoolctl
 from sklearn.linear_model import LogisticRegression
 from transfer.models import convolutional, dense, images, randomised, values, vectors
 
@@ -101,6 +103,20 @@ def test_examples_of_a_class_are_spread_over_the_fifths():
     # Two far classes' worth of room for each; a class is known where one of its two examples was fitted.
     x, y = np.repeat(np.eye(20, dtype="float32"), 2, axis=0), np.repeat(np.arange(20), 2)
     assert linear_probe(identity(20), (x, y), penalty=0.01).accuracy["body"] == 1.0
+
+
+def test_the_solver_takes_one_blas_thread_and_gives_the_others_back(monkeypatch):
+    def threads():
+        return {library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"}
+
+    minimize, seen = scipy.optimize.minimize, []
+    monkeypatch.setattr(scipy.optimize, "minimize", lambda *a, **o: (seen.append(threads()), minimize(*a, **o))[1])
+    x = np.random.default_rng(0).normal(size=(40, 2)).astype("float32")
+    with threadpoolctl.threadpool_limits(2, "blas"):
+        before = threads()
+        linear_probe(identity(2), (x, (x[:, 0] > 0).astype(int)), penalty=0.1)
+        assert threads() == before
+    assert seen and all(each <= {1} for each in seen)
 
 
 def test_a_unit_that_hardly_varies_is_not_blown_up():

@@ -120,6 +120,12 @@ class TestElementwise:
         drawn = perturbed(kind(0.5, noise_shape=(None, 1, 4)), np.ones((8, 3, 4), "float32"))
         assert np.ptp(drawn, axis=1).max() == 0 and len(np.unique(drawn)) == 2
 
+    @pytest.mark.parametrize("kind", [layers.Dropout, layers.SpatialDropout1D, layers.AlphaDropout])
+    def test_values_are_those_that_keras_draws(self, kind):
+        layer, x = kind(0.3), np.ones((8, 4, 4), "float32")
+        expected = np.unique(layer(x, training=True))
+        np.testing.assert_allclose(np.unique(perturbed(layer, x)), expected, rtol=1e-5, atol=1e-6)
+
     @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
     @pytest.mark.parametrize("kind", [kind for types, _ in keras_layers._KINDS for kind in np.atleast_1d(types)])
     def test_the_inputs_type_stays(self, kind, dtype):
@@ -171,6 +177,16 @@ class TestRecurrentCells:
                 state = np.tanh(0.7 * step + 1.3 * mask * state)
             values.append([[state]])
         assert_converges(model, x, values, draws=2000, outputs="values")
+
+    @pytest.mark.parametrize("unroll", [False, True])
+    @pytest.mark.parametrize(("rate", "expected"), [("dropout", {0.0, 6.0}), ("recurrent_dropout", {1.0, 7.0})])
+    def test_a_mask_holds_for_all_steps(self, rate, expected, unroll):
+        """Three steps that add 1: all of them or none doubled, as are the sums before; or left out."""
+        sums = layers.SimpleRNN(
+            1, None, kernel_initializer="ones", recurrent_initializer="ones", unroll=unroll, **{rate: 0.5}
+        )
+        drawn = marginalize(functional(sums, shape=(3, 1)), draws=1, outputs="values")(np.ones((64, 3, 1), "float32"))
+        assert set(np.unique(drawn)) == expected
 
     def test_gates_have_masks_of_their_own(self):
         """Where Keras multiplies each gate's inputs: 16 masks of the input, 16 of the state."""
