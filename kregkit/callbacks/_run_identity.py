@@ -67,9 +67,19 @@ def _optimizer(optimizer, callbacks):
         config = optimizer.get_config()
     except NotImplementedError:
         config = {}
-    left_out = {"name", *(["learning_rate"] if any(isinstance(one, _SETTERS) for one in callbacks) else [])}
-    settings = {key: _json(value) for key, value in config.items() if key not in left_out}
-    return {"class": type(optimizer).__name__, **settings}
+    # Keras numbers the optimizers and layers of a process, and the factors of LayerwiseLearningRate go by such names.
+    left_out = {"name", "known_factors"}
+    factors = [factor for _, factor in config.get("known_factors", ())]
+    if any(isinstance(one, _SETTERS) for one in callbacks):
+        left_out.add("learning_rate")
+    return {"class": type(optimizer).__name__, **_without(_json(config), left_out), "factors": factors}
+
+
+def _without(value, names):
+    """Returns a config without these names, nor those in the configs that are in it."""
+    if isinstance(value, dict):
+        return {key: _without(item, names) for key, item in value.items() if key not in names}
+    return [_without(item, names) for item in value] if isinstance(value, list) else value
 
 
 def _json(value):

@@ -15,6 +15,7 @@ from callbacks import resume_runs
 from kregkit import resume_check
 from kregkit._core.directory_lock import DirectoryLock
 from kregkit.callbacks import CosineDecay, Resume, SnapshotEnsemble
+from kregkit.optimizers import LayerwiseLearningRate
 from kregkit.resume_check import Verification, main, verify
 
 pytestmark = pytest.mark.trains
@@ -204,6 +205,44 @@ def test_other_runs_are_refused_with_what_differs_and_nothing_is_changed(tmp_pat
     assert (tmp_path / "log.csv").read_text() == "kept"
     assert same_bits(made["model"].get_weights(), weights)
     assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def by_depth(model):
+    return LayerwiseLearningRate.by_depth(keras.optimizers.Adam(), model, 0.5)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda model: keras.optimizers.LossScaleOptimizer(keras.optimizers.AdamW()),
+        lambda model: LayerwiseLearningRate(keras.optimizers.Adam(), {".*kernel": 0.1}),
+        lambda model: keras.optimizers.LossScaleOptimizer(by_depth(model)),
+        by_depth,
+    ],
+    ids=["loss scaling", "patterns", "both", "depth"],
+)
+def test_a_run_goes_on_in_the_same_process_where_names_are_numbered_on(tmp_path, make):
+    def program(directory, die=None):
+        keras.utils.set_random_seed(1)
+        model = small_model()
+        model.compile(make(model), "mse", metrics=["mae"])
+        return run(directory, die, model=model, save_freq=2)
+
+    whole, history = program(tmp_path / "whole")
+    program(tmp_path / "killed", die=6)
+    again, resumed = program(tmp_path / "killed")
+    assert resumed == history and same_bits(again.get_weights(), whole.get_weights())
+
+
+def test_other_factors_are_another_run(tmp_path):
+    def program(decay, die=None):
+        model = small_model()
+        model.compile(LayerwiseLearningRate.by_depth(keras.optimizers.Adam(), model, decay), "mse")
+        return run(tmp_path, die, model=model, save_freq=2)
+
+    program(0.5, die=6)
+    with pytest.raises(ValueError, match=r"different run.*factors\[0\]: 0.5, now 0.25"):
+        program(0.25)
 
 
 def test_a_directory_in_use_is_refused(tmp_path):
