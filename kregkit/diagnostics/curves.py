@@ -7,7 +7,8 @@ import keras
 import numpy as np
 
 from kregkit._core import rules
-from kregkit._core.checks import check_number
+from kregkit._core.checks import check_number, shown
+from kregkit._core.metrics import direction
 from kregkit.diagnostics.finding import Finding, Problem
 
 _REGULARISE = (
@@ -53,7 +54,8 @@ def diagnose_curves(
         A `Finding` whose problems have these names. Epochs count from 1.
 
     Raises:
-        ValueError: The history holds no `monitor`, or fewer than 4 epochs; or `floor` is not finite.
+        ValueError: The history holds no `monitor`, or fewer than 4 epochs, or something else than numbers; `monitor` is
+            a quantity of which larger values are better, such as `"accuracy"`; or `floor` is not finite.
 
     Example:
 
@@ -68,12 +70,17 @@ def diagnose_curves(
             f"`history` must hold {monitor!r}, which is watched; it holds {sorted(map(str, record))}. "
             f"Received: monitor={monitor!r}"
         )
-    train = np.asarray(record[monitor], "float64")
+    if _larger_is_better(monitor):
+        raise ValueError(
+            f"`monitor` must be a loss, which falls while training goes well, and of {monitor!r} larger is better. "
+            f"Received: monitor={monitor!r}"
+        )
+    train = _curve(record, monitor)
     if len(train) < 4:
         raise ValueError(f"A curve needs at least 4 epochs. Received: epochs={len(train)}")
     if floor is not None:
         check_number("floor", floor)
-    validation = np.asarray(record.get(f"val_{monitor}", []), "float64")
+    validation = _curve(record, f"val_{monitor}")
     numbers = {"epochs": len(train), "start": train[0], "end": train[-1]}
     problems = [_not_finite(train, validation), _divergence(train)]
     usable = validation if len(validation) and np.isfinite(validation).all() else None
@@ -94,6 +101,25 @@ def diagnose_curves(
     return Finding(
         "diagnose_curves", figure, "a loss that keeps falling, and validation that follows it", found, numbers
     )
+
+
+def _larger_is_better(monitor):
+    try:
+        return direction(monitor) == "max"
+    except ValueError:
+        # Nobody knows: a loss of the user's own.
+        return False
+
+
+def _curve(record, name):
+    values = record.get(name, [])
+    try:
+        curve = np.asarray(values, "float64")
+    except (TypeError, ValueError):
+        curve = None
+    if curve is None or curve.ndim != 1:
+        raise ValueError(f"`history` must hold one number for each epoch. Received: {name}={shown(values)}")
+    return curve
 
 
 def _faults(train, validation, rates, floor):

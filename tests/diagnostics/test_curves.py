@@ -164,6 +164,10 @@ def test_gap_is_overfitting_also_once_training_has_stopped_falling():
         (3, {}, "Received: history=3"),
         ({"loss": [1.0, 0.5]}, {}, "Received: epochs=2"),
         (curves([1.0] * 5), {"floor": NAN}, "Received: floor=nan"),
+        ({"accuracy": [0.1, 0.5, 0.7, 0.9]}, {"monitor": "accuracy"}, "must be a loss.*Received: monitor='accuracy'"),
+        ({"val_auc": [0.1, 0.5, 0.7, 0.9]}, {"monitor": "val_auc"}, "larger is better"),
+        ({"loss": ["NA", "1.0", "0.5", "0.4"]}, {}, "one number for each epoch. Received: loss="),
+        ({"loss": [1.0] * 4, "val_loss": [[1.0, 2.0]] * 4}, {}, "one number for each epoch. Received: val_loss="),
     ],
 )
 def test_bad_arguments(history, arguments, text):
