@@ -77,6 +77,25 @@ def _layers_as_traced(model):
     return sorted(layers, key=lambda layer: position.get(id(layer), len(position)))
 
 
+def reads_channels_first(model):
+    """Returns whether the first layer that has a `data_format` reads images with their channels as the first axis.
+
+    `False` too where something before it changes the shape, such as a transposition, and of a subclass, whose graph
+    isn't known.
+    """
+    functional = keras_internals.functional_of(model)
+    for node in [] if functional is None else keras_internals.nodes_in_order(functional):
+        operation = node.operation
+        if isinstance(operation, keras.Model):
+            return reads_channels_first(operation)
+        if hasattr(operation, "data_format"):
+            return operation.data_format == "channels_first"
+        shapes = {tuple(tensor.shape) for tensor in (*node.input_tensors, *node.output_tensors)}
+        if len(shapes) > 1:
+            return False
+    return False
+
+
 def all_layers(model):
     """Returns the layers inside a model at every depth, each once: wrapped layers and cells too, without the model."""
     return keras_internals.flatten_layers(model, include_self=False)

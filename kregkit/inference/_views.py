@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from kregkit._core.checks import check_choice, shown
+from kregkit._core.graph import reads_channels_first
 from kregkit.data import Augment, RandomViews, ViewProduct, Views, make_keys
 from kregkit.inference._layouts import LAYOUTS
 
@@ -55,6 +56,7 @@ class InputViews:
         leaves = keras.tree.flatten(inputs)
         viewed_index = self._viewed_input(inputs, leaves)
         images = leaves[viewed_index]
+        self._check_channels(images, model)
 
         def folded(image, k):
             """Returns inputs whose image is `image`, `(k * batch, ...)`, and the others repeated."""
@@ -109,6 +111,16 @@ class InputViews:
                 "dictionary from an input's name to its views"
             )
         return images[0] if images else 0
+
+    def _check_channels(self, images, model):
+        # Views of the user's own may know better.
+        own = type(self.views).__module__.partition(".")[0] != "kregkit"
+        if images.shape.rank == 4 and not own and reads_channels_first(model):
+            raise ValueError(
+                "Views are made of images of shape (batch, height, width, channels), and the model's first layer takes "
+                "the channels first. Put `keras.layers.Permute((3, 1, 2))` before it, in a model around this one, and "
+                f"give it images with the channels last. Received: views={self.views!r}, model={model.name!r}"
+            )
 
     def get_config(self):
         """Returns what `from_config` rebuilds these views from."""

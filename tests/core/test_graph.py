@@ -12,6 +12,7 @@ from kregkit._core.graph import (
     layers_as_called,
     matches_path,
     nested_models,
+    reads_channels_first,
 )
 
 layers = keras.layers
@@ -25,6 +26,14 @@ def test_layers_stand_in_call_order_whatever_the_order_they_were_made_in():
     last, first = layers.Dense(2, name="last"), layers.Dense(2, name="first")
     inputs = keras.Input((2,))
     assert names(flat_layers(keras.Model(inputs, last(first(inputs))))) == ["first", "last"]
+
+
+def test_channels_first_are_told_by_the_first_layer_that_has_a_format():
+    first, last = (layers.MaxPooling2D(data_format=f"channels_{where}") for where in ("first", "last"))
+    assert reads_channels_first(keras.Sequential([keras.Input((2, 6, 8)), layers.ReLU(), first]))
+    assert not reads_channels_first(keras.Sequential([keras.Input((6, 8, 2)), last]))
+    assert not reads_channels_first(keras.Sequential([keras.Input((6, 8, 2)), layers.Permute((3, 1, 2)), first]))
+    assert not reads_channels_first(keras.Sequential([keras.Input((6,)), layers.Dense(2)]))
 
 
 def test_a_nested_model_s_layers_stand_in_its_place_and_a_shared_layer_once():

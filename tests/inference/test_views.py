@@ -323,6 +323,19 @@ class TestFiles:
             assert again.get_config() == InputViews(views, 3, "pixels").get_config()
 
 
+@pytest.mark.parametrize("views", [Flips(), [Flips(), Scales((1,))], Augment([RandomFlip()])], ids=str)
+def test_models_whose_images_have_the_channels_first_are_refused(views):
+    head = layers.GlobalMaxPooling2D(data_format="channels_first"), layers.Dense(2, activation="softmax")
+    inner = keras.Sequential([keras.Input((2, 6, 8)), layers.Rescaling(0.1), *head])
+    for model in (inner, keras.Sequential([keras.Input((2, 6, 8)), inner])):
+        with pytest.raises(ValueError, match="channels first.*Permute.*Received: views="):
+            marginalize(model, views=views, noise=None, draws=2).predict(IMAGES.transpose(0, 3, 1, 2), verbose=0)
+    # The maximum over rows and columns is the same of all flips.
+    around = keras.Sequential([keras.Input((6, 8, 2)), layers.Permute((3, 1, 2)), inner])
+    marginal = marginalize(around, views=views, noise=None, draws=2)
+    np.testing.assert_allclose(marginal.predict(IMAGES, verbose=0), around.predict(IMAGES, verbose=0), atol=1e-6)
+
+
 def test_maximum_and_products_of_views_against_loops():
     keras.utils.set_random_seed(0)
     body = [layers.GlobalAveragePooling2D(), layers.Dense(3, activation="softmax")]
