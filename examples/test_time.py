@@ -147,10 +147,11 @@ def digits_errors(rate, seed, data, epochs, cycles, draws):
     for name, noise in (("dropout", dropout), ("fractional pooling", pooling), ("both", "all")):
         curves[name] = [error(marginalize(model, n, noise=noise, seed=seed), x_test, y_test) for n in draws]
     found[f"dropout, {draws[-1]} draws"] = curves["dropout"][-1]
-    found |= {f"fractional pooling, {n}": value for n, value in zip(draws, curves["fractional pooling"])}
+    for n, value in zip(draws, curves["fractional pooling"]):
+        found[f"fractional pooling, {n} draw{'s' if n > 1 else ''}"] = value
     found[f"both, {draws[-1]} draws"] = curves["both"][-1]
     found["snapshot ensemble"] = error(ensemble, x_test, y_test)
-    found[f"ensemble x both, {draws[-1]}"] = error(marginalize(ensemble, draws[-1], seed=seed), x_test, y_test)
+    found[f"ensemble x both, {draws[-1]} draws"] = error(marginalize(ensemble, draws[-1], seed=seed), x_test, y_test)
     return found, curves, marginalize(ensemble, draws[-1], seed=seed, spread=True)
 
 
@@ -192,6 +193,11 @@ def over(seeds, spread):
     return f"mean and {spread} of {seeds} seeds" if seeds > 1 else "one seed"
 
 
+def save(axes, name, title):
+    axes.figure.suptitle(title, fontsize=11, fontweight="bold", color="0.2")
+    axes.figure.savefig(OUTPUT / name, dpi=130)
+
+
 def least_sure(predictor, x, y, num=12):
     """Returns a figure of the images with the most uncertain predictions."""
     prediction, spread = predictor.predict(x, verbose=0)
@@ -206,13 +212,14 @@ def least_sure(predictor, x, y, num=12):
         axes.set_title(f"{first} {p[index, first]:.0%}, {second} {p[index, second]:.0%}", fontsize=9)
         right = f"is {y[index]}"
         axes.set_xlabel(
-            f"{right}\nentropy {spread['entropy'][index]:.2f},\nof it noise {spread['mutual_information'][index]:.2f}",
+            f"{right}\nentropy {spread['entropy'][index]:.2f},\nof it draws {spread['mutual_information'][index]:.2f}",
             fontsize=8, color="tab:green" if first == y[index] else "tab:red",
         )  # fmt: skip
         axes.set_xticks([])
         axes.set_yticks([])
-    title = "The test images that the ensemble is least sure of (entropy in nats; green: right, red: wrong)"
-    figure.suptitle(title, fontsize=11)
+    title = "The test images that the ensemble is least sure of: above, its two likeliest digits; below, what it is\n"
+    title += "(green: right, red: wrong; entropy in nats, and how much of it the draws' disagreement is)"
+    figure.suptitle(title, fontsize=11, fontweight="bold", color="0.2")
     return figure
 
 
@@ -231,17 +238,15 @@ def digits_part(rates, seeds, epochs, cycles, draws):
     means, intervals = summary(rows)
     show("Test error on the digits", means, intervals)
     axes = plots.errors(means, intervals=intervals, baseline="plain prediction")
-    axes.set_title(f"Digits: test error, {over(seeds, '95% interval')}", fontsize=10)
-    axes.figure.savefig(OUTPUT / "digits.png", dpi=130)
+    save(axes, "digits.png", f"Digits: test error, {over(seeds, '95% interval')}\n(dashed: plain prediction)")
 
     axes = None
     for name in curves[0]:
         axes = plots.error_against_draws(draws, [curve[name] for curve in curves], axes, label=name)
     plain = [row["plain prediction"] for row in rows]
     axes.axhline(np.mean(plain), color="0.4", linestyle="--", linewidth=1, label="plain prediction")
-    axes.legend(frameon=False)
-    axes.set_title(f"Digits: error against draws, {over(seeds, 'range')}", fontsize=10)
-    axes.figure.savefig(OUTPUT / "draws.png", dpi=130)
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    save(axes, "draws.png", f"Digits: test error against draws, {over(seeds, 'range')}")
     least_sure(predictor, data[2], y_test).savefig(OUTPUT / "least_sure.png", dpi=130)
 
 
@@ -253,8 +258,8 @@ def photographs_part(rates, seeds, epochs, cycles, draws, num=NUM_PATCHES):
     means, intervals = summary(rows)
     show("Test error on the photographs' patches", means, intervals)
     axes = plots.errors(means, intervals=intervals, baseline="plain, central crop")
-    axes.set_title(f"Photographs: test error, {over(seeds, '95% interval')}", fontsize=10)
-    axes.figure.savefig(OUTPUT / "photographs.png", dpi=130)
+    title = f"Photographs' patches: test error, {over(seeds, '95% interval')}\n(dashed: plain, central crop)"
+    save(axes, "photographs.png", title)
 
 
 def main():
