@@ -61,7 +61,7 @@ def folder(tmp_path_factory):
 
 CROPS = {
     "resized": [RandomFlip("both"), RandomResizedCrop((40, 30), scale=(0.05, 1.0))],
-    "copied": [RandomCrop(0, size=(48, 56)), RandomFlip(), ColorJitter(0.2, 0.2, 0.2)],
+    "copied": [RandomFlip("both"), RandomCrop(0, size=(48, 56)), RandomFlip(), ColorJitter(0.2, 0.2, 0.2)],
     "short side": [ResizeShortSide((32, 60)), RandomCrop(0, size=30), RandomFlip()],
     "centre": [ResizeShortSide(50), CenterCrop(48)],
     "turned": [RandomResizedCrop((40, 30), scale=(0.05, 1.0)), RandomRotation(30), RandomFlip("both"), ColorJitter()],
