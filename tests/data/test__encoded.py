@@ -61,7 +61,7 @@ def folder(tmp_path_factory):
 
 CROPS = {
     "resized": [RandomFlip("both"), RandomResizedCrop((40, 30), scale=(0.05, 1.0))],
-    "copied": [RandomCrop(0, size=(48, 56)), RandomFlip(), ColorJitter(0.2, 0.2, 0.2)],
+    "copied": [RandomFlip("both"), RandomCrop(0, size=(48, 56)), RandomFlip(), ColorJitter(0.2, 0.2, 0.2)],
     "short side": [ResizeShortSide((32, 60)), RandomCrop(0, size=30), RandomFlip()],
     "centre": [ResizeShortSide(50), CenterCrop(48)],
     "turned": [RandomResizedCrop((40, 30), scale=(0.05, 1.0)), RandomRotation(30), RandomFlip("both"), ColorJitter()],
@@ -101,6 +101,10 @@ def test_every_kind_of_window_is_resampled_as_the_whole_image_is(tmp_path):
     assert {1, 2, 3} <= set(kinds.numpy().tolist())
     ((found, _),) = pipeline(image_folder(tmp_path), 24, augment, seed=3, shuffle=False)
     np.testing.assert_allclose(found, augment(images, keys), atol=2e-3)
+    # What is enlarged is interpolated with the pixels behind the window's edges.
+    enlarge = Augment([CenterCrop(8), ResizeShortSide(16), CenterCrop(16)])
+    ((found, _),) = pipeline(image_folder(tmp_path), 24, enlarge, shuffle=False)
+    np.testing.assert_allclose(found, enlarge(images, keys), atol=2e-3)
 
 
 REFLECTED = [one(0.9, fill="reflect") for one in (RandomStretch, RandomTranslation)]
