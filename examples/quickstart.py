@@ -31,8 +31,9 @@ from kregkit.callbacks import PolyakAveraging, SnapshotEnsemble, StepDecay
 from kregkit.data import digits
 from kregkit.inference import Ensemble, loss_along
 
-# So few digits that there are errors to mend, and so many seeds that an ensemble's gain shows: settled once, by a trial
-# that trained on 100 other digits.
+# So few digits that there are errors to mend. A trial of this setting on other digits ("train[100:200]" to train on,
+# "train[200:700]" to test on) gave the ensemble of networks 2.7 +- 3.1 points less than the step decay. Only here, with
+# 3.0 +- 2.1, is it more than the interval.
 TRAIN, TEST = "train[:100]", "train[700:]+test"
 EPOCHS, BATCH_SIZE, SEEDS = 60, 10, 6
 LEARNING_RATE, CYCLE_LEARNING_RATE = 0.1, 0.1
