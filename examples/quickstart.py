@@ -31,8 +31,9 @@ from kregkit.callbacks import PolyakAveraging, SnapshotEnsemble, StepDecay
 from kregkit.data import digits
 from kregkit.inference import Ensemble, loss_along
 
-# So few digits that there are errors to mend, and so many seeds that an ensemble's gain shows: settled once, by a trial
-# that trained on 100 other digits.
+# So few digits that there are errors to mend. Their number was settled by a trial that saw some of the test digits. A
+# later trial saw none: trained on "train[100:200]" and tested on "train[200:700]", the ensemble of networks made 2.7 +-
+# 3.1 points fewer errors than the step decay. On the digits below it is 3.0 +- 2.1, more than the interval.
 TRAIN, TEST = "train[:100]", "train[700:]+test"
 EPOCHS, BATCH_SIZE, SEEDS = 60, 10, 6
 LEARNING_RATE, CYCLE_LEARNING_RATE = 0.1, 0.1

@@ -202,7 +202,7 @@ def least_sure(predictor, x, y, num=12):
     """Returns a figure of the images with the most uncertain predictions."""
     prediction, spread = predictor.predict(x, verbose=0)
     order = np.argsort(-spread["entropy"])[:num]
-    figure, grid = plt.subplots(2, num // 2, figsize=(1.7 * num / 2, 5.0), layout="constrained")
+    figure, grid = plt.subplots(2, num // 2, figsize=(1.7 * num / 2, 5.5), layout="constrained")
     figure.get_layout_engine().set(hspace=0.12)
     p = np.exp(prediction - prediction.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
@@ -212,13 +212,13 @@ def least_sure(predictor, x, y, num=12):
         axes.set_title(f"{first} {p[index, first]:.0%}, {second} {p[index, second]:.0%}", fontsize=9)
         right = f"is {y[index]}"
         axes.set_xlabel(
-            f"{right}\nentropy {spread['entropy'][index]:.2f},\nof it draws {spread['mutual_information'][index]:.2f}",
+            f"{right}\nentropy {spread['entropy'][index]:.2f}\ndraws {spread['mutual_information'][index]:.2f}",
             fontsize=8, color="tab:green" if first == y[index] else "tab:red",
         )  # fmt: skip
         axes.set_xticks([])
         axes.set_yticks([])
     title = "The test images that the ensemble is least sure of: above, its two likeliest digits; below, what it is\n"
-    title += "(green: right, red: wrong; entropy in nats, and how much of it the draws' disagreement is)"
+    title += "(green: right, red: wrong; entropy in nats; draws: the part of it that is their disagreement)"
     figure.suptitle(title, fontsize=11, fontweight="bold", color="0.2")
     return figure
 
