@@ -245,6 +245,15 @@ class TestRecurrentCells:
         np.testing.assert_allclose(found, plain, rtol=1e-6)
         assert np.abs(noisy - expected).max() > 1e-3
 
+    @pytest.mark.parametrize("kind", [layers.LSTM, layers.GRU])
+    def test_the_layer_chooses_the_kernel_of_training(self, kind):
+        """On a GPU another kernel takes no masks."""
+        layer, seen = kind(2, dropout=0.5), []
+        model, loop = functional(layer, shape=(3, 2)), layer.inner_loop
+        layer.inner_loop = lambda *a, training=None: (seen.append(training), loop(*a, training=training))[1]
+        marginalize(model, draws=1, outputs="values")(np.ones((4, 3, 2), "float32"))
+        assert seen and all(seen)
+
 
 class TestAttention:
     def test_attention(self):
