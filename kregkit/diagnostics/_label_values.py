@@ -125,7 +125,8 @@ def _shape(path, array, loss, task, shape):
         remedy = remedy if given in (output[:-1], (*output[:-1], 1)) else "give one number per class and prediction"
     else:
         expected = output
-        if _trimmed(given) == _trimmed(expected):
+        # Keras adds or drops one last axis itself.
+        if given in (expected, (*expected, 1)) or (*given, 1) == expected:
             return []
         remedy = (
             "the loss would pair every label with several outputs (broadcasting) and report a number all the same: "
@@ -134,11 +135,6 @@ def _shape(path, array, loss, task, shape):
     figure = f"labels {('batch', *given)}, outputs {('batch', *output)}".replace("'", "")
     bound = f"labels {('batch', *expected)}".replace("'", "")
     return [Problem("labels of the wrong shape", "fail", figure, bound, remedy, path)]
-
-
-def _trimmed(shape):
-    """Returns a shape without its last 1: Keras adds or drops one such axis itself."""
-    return shape[:-1] if shape and shape[-1] == 1 else shape
 
 
 def _classes(path, numbers, sparse, classes):
