@@ -1,7 +1,7 @@
 """Regularisers side by side: what each does to the training and to the test curve of one small network.
 
     pip install 'kregkit[lecture]'
-    python examples/regularisers.py            # about three minutes on two cores
+    python examples/regularisers.py            # about four minutes on two cores
     python examples/regularisers.py --smoke    # seconds: one seed, a few epochs
 
 A small convolutional network learns 300 of MNIST's digits, with one regulariser at a time, and is tested on 1,000
@@ -154,7 +154,7 @@ def draw(found):
         f"grey: without; numbers: last test error minus that without, in percentage points"
         f"{', 95% interval in brackets' if SEEDS > 1 else ''}"
     )
-    figure.suptitle(title, fontsize=13, fontweight="bold", color="0.2")
+    figure.suptitle(title, fontsize=12, fontweight="bold", color="0.2")
     OUTPUT.mkdir(exist_ok=True)
     figure.savefig(OUTPUT / "regularisers.png", dpi=110)
     print("saved", OUTPUT / "regularisers.png")
