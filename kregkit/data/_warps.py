@@ -42,10 +42,9 @@ class Warps:
         steps, _ = _warp.steps_of(pairs, tf.shape(sizes)[0], sizes[:, 0], sizes[:, 1])
         matrix = functools.reduce(tf.matmul, [matrix for _, matrix in steps])
         (a, b), (c, d) = (tf.unstack(matrix[:, row, :2], axis=1) for row in (0, 1))
-        # The smaller singular value.
-        both, area = a * a + b * b + c * c + d * d, a * d - b * c
-        root = tf.sqrt(tf.maximum(both * both - 4 * area * area, 0.0))
-        return matrix, tf.sqrt(tf.maximum(both - root, 0.0) / 2)
+        # The smaller singular value, and a little: rounding mustn't keep a decoder from halving what is halved.
+        turned, slanted = tf.sqrt((a + d) ** 2 + (b - c) ** 2), tf.sqrt((a - d) ** 2 + (b + c) ** 2)
+        return matrix, tf.abs(turned - slanted) / 2 * 1.0001
 
     def parts(self, matrix, file):
         """Returns `(first, count)` of the rows and of the columns to decode, in the shrunk file, and the `Warp`."""
@@ -66,8 +65,7 @@ class Warps:
             rows.append([by_x / file.factor, by_y / file.factor, corner])
             if self._fill == "constant":
                 position = by_x[:, None, None] * x + by_y[:, None, None] * y[:, None] + shift[:, None, None]
-                shown = tf.abs(position) <= side[:, None, None] / 2
-                inside &= shown
+                inside &= tf.abs(position) <= side[:, None, None] / 2
         nothing = tf.zeros_like(rows[0][0])
         return parts, Warp(tf.stack([*rows[1], *rows[0], nothing, nothing], 1), inside)
 
@@ -78,8 +76,9 @@ class Warps:
             # What is mirrored at one border is behind the other end of what is seen.
             top = tf.cast(num, tf.float32) - 0.5
             low, high = tf.minimum(low, 2 * top - high), tf.maximum(high, -1 - low)
-        ends = (tf.clip_by_value(tf.cast(end, tf.int32), 0, num - 1) for end in (tf.floor(low), tf.floor(high) + 1))
-        first, last = ends
+        first, last = (
+            tf.clip_by_value(tf.cast(end, tf.int32), 0, num - 1) for end in (tf.floor(low), tf.floor(high) + 1)
+        )
         return first, last - first + 1
 
     def resample(self, image, warp):

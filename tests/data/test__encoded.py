@@ -153,6 +153,9 @@ def test_no_more_is_decoded_than_a_warp_reaches():
     for side, factor in ((80, 1), (56, 2), (25, 4)):
         resize = RandomResizedCrop((side, side // 2), (1.0, 1.0), (1.0, 1.0))
         assert plan(120, 200, CenterCrop(120), resize, RandomRotation((90, 90))).factor == factor
+    # What is halved is halved at any angle, however it is rounded.
+    for angle in range(0, 360, 25):
+        assert plan(64, 80, ResizeShortSide(32), CenterCrop(32), RandomRotation((angle, angle))).factor == 2
 
 
 def test_what_windows_can_do():
