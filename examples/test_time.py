@@ -12,6 +12,7 @@ error against draws, and the test images that the network is least sure of.
 """
 
 import argparse
+import logging
 import os
 import pathlib
 import tempfile
@@ -263,6 +264,8 @@ def photographs_part(rates, seeds, epochs, cycles, draws, num=NUM_PATCHES):
 
 
 def main():
+    # Each of the many models is traced once, which TensorFlow takes for one that is traced many times.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="one short run of each")
     OUTPUT.mkdir(parents=True, exist_ok=True)
